@@ -1,0 +1,195 @@
+#include "core/config/config_checks.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "core/config/config_mistakes.h"
+#include "core/error.h"
+
+namespace capstan {
+
+namespace {
+
+using Conflicts = std::vector<Conflict>;
+
+/// The divisors of `whole` on both sides of `part`, for "heads must divide width; nearest: 4 or 6".
+std::string nearest_divisors(int64_t whole, int64_t part) {
+  int64_t below = 0, above = 0;
+  const auto consider = [&](int64_t d) {
+    if (d <= part && d > below) below = d;
+    if (d >= part && (above == 0 || d < above)) above = d;
+  };
+  for (int64_t d = 1; d * d <= whole; ++d)
+    if (whole % d == 0) consider(d), consider(whole / d);
+  return below && above ? fmt::format("{} or {}", below, above) : fmt::format("{}", below ? below : above);
+}
+
+bool power_of_two(int64_t n) { return n > 0 && (n & (n - 1)) == 0; }
+
+void check_heads(const DecoderConfig& m, Conflicts& out) {
+  if (m.head_size == 0 && m.width % m.heads != 0)
+    out.push_back({{"model.heads", "model.width"},
+                   fmt::format("heads must divide width, but {} does not divide {}; nearest: {} heads, or set "
+                               "model.head_size",
+                               m.heads, m.width, nearest_divisors(m.width, m.heads))});
+  if (m.heads % m.kv() != 0)
+    out.push_back({{"model.kv_heads", "model.heads"},
+                   fmt::format("kv_heads must divide heads, but {} does not divide {}; nearest: {}", m.kv(), m.heads,
+                               nearest_divisors(m.heads, m.kv()))});
+}
+
+void check_positions(const DecoderConfig& m, Conflicts& out) {
+  const int64_t head = m.head();
+  if (m.positions != Positions::rotary || head < 1) return;
+  const double rotated = static_cast<double>(head) * m.rotary_fraction;
+  const int64_t dims = std::llround(rotated);
+  if (std::abs(rotated - static_cast<double>(dims)) > 1e-9 || dims % 2 != 0 || dims < 2)
+    out.push_back({{"model.positions", "model.heads", "model.head_size", "model.width", "model.rotary_fraction"},
+                   fmt::format("rotary positions turn dims in pairs, but a head of {} dims times rotary_fraction {} is "
+                               "{} dims; choose heads, head_size or rotary_fraction so that it is even",
+                               head, m.rotary_fraction, rotated)});
+}
+
+/// A degree that this version accepts only as 1.
+void refuse_degree(const char* key, const char* what, int degree, Conflicts& out) {
+  if (degree != 1)
+    out.push_back({{key},
+                   fmt::format("{} is not in this version: wanted 1, got {}; data parallelism is available (leave {} "
+                               "out and start more ranks)",
+                               what, degree, key)});
+}
+
+void check_layout(const RunConfig& c, Conflicts& out) {
+  refuse_degree("layout.pp", "pipeline parallelism", c.layout.pp, out);
+  refuse_degree("layout.cp", "context parallelism", c.layout.cp, out);
+  refuse_degree("layout.tp", "tensor parallelism", c.layout.tp, out);
+  refuse_degree("layout.ep", "expert parallelism", c.layout.ep, out);
+  if (c.layout.zero != 0)
+    out.push_back({{"layout.zero"},
+                   fmt::format("sharded optimizer state is not in this version: wanted 0, got {}; plain data "
+                               "parallelism (zero = 0) is available",
+                               c.layout.zero)});
+  if (c.layout.sequence_parallel && c.layout.tp == 1)
+    out.push_back({{"layout.sequence_parallel", "layout.tp"},
+                   "sequence parallelism shards over the tensor parallel ranks, but layout.tp is 1; set it to false"});
+  if (c.layout.interleave > 1 && c.layout.schedule != LayoutConfig::Schedule::interleaved)
+    out.push_back({{"layout.interleave", "layout.schedule"},
+                   fmt::format("{} chunks per rank need layout.schedule = \"interleaved\"", c.layout.interleave)});
+  if (c.layout.recompute.kind == RecomputeConfig::Kind::layers && c.layout.recompute.layers > c.model.layers)
+    out.push_back({{"layout.recompute", "model.layers"},
+                   fmt::format("the model has {} blocks, but {} are to be recomputed; use \"full\" for all",
+                               c.model.layers, c.layout.recompute.layers)});
+}
+
+void check_numerics(const RunConfig& c, Conflicts& out) {
+  using Precision = TrainConfig::Precision;
+  using Device = TrainConfig::Device;
+  if (c.train.precision == Precision::fp16)
+    out.push_back({{"train.precision"},
+                   "fp16 training is not in this version; available: fp32 and bf16, and fp64 on device reference"});
+  if (c.train.device == Device::cuda)
+    out.push_back({{"train.device"}, "GPUs are not in this version; available: cpu and reference"});
+  if (c.train.precision == Precision::fp64 && c.train.device == Device::cpu)
+    out.push_back({{"train.precision", "train.device"},
+                   "fp64 runs on the reference kernels only; set train.device = \"reference\", or precision fp32"});
+  if (c.train.reduction == Reduction::ordered && c.layout.zero >= 2)
+    out.push_back({{"train.reduction", "layout.zero"},
+                   "ordered sums need whole gradients on every rank; use layout.zero 0 or 1, or reduction fast"});
+}
+
+void check_steps(const RunConfig& c, Conflicts& out) {
+  if (c.schedule.warmup_steps > c.train.steps)
+    out.push_back(
+        {{"schedule.warmup_steps", "train.steps"},
+         fmt::format("warm-up of {} steps is longer than the run of {}", c.schedule.warmup_steps, c.train.steps)});
+}
+
+/// The batch over `dp` data ranks (0: not known yet, then only what holds for every dp).
+void check_batch(const RunConfig& c, int64_t dp, Conflicts& out) {
+  const int64_t batch = c.train.global_batch, micro = c.train.microbatch, ranks = dp > 0 ? dp : 1;
+  const int64_t pass = (micro > 0 ? micro : 1) * ranks;
+  if (batch % pass != 0) {
+    const int64_t up = (batch / pass + 1) * pass, down = batch / pass * pass;
+    out.push_back({{"train.global_batch", "train.microbatch", "layout.dp"},
+                   fmt::format("must be a multiple of microbatch x dp = {} x {}{}, but {} is not; nearest: {}",
+                               micro > 0 ? micro : 1, ranks, dp > 0 ? "" : " at least", batch,
+                               down > 0 ? fmt::format("{} or {}", down, up) : fmt::format("{}", up))});
+    return;
+  }
+  if (c.train.reduction != Reduction::ordered || dp == 0) return;
+  const int64_t count = micro > 0 ? batch / pass : 1;
+  if (!power_of_two(dp) || !power_of_two(count))
+    out.push_back(
+        {{"train.reduction", "train.global_batch", "train.microbatch", "layout.dp"},
+         fmt::format("ordered sums form one binary tree, so ranks and microbatches per rank must be powers of "
+                     "two, but there are {} ranks with {} microbatches each; change them or use fast",
+                     dp, count)});
+}
+
+/// The number of ranks that the axes other than dp take.
+int64_t other_axes(const LayoutConfig& l) { return int64_t{l.pp} * l.cp * l.tp; }
+
+std::string axes_text(const LayoutConfig& l) {
+  return fmt::format("dp {} x pp {} x cp {} x tp {}", l.dp ? fmt::format("{}", l.dp) : "(what remains)", l.pp, l.cp,
+                     l.tp);
+}
+
+void check_world(RunConfig& c, int world, Conflicts& out) {
+  LayoutConfig& l = c.layout;
+  const int64_t others = other_axes(l);
+  if (l.dp == 0) {
+    if (world % others != 0) {
+      out.push_back({{"layout.dp", "layout.pp", "layout.cp", "layout.tp"},
+                     fmt::format("{} needs a multiple of {} ranks, but {} were started; start with mpirun -n {}",
+                                 axes_text(l), others, world, (world / others + 1) * others)});
+      return;
+    }
+    l.dp = static_cast<int>(world / others);
+  } else if (l.dp * others != world) {
+    out.push_back({{"layout.dp", "layout.pp", "layout.cp", "layout.tp"},
+                   fmt::format("{} needs {} ranks, but {} were started; start with mpirun -n {}, or {}", axes_text(l),
+                               l.dp * others, world, l.dp * others,
+                               world % others == 0
+                                   ? fmt::format("set layout.dp = {} (left out, it is what remains)", world / others)
+                                   : "change the layout")});
+    return;
+  }
+  if (l.dp % l.ep != 0) out.push_back({{"layout.ep", "layout.dp"}, fmt::format("ep {} must divide dp {}", l.ep, l.dp)});
+}
+
+}  // namespace
+
+std::vector<Conflict> config_conflicts(const RunConfig& config) {
+  Conflicts out;
+  check_heads(config.model, out);
+  check_positions(config.model, out);
+  check_layout(config, out);
+  check_numerics(config, out);
+  check_steps(config, out);
+  check_batch(config, config.layout.dp, out);
+  return out;
+}
+
+void check_for_world(RunConfig& config, int world) {
+  CAPSTAN_CHECK(world > 0, "a world of {} ranks", world);
+  Conflicts conflicts;
+  check_world(config, world, conflicts);
+  if (conflicts.empty()) check_batch(config, config.layout.dp, conflicts);
+  ConfigMistakes mistakes;
+  for (const Conflict& conflict : conflicts) mistakes.add({}, conflict.keys.front() + ": " + conflict.message);
+  mistakes.throw_if_any();
+  if (config.train.microbatch == 0) config.train.microbatch = config.train.global_batch / config.layout.dp;
+}
+
+void check_for_training(const RunConfig& config) {
+  ConfigMistakes mistakes;
+  if (config.data.corpora.empty())
+    mistakes.add({},
+                 "data.corpora: no corpus to train on; make one with capstan corpus build --out DIR TEXT..., then "
+                 "set data.corpora = [\"DIR\"] in the config or add data.corpora=DIR to the command line");
+  if (config.run.dir.empty()) mistakes.add({}, "run.dir: no run directory; add run.dir=DIR to the command line");
+  mistakes.throw_if_any();
+}
+
+}  // namespace capstan

@@ -1,0 +1,24 @@
+#pragma once
+// Reads a RunConfig from TOML text and key=value overrides. Order of strength: defaults, then the preset, then the
+// file, then the overrides from first to last. Every mistake is found before anything is thrown, and the one
+// Error(config) lists them with file:line:column, what was wanted, what was got and the nearest known name. A file is
+// hostile: its size is limited, and its text is escaped before it is shown.
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/config/run_config.h"
+
+namespace capstan {
+
+inline constexpr size_t kLargestConfigFile = size_t{1} << 20;
+
+/// `file_name` is for messages only.
+RunConfig parse_run_config(std::string_view text, const std::string& file_name,
+                           const std::vector<std::string>& overrides = {});
+
+/// Error(missing_input) when there is no such file. An empty run.dir becomes runs/<name of the file>.
+RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides = {});
+
+}  // namespace capstan

@@ -1,0 +1,280 @@
+#include "core/config/keys.h"
+
+#include <algorithm>
+
+namespace capstan {
+
+namespace {
+
+using namespace key_rows;
+
+constexpr OnResume kFixed = OnResume::fixed;
+constexpr OnResume kMayChange = OnResume::may_change;
+constexpr double kLargestExtent = 16777216;  // 2^24: products of two extents stay far inside 63 bits
+
+Key preset_row() {
+  Key key;
+  key.name = "model.preset";
+  key.type = KeyType::text;
+  key.sentence =
+      "Named model whose settings are taken first; other model keys override it. See capstan config --presets.";
+  key.on_resume = kMayChange;  // a name alone changes nothing: what it stands for is compared key by key
+  key.get = [](const RunConfig& config) { return ConfigValue(config.model_preset); };
+  key.set = [](RunConfig& config, const ConfigValue& value) { config.model_preset = std::get<std::string>(value); };
+  return key;
+}
+
+Key recompute_row() {
+  const std::vector<std::string> names = {"none", "selective", "full"};
+  Key key;
+  key.name = "layout.recompute";
+  key.type = KeyType::choice_or_count;
+  key.unit = "blocks";
+  key.choices = names;
+  key.range = between(0, 65536);
+  key.sentence =
+      "What the backward pass computes again instead of keeping: nothing, what is cheap, whole blocks, or that many "
+      "whole blocks.";
+  key.on_resume = kMayChange;
+  key.get = [names](const RunConfig& config) {
+    const RecomputeConfig& r = config.layout.recompute;
+    if (r.kind == RecomputeConfig::Kind::layers) return ConfigValue(r.layers);
+    return ConfigValue(names.at(static_cast<size_t>(r.kind)));
+  };
+  key.set = [names](RunConfig& config, const ConfigValue& value) {
+    RecomputeConfig& r = config.layout.recompute;
+    r = {};
+    if (const auto* count = std::get_if<int64_t>(&value)) {
+      r = {RecomputeConfig::Kind::layers, *count};
+      return;
+    }
+    const auto found = std::find(names.begin(), names.end(), std::get<std::string>(value));
+    r.kind = static_cast<RecomputeConfig::Kind>(found - names.begin());
+  };
+  return key;
+}
+
+void add_model_keys(std::vector<Key>& keys) {
+  const auto m = [](auto field) { return in(&RunConfig::model, field); };
+  using D = DecoderConfig;
+  const Range extent = between(1, kLargestExtent);
+  const Range extent_or_zero = between(0, kLargestExtent);
+  keys.push_back(preset_row());
+  keys.push_back(
+      integer("model.layers", m(&D::layers), "blocks", between(1, 65536), kFixed, "Number of transformer blocks."));
+  keys.push_back(integer("model.width", m(&D::width), "", extent, kFixed, "Width of the residual stream."));
+  keys.push_back(integer("model.heads", m(&D::heads), "", extent, kFixed, "Attention heads per block."));
+  keys.push_back(integer("model.kv_heads", m(&D::kv_heads), "", extent_or_zero, kFixed,
+                         "Key and value heads, shared by groups of query heads; 0 means as many as heads."));
+  keys.push_back(integer("model.head_size", m(&D::head_size), "", extent_or_zero, kFixed,
+                         "Dims of one head; 0 means width / heads."));
+  keys.push_back(integer("model.hidden", m(&D::hidden), "", extent_or_zero, kFixed,
+                         "Width of the MLP; 0 means 4 x width, or 8/3 x width rounded up to a multiple of 64 when the "
+                         "activation is gated."));
+  keys.push_back(integer("model.context", m(&D::context), "tokens", extent, kFixed, "Length of a sequence."));
+  keys.push_back(integer("model.vocabulary", m(&D::vocabulary), "tokens", extent_or_zero, kFixed,
+                         "Size of the vocabulary; 0 means that of the corpus's tokenizer."));
+  keys.push_back(choice("model.positions", m(&D::positions), {"none", "learned", "rotary", "alibi"}, kFixed,
+                        "How a token's place enters."));
+  keys.push_back(
+      real("model.rotary_base", m(&D::rotary_base), "", at_least(1), kFixed, "Base of the rotary frequencies."));
+  keys.push_back(real("model.rotary_fraction", m(&D::rotary_fraction), "", above_up_to(0, 1), kFixed,
+                      "Share of a head's dims that is rotated."));
+  keys.push_back(boolean("model.rotary_interleaved", m(&D::rotary_interleaved), kFixed,
+                         "Rotate dims (2i, 2i+1) as GPT-J does instead of (i, i + n/2)."));
+  keys.push_back(choice("model.norm", m(&D::norm), {"layer", "rms"}, kFixed, "Layer norm or RMS norm."));
+  keys.push_back(real("model.norm_epsilon", m(&D::norm_epsilon), "", above_up_to(0, 1), kFixed,
+                      "Added to the variance in a norm."));
+  keys.push_back(choice("model.activation", m(&D::activation),
+                        {"gelu", "gelu_tanh", "relu", "squared_relu", "swiglu", "geglu"}, kFixed,
+                        "Activation of the MLP; gelu is the erf form; swiglu and geglu are gated."));
+  keys.push_back(boolean("model.bias", m(&D::bias), kFixed, "Biases in linear layers and layer norms."));
+  keys.push_back(boolean("model.tied", m(&D::tied), kFixed, "The head is the token embedding."));
+  keys.push_back(integer("model.window", m(&D::window), "tokens", extent_or_zero, kFixed,
+                         "Sliding attention window; 0 means the whole context."));
+  keys.push_back(real("model.init_std", m(&D::init_std), "", above_up_to(0, 10), kFixed,
+                      "Standard deviation of the initial weights; residual projections are scaled down by "
+                      "sqrt(2 x layers)."));
+}
+
+void add_data_keys(std::vector<Key>& keys) {
+  keys.push_back(text_list("data.corpora", in(&RunConfig::data, &DataConfig::corpora), "directories", kMayChange,
+                           "Corpora made by capstan corpus build. They may move between resumes, not change."));
+}
+
+void add_layout_keys(std::vector<Key>& keys) {
+  const auto l = [](auto field) { return in(&RunConfig::layout, field); };
+  using L = LayoutConfig;
+  const Range degree = between(1, 1048576);
+  keys.push_back(integer("layout.dp", l(&L::dp), "ranks", between(0, 1048576), kMayChange,
+                         "Data parallel degree; 0 means what the other axes leave of the world."));
+  keys.push_back(integer("layout.pp", l(&L::pp), "ranks", degree, kMayChange, "Pipeline parallel degree."));
+  keys.push_back(integer("layout.cp", l(&L::cp), "ranks", degree, kMayChange, "Context parallel degree."));
+  keys.push_back(integer("layout.tp", l(&L::tp), "ranks", degree, kMayChange, "Tensor parallel degree."));
+  keys.push_back(integer("layout.ep", l(&L::ep), "ranks", degree, kMayChange,
+                         "Expert parallel degree, a factor of the data ranks."));
+  keys.push_back(integer("layout.zero", l(&L::zero), "", between(0, 3), kMayChange,
+                         "What is sharded over the data ranks: 1 optimizer state, 2 gradients too, 3 parameters too."));
+  keys.push_back(boolean("layout.sequence_parallel", l(&L::sequence_parallel), kMayChange,
+                         "Shard the residual stream by sequence over the tensor parallel ranks."));
+  keys.push_back(choice("layout.schedule", l(&L::schedule), {"gpipe", "1f1b", "interleaved", "zero-bubble"}, kMayChange,
+                        "Pipeline schedule."));
+  keys.push_back(integer("layout.interleave", l(&L::interleave), "chunks", between(1, 1024), kMayChange,
+                         "Model chunks per pipeline rank in an interleaved schedule."));
+  keys.push_back(recompute_row());
+}
+
+void add_optimizer_keys(std::vector<Key>& keys) {
+  const auto o = [](auto field) { return in(&RunConfig::optimizer, field); };
+  using O = OptimizerConfig;
+  keys.push_back(real("optimizer.learning_rate", o(&O::learning_rate), "", above_up_to(0, 1000), kMayChange,
+                      "Peak learning rate of AdamW."));
+  keys.push_back(real("optimizer.weight_decay", o(&O::weight_decay), "", between(0, 1000), kMayChange,
+                      "Decoupled weight decay of matrices and embeddings; norms and biases have none."));
+  keys.push_back(
+      real("optimizer.beta1", o(&O::beta1), "", from_to_below(0, 1), kMayChange, "Decay of the first moment."));
+  keys.push_back(
+      real("optimizer.beta2", o(&O::beta2), "", from_to_below(0, 1), kMayChange, "Decay of the second moment."));
+  keys.push_back(real("optimizer.epsilon", o(&O::epsilon), "", above_up_to(0, 1), kMayChange,
+                      "Added to the root of the second moment."));
+  keys.push_back(real("optimizer.clip", o(&O::clip), "", at_least(0), kMayChange,
+                      "Largest global norm of the gradient; 0 means no clipping."));
+}
+
+void add_schedule_keys(std::vector<Key>& keys) {
+  const auto s = [](auto field) { return in(&RunConfig::schedule, field); };
+  using S = ScheduleConfig;
+  keys.push_back(choice("schedule.kind", s(&S::kind), {"cosine", "linear", "constant", "inverse_sqrt", "wsd"},
+                        kMayChange, "Course of the learning rate after warm-up; wsd is stable, then linear decay."));
+  keys.push_back(integer("schedule.warmup_steps", s(&S::warmup_steps), "steps", at_least(0), kMayChange,
+                         "Steps of linear warm-up."));
+  keys.push_back(real("schedule.minimum_ratio", s(&S::minimum_ratio), "", between(0, 1), kMayChange,
+                      "Last learning rate as a share of the peak (cosine, linear, wsd)."));
+  keys.push_back(real("schedule.decay_fraction", s(&S::decay_fraction), "", between(0, 1), kMayChange,
+                      "Share of the steps that wsd spends decaying."));
+}
+
+void add_train_keys(std::vector<Key>& keys) {
+  const auto t = [](auto field) { return in(&RunConfig::train, field); };
+  using T = TrainConfig;
+  keys.push_back(
+      integer("train.steps", t(&T::steps), "steps", at_least(1), kMayChange, "Optimizer steps of the whole run."));
+  keys.push_back(integer("train.global_batch", t(&T::global_batch), "sequences", between(1, kLargestExtent), kMayChange,
+                         "Sequences per step over all ranks."));
+  keys.push_back(integer("train.microbatch", t(&T::microbatch), "sequences", between(0, kLargestExtent), kMayChange,
+                         "Sequences a rank takes through the model at once; 0 means global_batch / dp."));
+  keys.push_back(
+      choice("train.precision", t(&T::precision), {"fp64", "fp32", "bf16", "fp16"}, kFixed,
+             "Type of activations and working weights; masters and gradient sums are fp32 (fp64 for fp64)."));
+  keys.push_back(choice("train.reduction", t(&T::reduction), {"fast", "ordered"}, kMayChange,
+                        "Order of gradient sums; ordered gives the same bits on 1, 2, 4, ... data ranks."));
+  keys.push_back(choice("train.device", t(&T::device), {"cpu", "cuda", "reference"}, kMayChange,
+                        "Kernels that run the plan; reference is the plain oracle."));
+  keys.push_back(integer("train.seed", t(&T::seed), "", at_least(0), kFixed,
+                         "Seed of initial weights, sample order and dropout."));
+  keys.push_back(real("train.dropout", t(&T::dropout), "", from_to_below(0, 1), kMayChange,
+                      "Dropout of embeddings, attention weights and residual branches."));
+  keys.push_back(integer("train.evaluate_every", t(&T::evaluate_every), "steps", at_least(0), kMayChange,
+                         "Steps between evaluations on the validation split; 0 means only at the end."));
+  keys.push_back(integer("train.evaluate_samples", t(&T::evaluate_samples), "sequences", at_least(0), kMayChange,
+                         "Validation sequences per evaluation; 0 means all of them."));
+  keys.push_back(integer("train.maximum_bad_steps", t(&T::maximum_bad_steps), "steps", at_least(1), kMayChange,
+                         "Steps in a row with a loss or norm that is not finite before the run gives up."));
+  keys.push_back(integer("train.threads", t(&T::threads), "threads", between(0, 4096), kMayChange,
+                         "Threads per rank; 0 means the node's cores divided by its ranks."));
+  keys.push_back(integer("train.log_every", t(&T::log_every), "steps", at_least(1), kMayChange,
+                         "Steps between progress lines; metrics.jsonl has every step."));
+}
+
+void add_run_keys(std::vector<Key>& keys) {
+  const auto c = [](auto field) { return in(&RunConfig::checkpoint, field); };
+  keys.push_back(integer("checkpoint.every", c(&CheckpointConfig::every), "steps", at_least(0), kMayChange,
+                         "Steps between checkpoints; 0 means only at the end and on request."));
+  keys.push_back(integer("checkpoint.keep", c(&CheckpointConfig::keep), "checkpoints", at_least(2), kMayChange,
+                         "Checkpoints kept; the oldest is removed after a new one is complete."));
+  keys.push_back(text("run.dir", in(&RunConfig::run, &RunSection::dir), "directory", kMayChange,
+                      "Run directory; when empty, runs/ and the name of the config file."));
+}
+
+std::vector<Key> make_keys() {
+  std::vector<Key> keys;
+  add_model_keys(keys);
+  add_data_keys(keys);
+  add_layout_keys(keys);
+  add_optimizer_keys(keys);
+  add_schedule_keys(keys);
+  add_train_keys(keys);
+  add_run_keys(keys);
+  return keys;
+}
+
+/// Insertions, deletions, substitutions and swaps of neighbours that turn a into b.
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
+  for (size_t i = 0; i <= a.size(); ++i)
+    for (size_t j = 0; j <= b.size(); ++j) {
+      if (i == 0 || j == 0) {
+        d[i][j] = i + j;
+        continue;
+      }
+      d[i][j] = std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
+    }
+  return d[a.size()][b.size()];
+}
+
+std::string_view leaf_of(std::string_view name) {
+  const size_t dot = name.rfind('.');
+  return dot == std::string_view::npos ? name : name.substr(dot + 1);
+}
+
+}  // namespace
+
+const std::vector<Key>& config_keys() {
+  static const std::vector<Key> keys = make_keys();
+  return keys;
+}
+
+const Key* find_config_key(std::string_view name) {
+  for (const Key& key : config_keys())
+    if (key.name == name) return &key;
+  return nullptr;
+}
+
+std::vector<std::string> config_sections() {
+  std::vector<std::string> sections;
+  for (const Key& key : config_keys())
+    if (sections.empty() || sections.back() != key.section()) sections.push_back(key.section());
+  return sections;
+}
+
+std::string nearest_name(std::string_view wrong, const std::vector<std::string>& names) {
+  if (wrong.size() > 100) return "";
+  std::string best;
+  size_t best_distance = wrong.size() / 3 + 2;  // further away it is no longer a slip of the finger
+  for (const std::string& name : names) {
+    const size_t distance = edit_distance(wrong, name);
+    if (distance < best_distance && distance < name.size()) {
+      best_distance = distance;
+      best = name;
+    }
+  }
+  return best;
+}
+
+std::string nearest_config_name(std::string_view wrong) {
+  std::vector<std::string> names, leaves;
+  for (const Key& key : config_keys()) {
+    if (key.leaf() == leaf_of(wrong)) return key.name;  // right name, wrong section
+    names.push_back(key.name);
+    leaves.push_back(key.leaf());
+  }
+  if (const std::string near = nearest_name(wrong, names); !near.empty()) return near;
+  const std::string leaf = nearest_name(leaf_of(wrong), leaves);
+  for (const Key& key : config_keys())
+    if (!leaf.empty() && key.leaf() == leaf) return key.name;
+  return nearest_name(wrong, config_sections());
+}
+
+}  // namespace capstan

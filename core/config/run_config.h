@@ -1,0 +1,109 @@
+#pragma once
+// RunConfig: everything a run can be told, as plain structs. The defaults stand here, once; what a key is called, its
+// unit, range and sentence stand in keys.cpp, once. A RunConfig that came out of config_reader.h has passed every check
+// that needs no world size; call check_for_world (config_checks.h) when the number of ranks is known, which also fills
+// layout.dp. Nothing but the reader and check_for_world writes to it after that.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/communicator.h"
+#include "core/models/decoder_config.h"
+#include "kernels/types.h"
+
+namespace capstan {
+
+struct DataConfig {
+  std::vector<std::string> corpora;
+};
+
+struct RecomputeConfig {
+  enum class Kind { none, selective, full, layers };
+  Kind kind = Kind::none;
+  int64_t layers = 0;  ///< of the first `layers` blocks; only for Kind::layers
+  bool operator==(const RecomputeConfig&) const = default;
+};
+
+struct LayoutConfig {
+  enum class Schedule { gpipe, one_forward_one_backward, interleaved, zero_bubble };
+  int dp = 0;  ///< 0: what the other axes leave
+  int pp = 1;
+  int cp = 1;
+  int tp = 1;
+  int ep = 1;  ///< a factor of the data ranks
+  int zero = 0;
+  bool sequence_parallel = false;
+  Schedule schedule = Schedule::one_forward_one_backward;
+  int interleave = 1;
+  RecomputeConfig recompute;
+};
+
+struct OptimizerConfig {
+  double learning_rate = 3e-4;
+  double weight_decay = 0.1;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double epsilon = 1e-8;
+  double clip = 1.0;  ///< 0: no clipping
+};
+
+struct ScheduleConfig {
+  enum class Kind { cosine, linear, constant, inverse_sqrt, wsd };
+  Kind kind = Kind::cosine;
+  int64_t warmup_steps = 0;
+  double minimum_ratio = 0.1;
+  double decay_fraction = 0.2;  ///< wsd only
+};
+
+struct TrainConfig {
+  enum class Precision { fp64, fp32, bf16, fp16 };
+  enum class Device { cpu, cuda, reference };
+  int64_t steps = 1000;
+  int64_t global_batch = 32;
+  int64_t microbatch = 0;  ///< 0: global_batch / dp, filled in by check_for_world
+  Precision precision = Precision::fp32;
+  Reduction reduction = Reduction::fast;
+  Device device = Device::cpu;
+  int64_t seed = 1;
+  double dropout = 0.0;  ///< the reader copies it to model.dropout
+  int64_t evaluate_every = 0;
+  int64_t evaluate_samples = 256;
+  int64_t maximum_bad_steps = 10;
+  int threads = 0;
+  int64_t log_every = 1;
+
+  DType dtype() const {
+    constexpr DType types[] = {DType::f64, DType::f32, DType::bf16, DType::f16};
+    return types[static_cast<int>(precision)];
+  }
+};
+
+struct CheckpointConfig {
+  int64_t every = 1000;
+  int64_t keep = 2;
+};
+
+struct RunSection {
+  std::string dir;
+};
+
+struct RunConfig {
+  std::string model_preset;
+  DecoderConfig model;
+  DataConfig data;
+  LayoutConfig layout;
+  OptimizerConfig optimizer;
+  ScheduleConfig schedule;
+  TrainConfig train;
+  CheckpointConfig checkpoint;
+  RunSection run;
+
+  /// Microbatches that one rank runs in a step; 0 while dp or microbatch is not yet known.
+  int64_t accumulation() const {
+    const int64_t per_pass = train.microbatch * layout.dp;
+    return per_pass > 0 ? train.global_batch / per_pass : 0;
+  }
+};
+
+}  // namespace capstan

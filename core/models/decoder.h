@@ -1,0 +1,81 @@
+#pragma once
+// Decoder: a decoder-only transformer with switches (core/models/decoder_config.h). GPT-2 and LLaMA are two settings.
+// Shape legend: B sequences, T tokens of each, C width, H query heads, G key/value heads, D head size, F MLP width, V
+// vocabulary (padded to a multiple of kVocabularyPadding; padded columns never reach the loss).
+//   x = token_embedding[tokens] (+ position_embedding[positions])                                        (B, T, C)
+//   per layer:  x += o(attention(q(n), k(n), v(n))), n = norm(x);   x += down(act(up(n'))), n' = norm(x)
+//   logits = head(norm(x)), head = token embedding when tied                                              (B, T, V)
+// Parameters, all [out, in]: token_embedding.weight, position_embedding.weight, layers.i.attention_norm,
+// layers.i.attention.{q,k,v,o}, layers.i.mlp_norm, layers.i.mlp.{gate,up,down}, final_norm, head; .weight and .bias.
+
+#include <string>
+#include <vector>
+
+#include "core/models/decoder_config.h"
+#include "core/ops/attention.h"
+#include "core/recorder.h"
+
+namespace capstan {
+
+constexpr int64_t kVocabularyPadding = 16;
+inline int64_t padded_vocabulary(int64_t vocabulary) {
+  return (vocabulary + kVocabularyPadding - 1) / kVocabularyPadding * kVocabularyPadding;
+}
+
+/// What the decoder reads. Caches are present in prefill and decode plans: one k and one v per layer.
+struct DecoderInputs {
+  Value tokens;        ///< (B, T) i32
+  Value positions;     ///< (B, T) i32
+  Value document_ids;  ///< (B, T) i32 or absent
+  Value key_lengths;   ///< (B) i32 with caches
+  std::vector<Value> key_caches, value_caches;  ///< per layer (B, capacity, G D)
+};
+
+class Decoder {
+ public:
+  /// Declares the parameters. `prefix` tells two decoders of one program apart.
+  Decoder(const DecoderConfig& config, ParameterSet& parameters, const std::string& prefix = "");
+
+  const DecoderConfig& config() const { return config_; }
+  /// Persistent tensors the model reads besides its parameters (ALiBi slopes); fill_constants writes them.
+  void declare_constants(PersistentSpace& persistent) const;
+  std::vector<float> alibi_slopes() const;
+
+  /// The residual stream after the final norm (B, T, C).
+  Value hidden(Recorder& recorder, const DecoderInputs& inputs) const;
+  /// Logits of it (B, T, padded vocabulary).
+  Value logits(Recorder& recorder, Value hidden) const;
+
+  /// Names of a layer's caches; their width is G D.
+  static std::string key_cache_name(int64_t layer);
+  static std::string value_cache_name(int64_t layer);
+
+ private:
+  struct LinearParameters {
+    int weight = -1, bias = -1;
+  };
+  struct NormParameters {
+    int weight = -1, bias = -1;
+  };
+  struct Layer {
+    NormParameters attention_norm, mlp_norm;
+    LinearParameters q, k, v, o, gate, up, down;
+  };
+
+  LinearParameters declare_linear(ParameterSet& set, const std::string& name, int64_t out, int64_t in, double deviation);
+  NormParameters declare_norm(ParameterSet& set, const std::string& name);
+  void declare_layer(ParameterSet& set, int64_t index);
+
+  Value embed(Recorder& recorder, const DecoderInputs& inputs) const;
+  Value apply(Recorder& recorder, const LinearParameters& parameters, Value x) const;
+  Value attend(Recorder& recorder, const Layer& layer, int64_t index, Value normed, const DecoderInputs& inputs) const;
+  Value mlp(Recorder& recorder, const Layer& layer, Value normed) const;
+
+  DecoderConfig config_;
+  std::string prefix_;
+  int token_embedding_ = -1, position_embedding_ = -1, head_ = -1;
+  std::vector<Layer> layers_;
+  NormParameters final_norm_;
+};
+
+}  // namespace capstan

@@ -1,0 +1,150 @@
+#include "core/ops/elementwise.h"
+
+#include "core/backward.h"
+#include "core/error.h"
+#include "core/ops/signatures.h"
+
+namespace capstan {
+namespace {
+
+/// Every dim passes through an elementwise op; so does Partial where it is linear.
+std::vector<Signature> elementwise(std::span<const InputSpec> inputs, size_t outputs, bool linear) {
+  std::vector<Signature> signatures =
+      alike_on_leading(rank_of(inputs[0]), std::vector<bool>(inputs.size(), true), std::vector<bool>(outputs, true));
+  if (linear) signatures.push_back({std::vector<Placement>(inputs.size(), Partial), std::vector<Placement>(outputs, Partial)});
+  return signatures;
+}
+
+class Add final : public Op {
+ public:
+  std::string_view name() const override { return "add"; }
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
+    CAPSTAN_CHECK(in[0].spec.shape == in[1].spec.shape && in[0].spec.dtype == in[1].spec.dtype, "add: {} and {}",
+                  to_string(in[0].spec), to_string(in[1].spec));
+    return {{in[0].spec.shape, in[0].spec.dtype}};
+  }
+  std::vector<Signature> signatures(std::span<const InputSpec> in) const override { return elementwise(in, 1, true); }
+  std::vector<InPlace> in_place() const override { return {{0, 0}, {0, 1}}; }
+  bool cheap() const override { return true; }
+  void adjoint(Adjoint& a) const override {
+    a.contribute(0, a.gradient(0));
+    a.contribute(1, a.gradient(0));
+  }
+  Bound bind(const BindContext& c) const override {
+    const int64_t count = element_count(c.in_local[0]);
+    return {0, [run = c.backend.add, count, dtype = c.in[0].dtype](const RunArgs& a) {
+              run({a.in[0], a.in[1], a.out[0], count, dtype});
+            }};
+  }
+};
+
+class Scale final : public Op {
+ public:
+  explicit Scale(double factor) : factor_(factor) {}
+  std::string_view name() const override { return "scale"; }
+  std::string attributes() const override { return fmt::format("{}", factor_); }
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override { return {{in[0].spec.shape, in[0].spec.dtype}}; }
+  std::vector<Signature> signatures(std::span<const InputSpec> in) const override { return elementwise(in, 1, true); }
+  std::vector<InPlace> in_place() const override { return {{0, 0}}; }
+  bool cheap() const override { return true; }
+  void adjoint(Adjoint& a) const override { a.contribute(0, scale(a.recorder(), a.gradient(0), factor_)); }
+  Bound bind(const BindContext& c) const override {
+    const int64_t count = element_count(c.in_local[0]);
+    return {0, [run = c.backend.scale, count, dtype = c.in[0].dtype, factor = factor_](const RunArgs& a) {
+              run({a.in[0], a.out[0], factor, count, dtype});
+            }};
+  }
+
+ private:
+  double factor_;
+};
+
+class Cast final : public Op {
+ public:
+  explicit Cast(DType to) : to_(to) {}
+  std::string_view name() const override { return "cast"; }
+  std::string attributes() const override { return name_of(to_); }
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override { return {{in[0].spec.shape, to_}}; }
+  std::vector<Signature> signatures(std::span<const InputSpec> in) const override { return elementwise(in, 1, false); }
+  bool cheap() const override { return true; }
+  void adjoint(Adjoint& a) const override { a.contribute(0, cast(a.recorder(), a.gradient(0), a.recorder().activations())); }
+  Bound bind(const BindContext& c) const override {
+    const int64_t count = element_count(c.in_local[0]);
+    return {0, [run = c.backend.cast, count, from = c.in[0].dtype, to = to_](const RunArgs& a) {
+              run({a.in[0], a.out[0], count, from, to});
+            }};
+  }
+
+ private:
+  DType to_;
+};
+
+class Dropout final : public Op {
+ public:
+  Dropout(double probability, uint64_t site) : probability_(probability), site_(site) {}
+  std::string_view name() const override { return "dropout"; }
+  std::string attributes() const override { return fmt::format("p={} site={}", probability_, site_); }
+  // inputs: x, residual (optional), step.random
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override { return {{in[0].spec.shape, in[0].spec.dtype}}; }
+  std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
+    // Only whole samples: the logical index of an element counts samples (a shard of another dim needs its offset).
+    (void)in;
+    return alike_on_leading(1, {true, true, false}, {true});
+  }
+  Kept kept() const override { return {0b100, 0}; }
+  std::vector<InPlace> in_place() const override { return {{0, 0}, {0, 1}}; }
+  bool cheap() const override { return true; }
+  void adjoint(Adjoint& a) const override {
+    const Value dy = a.gradient(0);
+    if (a.needs(1)) a.contribute(1, dy);
+    if (a.needs(0))
+      a.contribute(0, a.recorder().record_one(std::make_shared<Dropout>(probability_, site_), {dy, {}, a.input(2)},
+                                              Purpose::gradient_activation));
+  }
+  Bound bind(const BindContext& c) const override {
+    kernels::DropoutArgs args;
+    args.dropout.probability = probability_;
+    args.dropout.stream = site_;
+    args.samples = c.in_local[0][0];
+    args.sample_elements = element_count(c.in_local[0]) / std::max<int64_t>(args.samples, 1);
+    args.dtype = c.in[0].dtype;
+    return {0, [run = c.backend.dropout, args](const RunArgs& a) {
+              kernels::DropoutArgs now = args;
+              now.x = a.in[0], now.residual = a.in[1], now.y = a.out[0];
+              now.dropout.key = static_cast<const uint64_t*>(a.in[2]);
+              now.dropout.first_sample = now.dropout.key + 1;
+              run(now);
+            }};
+  }
+
+ private:
+  double probability_;
+  uint64_t site_;
+};
+
+}  // namespace
+
+Value add(Recorder& recorder, Value a, Value b) {
+  const Purpose purpose = recorder.tape().at(a.id).purpose;
+  return recorder.record_one(std::make_shared<Add>(), {a, b}, purpose);
+}
+Value scale(Recorder& recorder, Value x, double factor) {
+  return recorder.record_one(std::make_shared<Scale>(factor), {x}, recorder.tape().at(x.id).purpose);
+}
+Value cast(Recorder& recorder, Value x, DType to) {
+  return recorder.spec(x).dtype == to ? x : recorder.record_one(std::make_shared<Cast>(to), {x}, recorder.tape().at(x.id).purpose);
+}
+
+Value dropout(Recorder& recorder, Value x, Value residual, double probability, uint64_t site) {
+  if (probability == 0.0 || !recorder.training()) return residual.present() ? add(recorder, x, residual) : x;
+  return recorder.record_one(std::make_shared<Dropout>(probability, site), {x, residual, recorder.persistent("step.random")});
+}
+
+void add_into(Recorder& recorder, Value a, Value b, Value target) {
+  recorder.record_into(std::make_shared<Add>(), {a, b}, {target}, Accumulate::never);
+}
+void copy_into(Recorder& recorder, Value x, Value target) {
+  recorder.record_into(std::make_shared<Cast>(recorder.spec(target).dtype), {x}, {target}, Accumulate::never);
+}
+
+}  // namespace capstan

@@ -1,0 +1,90 @@
+#include "core/ops/embedding.h"
+
+#include "core/backward.h"
+#include "core/error.h"
+#include "core/ops/signatures.h"
+
+namespace capstan {
+namespace {
+
+class EmbeddingGradient final : public Op {
+ public:
+  explicit EmbeddingGradient(int64_t entries) : entries_(entries) {}
+  std::string_view name() const override { return "embedding gradient"; }
+  // inputs: dy, ids -> dtable
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
+    return {{{entries_, in[0].spec.shape.back()}, accumulation_of(in[0].spec.dtype)}};
+  }
+  std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
+    std::vector<Signature> rules{all_replicate(2, 1)};
+    for (int dim = 0; dim < rank_of(in[1]); ++dim) rules.push_back({{Shard(dim), Shard(dim)}, {Partial}});
+    return rules;
+  }
+  Bound bind(const BindContext& c) const override {
+    kernels::EmbeddingBackwardArgs args;
+    args.rows = row_count(c.in_local[0]);
+    args.entries = c.out_local[0][0];
+    args.width = c.out_local[0][1];
+    args.dtype = c.in[0].dtype;
+    return {c.backend.embedding_backward_scratch(args.rows, args.entries),
+            [run = c.backend.embedding_backward, args](const RunArgs& a) {
+              kernels::EmbeddingBackwardArgs now = args;
+              now.dy = a.in[0], now.ids = static_cast<const int32_t*>(a.in[1]), now.dtable = a.out[0];
+              now.accumulate = a.accumulate, now.scratch = a.scratch;
+              run(now);
+            }};
+  }
+
+ private:
+  int64_t entries_;
+};
+
+class Embedding final : public Op {
+ public:
+  std::string_view name() const override { return "embedding"; }
+  // inputs: ids, table, base (optional)
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
+    CAPSTAN_CHECK(in[0].spec.dtype == DType::i32 && in[1].spec.shape.size() == 2, "embedding: ids {} and table {}",
+                  to_string(in[0].spec), to_string(in[1].spec));
+    Shape shape = in[0].spec.shape;
+    shape.push_back(in[1].spec.shape[1]);
+    return {{shape, in[1].spec.dtype}};
+  }
+  std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
+    return alike_on_leading(rank_of(in[0]), {true, false, true}, {true});
+  }
+  Kept kept() const override { return {0b011, 0}; }
+  std::vector<InPlace> in_place() const override { return {{0, 2}}; }
+  bool cheap() const override { return true; }
+  void adjoint(Adjoint& a) const override {
+    const Value dy = a.gradient(0);
+    if (a.needs(2)) a.contribute(2, dy);
+    if (!a.needs(1)) return;
+    const auto op = std::make_shared<EmbeddingGradient>(a.recorder().shape(a.input(1))[0]);
+    CAPSTAN_CHECK(a.parameter_buffer(1).present(), "the table of an embedding is a parameter");
+    a.recorder().record_into(op, {dy, a.input(0)}, {a.parameter_buffer(1)}, a.claim({1}), Purpose::gradient);
+  }
+  Cost cost(std::span<const TensorSpec>, std::span<const TensorSpec> out) const override {
+    return {0.0, 2.0 * static_cast<double>(out[0].elements() * bytes_of(out[0].dtype))};  // rows read, not the table
+  }
+  Bound bind(const BindContext& c) const override {
+    kernels::EmbeddingArgs args;
+    args.rows = element_count(c.in_local[0]);
+    args.entries = c.in_local[1][0];
+    args.width = c.in_local[1][1];
+    args.dtype = c.out[0].dtype;
+    return {0, [run = c.backend.embedding, args](const RunArgs& a) {
+              kernels::EmbeddingArgs now = args;
+              now.ids = static_cast<const int32_t*>(a.in[0]), now.table = a.in[1], now.add = a.in[2], now.y = a.out[0];
+              run(now);
+            }};
+  }
+};
+
+}  // namespace
+
+Value embedding(Recorder& recorder, Value ids, Value table, Value base) {
+  return recorder.record_one(std::make_shared<Embedding>(), {ids, table, base});
+}
+
+}  // namespace capstan

@@ -1,0 +1,67 @@
+#pragma once
+// Parameter and ParameterSet: what a module owns. A module declares its parameters once, by logical names ("unfused":
+// q, k, v, gate, up each their own); the engine derives masters, working copies, gradients and moments from them.
+// Flat layout: parameters that decay come first, then those that do not, each group in declared order, each parameter
+// aligned to 64 bytes; masters, gradients and moments all use the same layout, so that the optimizer is two ops and a
+// reduction one, and a shard of the state is a run of it.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/persistent.h"
+
+namespace capstan {
+
+struct Init {
+  enum class Kind : uint8_t { zeros, ones, normal };
+  Kind kind = Kind::zeros;
+  double deviation = 0.0;
+};
+
+struct Parameter {
+  std::string name;
+  Shape shape;
+  Init init;
+  bool decay = true;
+  bool frozen = false;
+  int64_t rows = -1;  ///< rows of dim 0 that mean something, the rest is padding and stays 0; -1: all
+
+  /// The shape without padding: what a checkpoint holds.
+  Shape logical_shape() const;
+};
+
+class ParameterSet {
+ public:
+  /// Declares a parameter. A second declaration of one name is an Error(internal): share the index instead.
+  int declare(const Parameter& parameter);
+  const Parameter& at(int index) const { return parameters_[static_cast<size_t>(index)]; }
+  int find(const std::string& name) const;
+  size_t size() const { return parameters_.size(); }
+  int64_t elements() const;
+  int64_t trainable_elements() const;
+
+ private:
+  std::vector<Parameter> parameters_;
+};
+
+/// A run of equal treatment in the flat layout, in elements.
+struct FlatRun {
+  int64_t first = 0;
+  int64_t count = 0;
+  bool decay = true;
+};
+
+struct FlatLayout {
+  std::vector<int64_t> first;  ///< of each parameter, in elements; -1 when frozen
+  std::vector<FlatRun> runs;   ///< at most two: decay, no decay
+  int64_t elements = 0;        ///< with padding
+};
+
+FlatLayout flat_layout(const ParameterSet& parameters, DType dtype);
+
+/// Value of element `index` of the parameter named `name` under `seed`: a pure function, so that any rank, and any
+/// layout, initialises the same model. normal: Box-Muller on Philox words, in double, stream = hash of the name.
+double initial_value(const Parameter& parameter, uint64_t seed, int64_t index);
+
+}  // namespace capstan

@@ -1,0 +1,58 @@
+#pragma once
+// Placement: what one rank holds of a tensor, seen along one mesh axis.
+//   Replicate   the whole tensor            Shard(dim)   a run of `dim`            Partial   an addend of a sum still owed
+// Parallelism is data: a tensor carries one Placement per axis, ops have rules over them, and where they do not fit the
+// recorder inserts a conversion. Partial is linear: only ops linear in that operand let it pass.
+
+#include <array>
+#include <string>
+
+#include "core/mesh.h"
+#include "core/shape.h"
+#include "kernels/types.h"
+
+namespace capstan {
+
+struct Placement {
+  enum class Kind : uint8_t { replicate, shard, partial };
+  Kind kind = Kind::replicate;
+  int dim = 0;  ///< when sharded
+
+  constexpr bool is_replicate() const { return kind == Kind::replicate; }
+  constexpr bool is_shard() const { return kind == Kind::shard; }
+  constexpr bool is_partial() const { return kind == Kind::partial; }
+  bool operator==(const Placement&) const = default;
+};
+
+constexpr Placement Replicate{Placement::Kind::replicate, 0};
+constexpr Placement Partial{Placement::Kind::partial, 0};
+constexpr Placement Shard(int dim) { return {Placement::Kind::shard, dim}; }
+
+std::string to_string(const Placement& placement);  ///< "R", "S(0)", "P"
+
+/// What the gradient of a tensor so placed is asked to be: Replicate -> Replicate, Shard(d) -> Shard(d), Partial -> Replicate.
+constexpr Placement dual_of(const Placement& p) { return p.is_partial() ? Replicate : p; }
+
+using Placements = std::array<Placement, kAxisCount>;
+
+inline Placement on(const Placements& placements, Axis axis) { return placements[static_cast<int>(axis)]; }
+inline Placements with(Placements placements, Axis axis, Placement placement) {
+  placements[static_cast<int>(axis)] = placement;
+  return placements;
+}
+
+/// What ops reason about: global shape, dtype, one Placement per axis.
+struct TensorSpec {
+  Shape shape;
+  DType dtype = DType::f32;
+  Placements placements{};
+
+  int64_t elements() const { return element_count(shape); }
+  bool operator==(const TensorSpec&) const = default;
+};
+
+/// Extents that one rank holds. Throws Error(config) when a sharded dim does not divide by the axis.
+Shape local_shape(const TensorSpec& spec, const Mesh& mesh);
+std::string to_string(const TensorSpec& spec);
+
+}  // namespace capstan

@@ -1,0 +1,97 @@
+#pragma once
+// Program: the named plans of a run (train, evaluate, prefill, decode) over one set of parameters, with one arena: a
+// persistent part shared by all plans and a transient part as large as the largest plan needs. Build it (persistent
+// tensors, parameters, plans), allocate(), then run parts of plans through it. Inside run() nothing is allocated.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/arena.h"
+#include "core/plan.h"
+#include "core/recorder.h"
+
+namespace capstan {
+
+/// Whoever watches a step: timing by op, lock-step comparison, flight recorder. Off, it costs a predictable branch.
+class StepObserver {
+ public:
+  virtual ~StepObserver() = default;
+  virtual void before(const Plan& plan, size_t node) = 0;
+  virtual void after(const Plan& plan, size_t node) = 0;
+};
+
+class Program {
+ public:
+  Program(const Mesh& mesh, const Device& device, PlanOptions options);
+
+  const Mesh& mesh() const { return mesh_; }
+  PersistentSpace& persistent() { return persistent_; }
+  const PersistentSpace& persistent() const { return persistent_; }
+  ParameterSet& parameters() { return parameters_; }
+  const ParameterSet& parameters() const { return parameters_; }
+  const PlanOptions& options() const { return options_; }
+
+  Recorder recorder(RecorderOptions options) { return Recorder(mesh_, persistent_, parameters_, options); }
+  /// Plans a recorded tape under a name. Throws Error(internal) for a second plan of one name.
+  const Plan& add(const std::string& name, Tape tape);
+  const Plan& plan(const std::string& name) const;
+  const std::map<std::string, Plan>& plans() const { return plans_; }
+
+  size_t persistent_bytes() const;
+  size_t transient_bytes() const;
+  /// Lays out the persistent tensors and takes the arena. No plan may be added after it.
+  void allocate();
+  bool allocated() const { return arena_.bytes() > 0; }
+  /// Address of a persistent tensor of this rank.
+  void* address(const std::string& name) const;
+  void* address(int persistent_index) const;
+  template <typename T>
+  T* at(const std::string& name) const { return static_cast<T*>(address(name)); }
+  /// Address of any tensor of a plan (tests, observers).
+  void* address(const Plan& plan, TensorId id) const;
+
+  /// Replays the nodes of one part (and level). accumulate: gradients and loss add to what is there.
+  void run(const std::string& plan, Part part, bool accumulate = false, int level = 0);
+  bool has(const std::string& plan, Part part, int level = 0) const;
+  void observe(StepObserver* observer) { observer_ = observer; }
+
+  /// Digest over all plans and the persistent layout: ranks compare it before the first step.
+  std::string digest() const;
+  /// Guard words after every persistent tensor and every buffer of one plan (made without reuse of memory, else a
+  /// guard is another's data): fills them; names the first that changed, or nothing.
+  void fill_guards(const std::string& plan);
+  std::string find_broken_guard(const std::string& plan) const;
+
+ private:
+  struct BoundNode {
+    size_t node = 0;
+    const Bound* bound = nullptr;
+    std::vector<void*> in, out;
+    void* scratch = nullptr;
+    Accumulate accumulate = Accumulate::never;
+  };
+  struct Sequence {
+    const Plan* plan = nullptr;
+    std::vector<BoundNode> nodes;
+  };
+  using SequenceKey = std::tuple<std::string, Part, int>;
+
+  void link(const Plan& plan);
+  void each_guard(const std::string& plan, const std::function<bool(char*, size_t, const std::string&)>& visit) const;
+
+  Mesh mesh_;
+  Device device_;
+  PlanOptions options_;
+  PersistentSpace persistent_;
+  ParameterSet parameters_;
+  std::map<std::string, Plan> plans_;
+  std::map<SequenceKey, Sequence> sequences_;
+  Arena arena_;
+  char* transient_ = nullptr;
+  StepObserver* observer_ = nullptr;
+};
+
+}  // namespace capstan

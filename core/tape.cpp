@@ -1,0 +1,118 @@
+#include "core/tape.h"
+
+#include "core/error.h"
+
+namespace capstan {
+
+const char* name_of(Purpose purpose) {
+  constexpr const char* names[] = {"parameter", "working copy", "gradient", "moment",    "input",               "scalar",
+                                   "cache",     "reduction",    "activation", "statistic", "activation gradient", "scratch"};
+  static_assert(std::size(names) == kPurposeCount);
+  return names[static_cast<int>(purpose)];
+}
+
+const char* name_of(Part part) {
+  constexpr const char* names[] = {"begin", "forward", "backward", "carry", "store", "update"};
+  return names[static_cast<int>(part)];
+}
+
+void Op::adjoint(Adjoint&) const {
+  throw Error::make(ExitCode::internal, "op {} has no adjoint but a gradient reached it", name());
+}
+
+Cost Op::cost(std::span<const TensorSpec> in, std::span<const TensorSpec> out) const {
+  Cost cost;
+  for (const TensorSpec& spec : in) cost.bytes += static_cast<double>(spec.elements() * bytes_of(spec.dtype));
+  for (const TensorSpec& spec : out) cost.bytes += static_cast<double>(spec.elements() * bytes_of(spec.dtype));
+  return cost;
+}
+
+std::string Tape::to_text() const {
+  std::string text;
+  const auto operand = [&](TensorId id) {
+    return id == kNoTensor ? std::string("-") : fmt::format("%{}:{}", id, to_string(at(id).spec));
+  };
+  for (const Node& node : nodes) {
+    text += fmt::format("{}{} r{} {}{}({})", name_of(node.part), node.level, node.region, node.recomputed ? "again " : "",
+                        node.op->name(), node.op->attributes());
+    for (const TensorId id : node.inputs) text += " " + operand(id);
+    text += " ->";
+    for (const TensorId id : node.outputs) text += " " + operand(id);
+    text += fmt::format(" +{}\n", static_cast<int>(node.accumulate));
+  }
+  return text;
+}
+
+namespace {
+
+std::vector<InputSpec> input_specs(const Tape& tape, const Node& node) {
+  std::vector<InputSpec> specs;
+  for (const TensorId id : node.inputs)
+    specs.push_back(id == kNoTensor ? InputSpec{} : InputSpec{true, tape.at(id).spec});
+  return specs;
+}
+
+void verify_shapes(const Tape& tape, const Node& node, const std::string& where) {
+  const std::vector<InputSpec> inputs = input_specs(tape, node);
+  const std::vector<TensorSpec> inferred = node.op->infer(inputs);
+  CAPSTAN_CHECK(inferred.size() == node.outputs.size(), "{}: {} outputs recorded, {} inferred", where,
+                node.outputs.size(), inferred.size());
+  for (size_t i = 0; i < inferred.size(); ++i) {
+    if (node.outputs[i] == kNoTensor) continue;
+    const TensorSpec& recorded = tape.at(node.outputs[i]).spec;
+    CAPSTAN_CHECK(recorded.dtype == inferred[i].dtype && recorded.shape == inferred[i].shape,
+                  "{}: output {} is {}, its rule says {}", where, i, to_string(recorded), to_string(inferred[i]));
+  }
+}
+
+bool matches(const Tape& tape, const Node& node, const Signature& signature, Axis axis) {
+  const auto fits = [&](TensorId id, const Placement& wanted) {
+    return id == kNoTensor || on(tape.at(id).spec.placements, axis) == wanted;
+  };
+  for (size_t i = 0; i < node.inputs.size(); ++i)
+    if (!fits(node.inputs[i], signature.inputs[i])) return false;
+  for (size_t i = 0; i < node.outputs.size(); ++i)
+    if (!fits(node.outputs[i], signature.outputs[i])) return false;
+  return true;
+}
+
+void verify_placements(const Tape& tape, const Node& node, const std::string& where) {
+  if (node.op->is_collective()) return;  // a conversion changes placements: its own rule checks both ends
+  const std::vector<InputSpec> inputs = input_specs(tape, node);
+  for (const Axis axis : kAllAxes) {
+    if (tape.mesh.size(axis) == 1) continue;
+    bool found = false;
+    for (const Signature& signature : node.op->signatures(inputs)) found = found || matches(tape, node, signature, axis);
+    CAPSTAN_CHECK(found, "{}: operands match no placement signature on axis {}", where, name_of(axis));
+  }
+}
+
+void verify_in_place(const Node& node, const std::string& where) {
+  for (const InPlace& pair : node.op->in_place())
+    CAPSTAN_CHECK(pair.output < static_cast<int>(node.outputs.size()) && pair.input < static_cast<int>(node.inputs.size()),
+                  "{}: in-place pair ({}, {}) names no operand", where, pair.output, pair.input);
+}
+
+}  // namespace
+
+void verify(const Tape& tape, const std::string& after_pass) {
+  std::vector<bool> written(tape.tensors.size());
+  for (size_t i = 0; i < tape.tensors.size(); ++i)
+    written[i] = tape.tensors[i].persistent >= 0;
+  for (size_t i = 0; i < tape.nodes.size(); ++i) {
+    const Node& node = tape.nodes[i];
+    const std::string where = fmt::format("after {}: node {} ({})", after_pass, i, node.op->name());
+    for (const TensorId id : node.inputs)
+      CAPSTAN_CHECK(id == kNoTensor || written[static_cast<size_t>(id)], "{} reads {} before it is written", where, tape.at(id).name);
+    for (const TensorId id : node.outputs) {
+      if (id == kNoTensor) continue;
+      CAPSTAN_CHECK(tape.at(id).persistent >= 0 || !written[static_cast<size_t>(id)], "{} writes {} twice", where, tape.at(id).name);
+      written[static_cast<size_t>(id)] = true;
+    }
+    verify_shapes(tape, node, where);
+    verify_placements(tape, node, where);
+    verify_in_place(node, where);
+  }
+}
+
+}  // namespace capstan

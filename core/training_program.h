@@ -1,0 +1,79 @@
+#pragma once
+// TrainingProgram: everything a run of a decoder needs, as one Program: flat state (masters, working copies, gradients,
+// moments), inputs, and the plans `train` and `evaluate`. One step, in parts of plan `train`:
+//   begin     control vector summed over dp (weights of the step's tokens, stop requests)
+//   forward, backward   once per microbatch; gradients and loss add up ("ordered": through the summation tree)
+//   update    gradients and loss reduced over dp, norm, clip, AdamW, working copies
+// Ordered reduction: microbatch m's sums are folded like the carries of a binary counter (parts carry/store at level k),
+// so 2^a microbatches on 2^b ranks sum in one tree whatever a and b.
+
+#include <memory>
+#include <string>
+
+#include "core/models/decoder.h"
+#include "core/ops/optimizer.h"
+#include "core/program.h"
+
+namespace capstan {
+
+enum class Precision { fp64, fp32, bf16 };
+constexpr DType activation_dtype(Precision p) { return p == Precision::fp64 ? DType::f64 : p == Precision::bf16 ? DType::bf16 : DType::f32; }
+
+struct TrainingSpec {
+  DecoderConfig model;
+  AdamWSpec optimizer;
+  Precision precision = Precision::fp32;
+  int64_t microbatch = 1;    ///< sequences of one rank at a time
+  int64_t microbatches = 1;  ///< per rank and step
+  uint64_t seed = 1;
+  PlanOptions plan;
+  bool training = true;      ///< false: only evaluate is planned, without gradients and moments
+  bool separate_documents = true;
+};
+
+/// Slots of step.control and of step.report, f64.
+enum ControlSlot : int { kWeightSum, kStopRequests, kControlSlots };
+enum ReportSlot : int { kLossSum, kBadRanks };  ///< from kBadRanks on: one flag per dp rank
+enum EvaluationSlot : int { kEvaluationLoss, kEvaluationWeights, kEvaluationBytes, kEvaluationSlots };
+
+class TrainingProgram {
+ public:
+  TrainingProgram(const Mesh& mesh, const Device& device, const TrainingSpec& spec);
+
+  const TrainingSpec& spec() const { return spec_; }
+  const Decoder& model() const { return *model_; }
+  Program& program() { return program_; }
+  const Program& program() const { return program_; }
+  DType master_dtype() const { return accumulation_of(activation_dtype(spec_.precision)); }
+  const FlatLayout& layout() const { return layout_; }
+
+  /// Takes the arena, fills constants and the seed's initial parameters.
+  void allocate_and_initialise();
+  /// Working copies from masters: after parameters were loaded or set.
+  void refresh_working_copies();
+
+  /// Replays one step's forward, backward and summation for microbatch m; inputs must be in place.
+  void microbatch(int64_t m);
+  void begin() { program_.run("train", Part::begin); }
+  void update();
+
+  /// Names of the state that a checkpoint holds: parameters, moment1.*, moment2.*, in declared order.
+  std::vector<std::string> state_names() const;
+
+ private:
+  void declare_state();
+  void declare_inputs();
+  void declare_run_views(const std::string& flat, DType dtype);
+  void record_train();
+  void record_evaluate();
+  DecoderInputs decoder_inputs(Recorder& recorder) const;
+  int tree_levels() const;
+  void record_tree(Recorder& recorder);
+
+  TrainingSpec spec_;
+  Program program_;
+  std::unique_ptr<Decoder> model_;
+  FlatLayout layout_;
+};
+
+}  // namespace capstan

@@ -1,0 +1,207 @@
+#include "io/file_system.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "core/error.h"
+#include "core/failpoint.h"
+
+namespace capstan {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr size_t kLargestWrite = size_t{1} << 26;  // one write() moves at most this much: a signal waits for no more
+
+Error failed(const char* what, const fs::path& path, int error) {
+  const char* fix = error == ENOSPC || error == EDQUOT ? "; free some space or choose another directory, then run again"
+                    : error == EROFS                   ? "; the file system is read-only"
+                    : error == EACCES                  ? "; check the permissions"
+                                                       : "";
+  return Error::make(ExitCode::io_error, "{}: {} failed: {}{}", path.string(), what, std::strerror(error), fix);
+}
+
+fs::path parent_of(const fs::path& path) {
+  const fs::path parent = path.parent_path();
+  return parent.empty() ? fs::path(".") : parent;
+}
+
+void sync_descriptor(int fd, const fs::path& path, const char* point) {
+  if (failpoint(point)) throw failed("fsync", path, ENOSPC);
+  if (fsync(fd) != 0) throw failed("fsync", path, errno);
+}
+
+void close_checked(FileDescriptor& file, const fs::path& path) {
+  // On Linux the descriptor is gone whatever close() says; an error it reports (NFS, quota) means lost bytes.
+  if (close(file.release()) != 0 && errno != EINTR) throw failed("close", path, errno);
+}
+
+int open_or_throw(const fs::path& path, int flags) {
+  const int fd = open(path.c_str(), flags | O_CLOEXEC);
+  if (fd >= 0) return fd;
+  if (errno == ENOENT || errno == ENOTDIR)
+    throw Error::make(ExitCode::missing_input, "{}: wanted a file or directory here, there is none", path.string());
+  throw failed("open", path, errno);
+}
+
+bool is_plain_component(const fs::path& part) { return !part.empty() && part != "." && part != ".."; }
+
+}  // namespace
+
+FileDescriptor::~FileDescriptor() {
+  if (fd_ >= 0) close(fd_);
+}
+
+FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
+  if (this != &other) {
+    if (fd_ >= 0) close(fd_);
+    fd_ = other.release();
+  }
+  return *this;
+}
+
+int FileDescriptor::release() noexcept {
+  const int fd = fd_;
+  fd_ = -1;
+  return fd;
+}
+
+DurableFile::DurableFile(fs::path path) : path_(std::move(path)) {
+  file_ = FileDescriptor(open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  if (!file_.valid())
+    throw Error::make(ExitCode::cannot_create, "{}: cannot create this file: {}", path_.string(), std::strerror(errno));
+}
+
+DurableFile::~DurableFile() {
+  if (!finished_) unlink(path_.c_str());
+}
+
+void DurableFile::write(const void* data, size_t bytes) {
+  CAPSTAN_CHECK(file_.valid(), "write to {} after it was closed", path_.string());
+  const char* at = static_cast<const char*>(data);
+  while (bytes > 0) {
+    if (failpoint("file.write")) throw failed("write", path_, ENOSPC);
+    const ssize_t written = ::write(file_.get(), at, std::min(bytes, kLargestWrite));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) throw failed("write", path_, errno);
+    if (written == 0) throw failed("write", path_, ENOSPC);
+    at += written;
+    bytes -= static_cast<size_t>(written);
+    size_ += static_cast<uint64_t>(written);
+  }
+}
+
+void DurableFile::sync_and_close() {
+  CAPSTAN_CHECK(file_.valid(), "{} was closed before", path_.string());
+  sync_descriptor(file_.get(), path_, "file.sync");
+  close_checked(file_, path_);
+  finished_ = true;
+}
+
+fs::path partial_name(const fs::path& path) { return fs::path(path.string() + ".partial"); }
+
+void write_file_atomically(const fs::path& path, std::string_view bytes) {
+  DurableFile file(partial_name(path));
+  file.write(bytes);
+  file.sync_and_close();
+  try {
+    rename_durably(file.path(), path);
+  } catch (...) {
+    unlink(file.path().c_str());
+    throw;
+  }
+}
+
+void create_directory_durably(const fs::path& wanted) {
+  fs::path path = wanted.lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();  // "a/b/" is "a/b"
+  if (path.empty() || fs::is_directory(path)) return;
+  create_directory_durably(parent_of(path));
+  if (mkdir(path.c_str(), 0777) != 0 && errno != EEXIST)
+    throw Error::make(ExitCode::cannot_create, "{}: cannot create this directory: {}", path.string(),
+                      std::strerror(errno));
+  if (!fs::is_directory(path))
+    throw Error::make(ExitCode::cannot_create, "{}: wanted a directory, a file of that name is in the way",
+                      path.string());
+  sync_directory(parent_of(path));
+}
+
+void sync_directory(const fs::path& path) {
+  FileDescriptor directory(open_or_throw(path, O_RDONLY | O_DIRECTORY));
+  sync_descriptor(directory.get(), path, "directory.sync");
+}
+
+void sync_file(const fs::path& path) {
+  FileDescriptor file(open_or_throw(path, O_RDONLY));
+  sync_descriptor(file.get(), path, "file.sync");
+  close_checked(file, path);
+}
+
+void rename_durably(const fs::path& from, const fs::path& to) {
+  if (failpoint("file.rename")) throw failed("rename", from, ENOSPC);
+  if (rename(from.c_str(), to.c_str()) != 0)
+    throw Error::make(ExitCode::io_error, "{}: rename to {} failed: {}", from.string(), to.string(),
+                      std::strerror(errno));
+  sync_directory(parent_of(to));
+  if (parent_of(from) != parent_of(to)) sync_directory(parent_of(from));
+}
+
+uint64_t size_of(const FileDescriptor& file, const fs::path& name) {
+  struct stat status {};
+  if (fstat(file.get(), &status) != 0) throw failed("stat", name, errno);
+  if (!S_ISREG(status.st_mode))
+    throw Error::make(ExitCode::bad_data, "{}: wanted a regular file, this is something else", name.string());
+  return static_cast<uint64_t>(status.st_size);
+}
+
+std::string read_whole_file(const fs::path& path, uint64_t max_bytes) {
+  FileDescriptor file(open_or_throw(path, O_RDONLY | O_NONBLOCK));  // a pipe of that name must not hold us
+  const uint64_t size = size_of(file, path);
+  if (size > max_bytes)
+    throw Error::make(ExitCode::bad_data, "{}: wanted at most {} bytes, the file has {}", path.string(), max_bytes,
+                      size);
+  std::string bytes(size, '\0');
+  for (uint64_t at = 0; at < size;) {
+    const ssize_t got = read(file.get(), bytes.data() + at, size - at);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw failed("read", path, errno);
+    if (got == 0)
+      throw Error::make(ExitCode::bad_data, "{}: ends at byte {}, wanted {}: it shrank while being read", path.string(),
+                        at, size);
+    at += static_cast<uint64_t>(got);
+  }
+  return bytes;
+}
+
+FileDescriptor open_beneath(const fs::path& root, std::string_view relative) {
+  const fs::path wanted{std::string(relative)};
+  const bool clean = !relative.empty() && relative.find('\0') == std::string_view::npos && wanted.is_relative();
+  std::vector<fs::path> parts(wanted.begin(), wanted.end());
+  for (const fs::path& part : parts)
+    if (!clean || !is_plain_component(part))
+      throw Error::make(ExitCode::bad_data, "{}: refuses the file name '{}': it would leave the directory",
+                        root.string(), relative);
+  if (!clean) throw Error::make(ExitCode::bad_data, "{}: refuses the file name '{}'", root.string(), relative);
+  // One component at a time with O_NOFOLLOW: neither a link nor a later swap of one can lead elsewhere.
+  FileDescriptor at(open_or_throw(root, O_RDONLY | O_DIRECTORY));
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const bool last = i + 1 == parts.size();
+    const int flags = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | (last ? 0 : O_DIRECTORY);
+    FileDescriptor next(openat(at.get(), parts[i].c_str(), flags));
+    if (!next.valid() && errno == ENOENT)
+      throw Error::make(ExitCode::missing_input, "{}: this file is missing", (root / wanted).string());
+    if (!next.valid() && (errno == ELOOP || errno == ENOTDIR))
+      throw Error::make(ExitCode::bad_data, "{}: refused, '{}' is a symbolic link or no directory",
+                        (root / wanted).string(), parts[i].string());
+    if (!next.valid()) throw failed("open", root / wanted, errno);
+    at = std::move(next);
+  }
+  size_of(at, root / wanted);  // a regular file, or Error
+  return at;
+}
+
+}  // namespace capstan

@@ -1,0 +1,50 @@
+#include "io/keyed_permutation.h"
+
+#include <bit>
+
+#include "core/error.h"
+#include "kernels/philox.h"
+
+namespace capstan {
+namespace {
+
+/// A bijective mixer of 64 bits (the finaliser of MurmurHash3).
+constexpr uint64_t mix(uint64_t x) {
+  x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdull;
+  x = (x ^ (x >> 33)) * 0xc4ceb9fe1a85ec53ull;
+  return x ^ (x >> 33);
+}
+
+}  // namespace
+
+KeyedPermutation::KeyedPermutation(uint64_t size, uint64_t seed, uint64_t epoch) : size_(size) {
+  CAPSTAN_CHECK(size >= 1, "a permutation of nothing");
+  const int bits = std::bit_width(size - 1);
+  half_bits_ = bits < 2 ? 1 : (bits + 1) / 2;
+  half_mask_ = (uint64_t{1} << half_bits_) - 1;
+  for (int round = 0; round < kRounds; ++round) {
+    const PhiloxBlock words = philox(seed, epoch, static_cast<uint64_t>(round));
+    keys_[static_cast<size_t>(round)] = words[0] | static_cast<uint64_t>(words[1]) << 32;
+  }
+}
+
+uint64_t KeyedPermutation::pass(uint64_t value) const {
+  uint64_t left = value >> half_bits_, right = value & half_mask_;
+  for (const uint64_t key : keys_) {
+    // The top bits of the mixed word: all of them depend on every bit of `right` and of the key.
+    const uint64_t mixed = mix((right + key) * 0x9e3779b97f4a7c15ull ^ key) >> (64 - half_bits_);
+    const uint64_t next = left ^ mixed;
+    left = right;
+    right = next;
+  }
+  return left << half_bits_ | right;
+}
+
+uint64_t KeyedPermutation::operator()(uint64_t position) const {
+  CAPSTAN_CHECK(position < size_, "position {} of a permutation of {}", position, size_);
+  uint64_t value = pass(position);
+  while (value >= size_) value = pass(value);
+  return value;
+}
+
+}  // namespace capstan

@@ -1,0 +1,68 @@
+#pragma once
+// Fused scaled dot-product attention with its backward; no T x T matrix is ever in memory (Dao et al.,
+// "FlashAttention", 2022: tiles with a running maximum and sum; backward recomputes the weights from the logsumexp).
+//   s(i, j) = scale q_i . k_j + bias_h(i, j);   w = softmax over the visible j;   o_i = sum_j w(i, j) drop(i, j) v_j
+// Query head h reads key/value head h / (heads / kv_heads). Positions: query i of a sequence stands at
+// i + offset_b, offset_b = key_length_b - queries (0 when a sequence attends to itself); key j stands at j.
+// The mask is a value: key j is visible to query i (at absolute place p = i + offset) when all given rules hold:
+//   causal: j <= p, or j < prefix_b when prefix lengths are given     window w > 0: p - j < w (and j - p < w if not causal)
+//   documents: document(query) == document(key)      key_length: j < key_length_b
+// A query that sees no key gives 0 and a logsumexp of -inf. ALiBi: bias_h = -slope_h (p - j) (|p - j| if not causal).
+// A result for one document never depends, bit for bit, on the contents of another document in the same sequence.
+// Dropout on w keeps element (b, h, i, j) by philox_word(key, stream, ((sample_b * heads + h) * T_q + i) * T_k + j),
+// sample_b = first_sample + b, kept weights scaled by 1/(1-p).
+
+#include <cstdint>
+
+#include "kernels/dropout.h"
+#include "kernels/types.h"
+
+namespace capstan::kernels {
+
+struct AttentionShape {
+  int64_t batch = 0, queries = 0, keys = 0;  ///< keys: extent of k and v (upper bound when key_lengths are given)
+  int64_t heads = 0, kv_heads = 0, head_size = 0;
+  int64_t q_stride = 0, kv_stride = 0, o_stride = 0;  ///< elements from token to token; heads are adjacent: h * head_size
+  double scale = 1.0;
+  bool causal = true;
+  int64_t window = 0;  ///< 0: none
+  DType dtype = DType::f32;
+};
+
+struct AttentionMask {
+  const int32_t* query_documents = nullptr;  ///< [batch, queries] or null; ids of one sequence never decrease
+  const int32_t* key_documents = nullptr;    ///< [batch, keys] or null, together with the above
+  const int32_t* key_lengths = nullptr;      ///< [batch] or null: all keys
+  const int32_t* prefix_lengths = nullptr;   ///< [batch] or null
+  const float* alibi_slopes = nullptr;       ///< [heads] or null
+};
+
+struct AttentionArgs {
+  AttentionShape shape;
+  AttentionMask mask;
+  Dropout dropout;
+  const void* q = nullptr;     ///< (batch, queries, heads, head_size), strides above
+  const void* k = nullptr;     ///< (batch, keys, kv_heads, head_size)
+  const void* v = nullptr;
+  void* o = nullptr;           ///< (batch, queries, heads, head_size)
+  void* logsumexp = nullptr;   ///< [batch, heads, queries] in accumulation_of(dtype); null when no backward follows
+  void* scratch = nullptr;     ///< Backend::attention_scratch(shape) bytes
+};
+
+struct AttentionBackwardArgs {
+  AttentionShape shape;
+  AttentionMask mask;
+  Dropout dropout;
+  const void* q = nullptr;
+  const void* k = nullptr;
+  const void* v = nullptr;
+  const void* o = nullptr;
+  const void* logsumexp = nullptr;
+  const void* d_o = nullptr;  ///< strides as o
+  void* dq = nullptr;         ///< strides as q; may not alias inputs
+  void* dk = nullptr;         ///< strides as k; summed over the query heads of the group in a fixed order
+  void* dv = nullptr;
+  void* scratch = nullptr;  ///< Backend::attention_backward_scratch(shape) bytes
+};
+
+}  // namespace capstan::kernels

@@ -1,0 +1,35 @@
+#pragma once
+// Cross-entropy of logits against targets, without a second copy of the logits.
+//   nll_r = logsumexp(logits[r, :vocabulary]) - logits[r, target_r];    loss_sum += sum_r weight_r nll_r   (in double)
+// Backward writes into the logits: dlogits = (softmax - onehot) weight_r gradient_scale; padded columns become 0.
+// gradient_scale is data in memory: 1 / (global sum of weights) times a loss scale.
+
+#include <cstdint>
+
+#include "kernels/types.h"
+
+namespace capstan::kernels {
+
+struct CrossEntropyArgs {
+  const void* logits = nullptr;       ///< [rows, padded] of dtype
+  const int32_t* targets = nullptr;   ///< [rows]
+  const float* weights = nullptr;     ///< [rows]; a row of weight 0 adds nothing whatever its target
+  void* logsumexp = nullptr;          ///< [rows] in accumulation_of(dtype)
+  void* nll = nullptr;                ///< [rows] in accumulation_of(dtype): unweighted
+  double* loss_sum = nullptr;         ///< [1], (=|+=) weighted sum over rows in ascending order
+  bool accumulate = false;            ///< for loss_sum
+  int64_t rows = 0, vocabulary = 0, padded = 0;
+  DType dtype = DType::f32;
+};
+
+struct CrossEntropyBackwardArgs {
+  void* logits = nullptr;             ///< in: logits, out: gradient
+  const int32_t* targets = nullptr;
+  const float* weights = nullptr;
+  const void* logsumexp = nullptr;
+  const double* gradient_scale = nullptr;  ///< [1]
+  int64_t rows = 0, vocabulary = 0, padded = 0;
+  DType dtype = DType::f32;
+};
+
+}  // namespace capstan::kernels

@@ -1,0 +1,45 @@
+#pragma once
+// Plain passes over memory: addition, scaling, casts, fills, appending to a key/value cache.
+
+#include <cstdint>
+
+#include "kernels/types.h"
+
+namespace capstan::kernels {
+
+/// y = a + b; y may be a or b. dtype of all three.
+struct AddArgs {
+  const void* a = nullptr;
+  const void* b = nullptr;
+  void* y = nullptr;
+  int64_t count = 0;
+  DType dtype = DType::f32;
+};
+
+/// y = factor x; y may be x.
+struct ScaleArgs {
+  const void* x = nullptr;
+  void* y = nullptr;
+  double factor = 1.0;
+  int64_t count = 0;
+  DType dtype = DType::f32;
+};
+
+/// y = x in another dtype, rounded to nearest even.
+struct CastArgs {
+  const void* x = nullptr;
+  void* y = nullptr;
+  int64_t count = 0;
+  DType from = DType::f32, to = DType::f32;
+};
+
+/// cache[b, start_b + i, :] = x[b, i, :] for i < rows; start_b = key_lengths[b] - rows. Rows beyond `capacity` are our fault.
+struct CacheAppendArgs {
+  const void* x = nullptr;                ///< [batch, rows, width]
+  void* cache = nullptr;                  ///< [batch, capacity, width]
+  const int32_t* key_lengths = nullptr;   ///< [batch], counted after appending
+  int64_t batch = 0, rows = 0, capacity = 0, width = 0;
+  DType dtype = DType::f32;
+};
+
+}  // namespace capstan::kernels

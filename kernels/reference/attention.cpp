@@ -1,0 +1,188 @@
+#include "kernels/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/reference/element.h"
+#include "kernels/reference/reference.h"
+
+namespace capstan::kernels::reference {
+namespace {
+
+/// What one (batch, head) sees: mask, bias and dropout of query i and key j by the rules of the contract header.
+struct HeadView {
+  const AttentionShape& shape;
+  const AttentionMask& mask;
+  const Dropout& dropout;
+  int64_t batch, head, key_length;
+
+  HeadView(const AttentionShape& s, const AttentionMask& m, const Dropout& d, int64_t b, int64_t h)
+      : shape(s), mask(m), dropout(d), batch(b), head(h), key_length(m.key_lengths ? m.key_lengths[b] : s.keys) {}
+
+  int64_t place(int64_t i) const { return i + key_length - shape.queries; }
+
+  bool visible(int64_t i, int64_t j) const {
+    const int64_t p = place(i);
+    if (shape.causal && j > p && !(mask.prefix_lengths && j < mask.prefix_lengths[batch])) return false;
+    if (shape.window > 0 && p - j >= shape.window) return false;
+    if (shape.window > 0 && !shape.causal && j - p >= shape.window) return false;
+    return !mask.query_documents ||
+           mask.query_documents[batch * shape.queries + i] == mask.key_documents[batch * shape.keys + j];
+  }
+
+  template <typename A>
+  A bias(int64_t i, int64_t j) const {
+    if (!mask.alibi_slopes) return A(0);
+    const int64_t distance = place(i) - j;
+    return -A(mask.alibi_slopes[head]) * A(shape.causal ? distance : std::abs(distance));
+  }
+
+  /// 0 where dropped, else 1 / (1 - p); 1 without dropout.
+  template <typename A>
+  A keep(int64_t i, int64_t j) const {
+    if (dropout.probability == 0.0) return A(1);
+    const uint64_t sample = *dropout.first_sample + static_cast<uint64_t>(batch);
+    const uint64_t row = (sample * static_cast<uint64_t>(shape.heads) + static_cast<uint64_t>(head)) *
+                             static_cast<uint64_t>(shape.queries) +
+                         static_cast<uint64_t>(i);
+    const uint64_t index = row * static_cast<uint64_t>(shape.keys) + static_cast<uint64_t>(j);
+    const bool kept = philox_word(*dropout.key, dropout.stream, index) >= drop_threshold(dropout.probability);
+    return kept ? A(1.0 / (1.0 - dropout.probability)) : A(0);
+  }
+
+  // First element of this head in the rows of query i and key j.
+  int64_t query_at(int64_t i) const { return (batch * shape.queries + i) * shape.q_stride + head * shape.head_size; }
+  int64_t output_at(int64_t i) const { return (batch * shape.queries + i) * shape.o_stride + head * shape.head_size; }
+  int64_t key_at(int64_t j) const {
+    return (batch * shape.keys + j) * shape.kv_stride + head / (shape.heads / shape.kv_heads) * shape.head_size;
+  }
+  int64_t statistic_at(int64_t i) const { return (batch * shape.heads + head) * shape.queries + i; }
+};
+
+template <typename T>
+Accumulation<T> dot(const T* a, const T* b, int64_t n) {
+  Accumulation<T> sum = 0;
+  for (int64_t d = 0; d < n; ++d) sum += load(a[d]) * load(b[d]);
+  return sum;
+}
+
+/// One query: scores [keys] and output [head_size] are scratch rows. Keys that are not visible are never read.
+template <typename T, typename A>
+void attend(const AttentionArgs& args, const HeadView& view, int64_t i, A* scores, A* output) {
+  const int64_t size = args.shape.head_size;
+  const T* q = in<T>(args.q) + view.query_at(i);
+  A highest = -std::numeric_limits<A>::infinity(), sum = 0;
+  for (int64_t j = 0; j < view.key_length; ++j) {
+    if (!view.visible(i, j)) continue;
+    const T* k = in<T>(args.k) + view.key_at(j);
+    scores[j] = A(args.shape.scale) * dot(q, k, size) + view.template bias<A>(i, j);
+    highest = std::max(highest, scores[j]);
+  }
+  std::fill_n(output, size, A(0));
+  for (int64_t j = 0; j < view.key_length; ++j) {
+    if (!view.visible(i, j)) continue;
+    const A weight = std::exp(scores[j] - highest);
+    sum += weight;
+    const A kept = weight * view.template keep<A>(i, j);
+    const T* v = in<T>(args.v) + view.key_at(j);
+    for (int64_t d = 0; d < size; ++d) output[d] += kept * load(v[d]);
+  }
+  T* o = out<T>(args.o) + view.output_at(i);
+  for (int64_t d = 0; d < size; ++d) store(o[d], sum == A(0) ? A(0) : output[d] / sum);
+  if (args.logsumexp) out<A>(args.logsumexp)[view.statistic_at(i)] = highest + std::log(sum);
+}
+
+/// Accumulators of one key/value head: [keys, head_size] each, and dq of one query [head_size].
+template <typename A>
+struct BackwardScratch {
+  A* dk;
+  A* dv;
+  A* dq;
+};
+
+template <typename T, typename A>
+void attend_backward(const AttentionBackwardArgs& args, const HeadView& view, int64_t i,
+                     const BackwardScratch<A>& scratch) {
+  const int64_t size = args.shape.head_size;
+  const A scale = A(args.shape.scale), logsumexp = in<A>(args.logsumexp)[view.statistic_at(i)];
+  const T* q = in<T>(args.q) + view.query_at(i);
+  const T* d_o = in<T>(args.d_o) + view.output_at(i);
+  const A inner = dot(d_o, in<T>(args.o) + view.output_at(i), size);  // = sum over j of w (dL/dw)
+  std::fill_n(scratch.dq, size, A(0));
+  for (int64_t j = 0; j < view.key_length; ++j) {
+    if (!view.visible(i, j)) continue;
+    const T* k = in<T>(args.k) + view.key_at(j);
+    const T* v = in<T>(args.v) + view.key_at(j);
+    const A weight = std::exp(scale * dot(q, k, size) + view.template bias<A>(i, j) - logsumexp);
+    const A keep = view.template keep<A>(i, j);
+    const A dscore = scale * weight * (keep * dot(d_o, v, size) - inner);
+    for (int64_t d = 0; d < size; ++d) {
+      scratch.dv[j * size + d] += weight * keep * load(d_o[d]);
+      scratch.dk[j * size + d] += dscore * load(q[d]);
+      scratch.dq[d] += dscore * load(k[d]);
+    }
+  }
+  T* dq = out<T>(args.dq) + view.query_at(i);
+  for (int64_t d = 0; d < size; ++d) store(dq[d], scratch.dq[d]);
+}
+
+/// All query heads that read one key/value head, in ascending order.
+template <typename T, typename A>
+void group_backward(const AttentionBackwardArgs& args, int64_t b, int64_t kv_head, const BackwardScratch<A>& scratch) {
+  const AttentionShape& s = args.shape;
+  const int64_t group = s.heads / s.kv_heads;
+  std::fill_n(scratch.dk, s.keys * s.head_size, A(0));
+  std::fill_n(scratch.dv, s.keys * s.head_size, A(0));
+  for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+    const HeadView view(s, args.mask, args.dropout, b, h);
+    for (int64_t i = 0; i < s.queries; ++i) attend_backward<T, A>(args, view, i, scratch);
+  }
+  const HeadView view(s, args.mask, args.dropout, b, kv_head * group);
+  for (int64_t j = 0; j < s.keys; ++j) {
+    T* dk = out<T>(args.dk) + view.key_at(j);
+    T* dv = out<T>(args.dv) + view.key_at(j);
+    for (int64_t d = 0; d < s.head_size; ++d) {
+      store(dk[d], scratch.dk[j * s.head_size + d]);
+      store(dv[d], scratch.dv[j * s.head_size + d]);
+    }
+  }
+}
+
+}  // namespace
+
+size_t attention_scratch(const AttentionShape& s) {
+  return static_cast<size_t>(s.keys + s.head_size) * bytes_of(accumulation_of(s.dtype));
+}
+
+void attention(const AttentionArgs& args) {
+  const AttentionShape& s = args.shape;
+  with_element(s.dtype, "attention", [&]<typename T>(T) {
+    using A = Accumulation<T>;
+    A* scores = out<A>(args.scratch);
+    for (int64_t b = 0; b < s.batch; ++b) {
+      for (int64_t h = 0; h < s.heads; ++h) {
+        const HeadView view(s, args.mask, args.dropout, b, h);
+        for (int64_t i = 0; i < s.queries; ++i) attend<T, A>(args, view, i, scores, scores + s.keys);
+      }
+    }
+  });
+}
+
+size_t attention_backward_scratch(const AttentionShape& s) {
+  return static_cast<size_t>((2 * s.keys + 1) * s.head_size) * bytes_of(accumulation_of(s.dtype));
+}
+
+void attention_backward(const AttentionBackwardArgs& args) {
+  const AttentionShape& s = args.shape;
+  with_element(s.dtype, "attention_backward", [&]<typename T>(T) {
+    using A = Accumulation<T>;
+    A* base = out<A>(args.scratch);
+    const int64_t block = s.keys * s.head_size;
+    for (int64_t b = 0; b < s.batch; ++b) {
+      for (int64_t h = 0; h < s.kv_heads; ++h) group_backward<T, A>(args, b, h, {base, base + block, base + 2 * block});
+    }
+  });
+}
+
+}  // namespace capstan::kernels::reference

@@ -1,0 +1,53 @@
+#pragma once
+// Element types. A dtype is a value everywhere above kernels/; templates on the element type stop inside kernels/.
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+namespace capstan {
+
+enum class DType : uint8_t { f64, f32, bf16, f16, i64, i32, u32, u16, u8 };
+
+constexpr size_t bytes_of(DType t) {
+  switch (t) {
+    case DType::f64:
+    case DType::i64:
+      return 8;
+    case DType::f32:
+    case DType::i32:
+    case DType::u32:
+      return 4;
+    case DType::bf16:
+    case DType::f16:
+    case DType::u16:
+      return 2;
+    case DType::u8:
+      return 1;
+  }
+  return 0;
+}
+
+constexpr const char* name_of(DType t) {
+  constexpr const char* names[] = {"f64", "f32", "bf16", "f16", "i64", "i32", "u32", "u16", "u8"};
+  return names[static_cast<int>(t)];
+}
+
+constexpr bool is_floating(DType t) { return t <= DType::f16; }
+
+/// The dtype in which sums, statistics (mean, rstd, logsumexp), gradients of parameters and masters are held.
+constexpr DType accumulation_of(DType t) { return t == DType::f64 ? DType::f64 : DType::f32; }
+
+/// bfloat16: the upper half of a float; rounded to nearest even, NaN kept quiet.
+struct BFloat16 {
+  uint16_t bits = 0;
+  BFloat16() = default;
+  explicit BFloat16(float v) {
+    const uint32_t u = std::bit_cast<uint32_t>(v);
+    bits = (u & 0x7fffffffu) > 0x7f800000u ? static_cast<uint16_t>((u >> 16) | 0x40u)
+                                           : static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+  }
+  explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+};
+
+}  // namespace capstan

@@ -1,0 +1,54 @@
+#include "launch/console.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+namespace capstan {
+namespace {
+constexpr std::chrono::milliseconds kOnTerminal{100}, kElsewhere{5000};
+}
+
+Console::Console(bool speaks) : speaks_(speaks), terminal_(isatty(STDOUT_FILENO) != 0) {}
+
+Console::~Console() {
+  if (open_) std::fputc('\n', stdout);
+}
+
+void Console::say(const std::string& line) {
+  if (!speaks_) return;
+  if (open_) std::fputc('\n', stdout);
+  open_ = false;
+  std::fprintf(stdout, "%s\n", line.c_str());
+  std::fflush(stdout);
+}
+
+void Console::progress(const std::string& line, bool last) {
+  if (!speaks_) return;
+  const auto now = std::chrono::steady_clock::now();
+  if (!last && now - printed_ < (terminal_ ? kOnTerminal : kElsewhere)) return;
+  printed_ = now;
+  std::fprintf(stdout, terminal_ ? "\r\x1b[K%s" : "%s\n", line.c_str());
+  open_ = terminal_;
+  if (last && open_) std::fputc('\n', stdout), open_ = false;
+  std::fflush(stdout);
+}
+
+std::string duration_text(double seconds) {
+  const long s = static_cast<long>(seconds + 0.5);
+  if (s < 60) return fmt::format("{} s", s);
+  if (s < 3600) return fmt::format("{} min {:02} s", s / 60, s % 60);
+  return fmt::format("{} h {:02} min", s / 3600, s % 3600 / 60);
+}
+
+std::string bytes_text(double bytes) {
+  const char* unit = "B";
+  for (const char* next : {"KiB", "MiB", "GiB", "TiB"}) {
+    if (bytes < 1024) break;
+    bytes /= 1024, unit = next;
+  }
+  return fmt::format("{:.4g} {}", bytes, unit);
+}
+
+}  // namespace capstan

@@ -1,0 +1,45 @@
+#include "launch/data_feed.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace capstan {
+
+DataFeed::DataFeed(CorpusStream& stream, int64_t share, int rank)
+    : stream_(stream), share_(share), context_(stream.context()), rank_(rank) {
+  const size_t count = static_cast<size_t>(share * context_);
+  for (auto* field : {&tokens_, &targets_, &positions_, &documents_}) field->resize(count);
+  weights_.resize(count);
+}
+
+SampleTally DataFeed::read_range(uint64_t first, int64_t count) {
+  SampleFields fields;
+  fields.set("tokens", tokens_.data()).set("targets", targets_.data()).set("positions", positions_.data());
+  fields.set("document_ids", documents_.data()).set("loss_weights", weights_.data());
+  return count > 0 ? stream_.fill(first, count, fields) : SampleTally{};
+}
+
+SampleTally DataFeed::read(uint64_t cursor, uint64_t global_batch) {
+  const uint64_t offset = static_cast<uint64_t>(rank_) * static_cast<uint64_t>(share_);
+  const SampleTally tally = read_range(cursor + offset, share_);
+  stream_.prefetch(cursor + global_batch + offset, share_);
+  return tally;
+}
+
+void DataFeed::place(Program& program, int64_t first, int64_t count, int64_t microbatch) const {
+  const size_t from = static_cast<size_t>(first * context_), elements = static_cast<size_t>(count * context_);
+  const auto copy = [&](const char* name, const std::vector<int32_t>& field) {
+    std::memcpy(program.address(name), field.data() + from, elements * sizeof(int32_t));
+  };
+  copy("input.tokens", tokens_), copy("input.targets", targets_);
+  copy("input.positions", positions_), copy("input.document_ids", documents_);
+  float* weights = program.at<float>("input.loss_weights");
+  std::memcpy(weights, weights_.data() + from, elements * sizeof(float));
+  std::fill(weights + elements, weights + microbatch * context_, 0.0f);
+}
+
+size_t DataFeed::bytes() const {
+  return (tokens_.size() + targets_.size() + positions_.size() + documents_.size()) * sizeof(int32_t) + weights_.size() * sizeof(float);
+}
+
+}  // namespace capstan

@@ -1,0 +1,36 @@
+#pragma once
+// DataFeed: hands the trainer its share of each step. The global order of samples does not depend on the ranks: in the
+// step that starts at cursor c, rank r of n takes samples c + r*share .. c + (r+1)*share. All microbatches of a step are
+// in host memory before its first forward pass, so that the step's sum of loss weights is known before any gradient.
+
+#include <memory>
+#include <vector>
+
+#include "core/training_program.h"
+#include "io/corpus_stream.h"
+
+namespace capstan {
+
+class DataFeed {
+ public:
+  /// share: samples of this rank and step.
+  DataFeed(CorpusStream& stream, int64_t share, int rank);
+
+  /// Reads this rank's share of the step that starts at `cursor`, and asks for the next one's.
+  SampleTally read(uint64_t cursor, uint64_t global_batch);
+  /// Copies samples first .. first + count of what was read into the plan's inputs; what the inputs hold beyond that
+  /// is given weight 0.
+  void place(Program& program, int64_t first, int64_t count, int64_t microbatch) const;
+  /// Evaluation: samples `first` .. + count of the stream itself.
+  SampleTally read_range(uint64_t first, int64_t count);
+  size_t bytes() const;
+
+ private:
+  CorpusStream& stream_;
+  int64_t share_, context_;
+  int rank_;
+  std::vector<int32_t> tokens_, targets_, positions_, documents_;
+  std::vector<float> weights_;
+};
+
+}  // namespace capstan

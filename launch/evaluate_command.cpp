@@ -1,0 +1,85 @@
+#include "launch/evaluate_command.h"
+
+#include <omp.h>
+
+#include <memory>
+
+#include "core/config/config_checks.h"
+#include "core/error.h"
+#include "launch/command_line_ranks.h"
+#include "launch/console.h"
+#include "launch/evaluator.h"
+#include "launch/finished_run.h"
+#include "launch/program_state.h"
+#include "launch/training_setup.h"
+
+namespace capstan {
+namespace {
+
+struct EvaluateArguments {
+  std::string run;
+  std::vector<std::string> corpora;
+  std::string split = "validation";
+  int64_t samples = 0, step = -1;
+};
+
+std::vector<std::shared_ptr<const Corpus>> corpora_for(const EvaluateArguments& arguments, const FinishedRun& run) {
+  std::vector<std::shared_ptr<const Corpus>> corpora;
+  for (const std::string& path : arguments.corpora.empty() ? run.config.data.corpora : arguments.corpora) {
+    corpora.push_back(Corpus::open(path));
+    if (corpora.back()->tokenizer().hash() != run.state.tokenizer)
+      throw Error::make(ExitCode::config, "the tokenizer of {} (hash {}) is not the one this run was trained with (hash {})", path,
+                        corpora.back()->tokenizer().hash(), run.state.tokenizer);
+  }
+  return corpora;
+}
+
+void evaluate_run(const EvaluateArguments& arguments, Communicator& world) {
+  FinishedRun run = open_run(arguments.run, arguments.step);
+  run.config.layout.dp = 0;
+  run.config.train.microbatch = std::max<int64_t>(1, run.config.train.microbatch);
+  run.config.train.global_batch = run.config.train.microbatch * world.size();
+  check_for_world(run.config, world.size());
+  Console console(world.rank() == 0);
+  for (const std::string& complaint : run.complaints) console.say("warning  " + complaint);
+  CorpusStream stream(corpora_for(arguments, run), arguments.split == "train" ? Split::train : Split::validation,
+                      run.config.model.context, static_cast<uint64_t>(run.config.train.seed));
+  omp_set_num_threads(threads_for(run.config.train, world));
+  const kernels::Backend backend = backend_for(run.config.train);
+  const Mesh mesh = mesh_of(run.config.layout, world.rank());
+  const RankGroups groups(mesh, world);
+  TrainingProgram training(mesh, {&backend, groups.communicators()}, training_spec(run.config, false));
+  training.allocate_and_initialise();
+  load_parameters(training.program(), training.master_dtype(), run.checkpoint);
+  training.refresh_working_copies();
+  const int64_t wanted = arguments.samples > 0 ? arguments.samples : static_cast<int64_t>(stream.samples_per_epoch());
+  const Evaluation result = evaluate(training, stream, wanted, [&](int64_t done) {
+    console.progress(fmt::format("{} of {} samples", done, wanted), done >= wanted);
+  });
+  console.say(fmt::format("checkpoint               {}", run.checkpoint.path().string()));
+  console.say(fmt::format("{} samples       {} ({} tokens, {} bytes of text)", arguments.split, result.samples,
+                          static_cast<int64_t>(result.weights), static_cast<int64_t>(result.bytes)));
+  console.say(fmt::format("loss                     {} nats per token", result.loss()));
+  console.say(fmt::format("bits per byte            {}", result.bits_per_byte()));
+}
+
+}  // namespace
+
+void add_evaluate_command(CLI::App& app, std::function<void()>& action) {
+  CLI::App* verb = app.add_subcommand("evaluate", "loss of a run's model in nats per token and bits per byte");
+  const auto arguments = std::make_shared<EvaluateArguments>();
+  verb->add_option("--run", arguments->run, "run directory")->required();
+  verb->add_option("--corpus", arguments->corpora, "corpus directories; default: those of the run");
+  verb->add_option("--split", arguments->split, "validation or train")->capture_default_str()->check(CLI::IsMember({"validation", "train"}));
+  verb->add_option("--samples", arguments->samples, "how many samples; 0: the whole split")->capture_default_str()->check(CLI::Range(0, 1 << 30));
+  verb->add_option("--step", arguments->step, "the checkpoint of this step; default: the newest");
+  verb->footer(
+      "Examples:\n"
+      "  capstan evaluate --run runs/quickstart/run\n"
+      "  mpirun -n 2 capstan evaluate --run runs/mine --corpus other-corpus --samples 1000");
+  verb->callback([arguments, &action] {
+    action = [arguments] { run_on_ranks({}, [&](MpiSession& session) { evaluate_run(*arguments, session.world()); }); };
+  });
+}
+
+}  // namespace capstan

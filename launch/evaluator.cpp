@@ -1,0 +1,33 @@
+#include "launch/evaluator.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace capstan {
+
+double Evaluation::bits_per_byte() const { return nats / std::log(2.0) / bytes; }
+
+Evaluation evaluate(TrainingProgram& training, CorpusStream& stream, int64_t samples, const std::function<void(int64_t)>& progress) {
+  Program& program = training.program();
+  const int64_t micro = training.spec().microbatch, ranks = program.mesh().size(Axis::dp), rank = program.mesh().coordinate(Axis::dp);
+  samples = std::min<int64_t>(samples, static_cast<int64_t>(stream.samples_per_epoch()));
+  DataFeed feed(stream, micro, static_cast<int>(rank));
+  SampleTally tally;
+  double nats = 0.0;
+  for (int64_t round = 0; round * micro * ranks < samples; ++round) {
+    const int64_t first = (round * ranks + rank) * micro;
+    const int64_t count = std::clamp<int64_t>(samples - first, 0, micro);
+    tally += feed.read_range(static_cast<uint64_t>(first), count);
+    feed.place(program, 0, count, micro);
+    program.run("evaluate", Part::forward);
+    nats += program.at<double>("evaluate.loss_sum")[0];
+    if (progress) progress(std::min((round + 1) * micro * ranks, samples));
+  }
+  double* report = program.at<double>("evaluate.report");
+  report[kEvaluationLoss] = nats, report[kEvaluationWeights] = tally.weight;
+  report[kEvaluationBytes] = static_cast<double>(tally.text_bytes);
+  if (program.has("evaluate", Part::update)) program.run("evaluate", Part::update);
+  return {report[kEvaluationLoss], report[kEvaluationWeights], report[kEvaluationBytes], samples};
+}
+
+}  // namespace capstan

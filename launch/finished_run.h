@@ -1,0 +1,27 @@
+#pragma once
+// A run directory opened for use: its config, its newest good checkpoint, its tokenizer.
+
+#include <memory>
+#include <string>
+
+#include "core/config/run_config.h"
+#include "core/generation_program.h"
+#include "io/checkpoint.h"
+#include "io/corpus.h"
+#include "launch/run_directory.h"
+
+namespace capstan {
+
+struct FinishedRun {
+  RunConfig config;
+  TrainingState state;
+  Checkpoint checkpoint;
+  std::vector<std::string> complaints;  ///< about newer checkpoints that were passed over
+};
+
+/// `step` -1: the newest good checkpoint. Error missing_input or bad_data.
+FinishedRun open_run(const std::string& directory, int64_t step = -1);
+/// The tokenizer the run was trained with: that of its first corpus, checked against the checkpoint. Error config.
+std::shared_ptr<const Tokenizer> tokenizer_of(const FinishedRun& run);
+
+}  // namespace capstan

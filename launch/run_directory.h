@@ -1,0 +1,43 @@
+#pragma once
+// RunDirectory: config.toml (as effective), metrics.jsonl, checkpoints/. Made by rank 0; every rank reads checkpoints.
+// TrainingState is what a checkpoint carries besides tensors.
+
+#include <filesystem>
+#include <string>
+
+#include "core/config/run_config.h"
+
+namespace capstan {
+
+class RunDirectory {
+ public:
+  explicit RunDirectory(const std::string& path) : path_(path) {}
+  std::filesystem::path path() const { return path_; }
+  std::filesystem::path config() const { return path_ / "config.toml"; }
+  std::filesystem::path metrics() const { return path_ / "metrics.jsonl"; }
+  std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
+  /// Makes the directories. Error cannot_create.
+  void create() const;
+  void write_config(const RunConfig& config) const;
+
+ private:
+  std::filesystem::path path_;
+};
+
+struct TrainingState {
+  int64_t step = 0;       ///< steps done
+  uint64_t samples = 0;   ///< the data cursor
+  int64_t updates = 0;    ///< steps that were not skipped: t of AdamW
+  int64_t bad_steps = 0;  ///< skipped so far, and in a row
+  int64_t bad_in_a_row = 0;
+  uint64_t tokens = 0;
+  std::string tokenizer;  ///< hash
+  std::string corpus;     ///< digest of the stream: equal means that the cursor names the same sample
+  std::string config;     ///< effective TOML
+  std::string numerics;   ///< what bitwise repetition depends on, as one line
+
+  std::string to_json() const;
+  static TrainingState from_json(const std::string& text, const std::string& where);
+};
+
+}  // namespace capstan

@@ -1,0 +1,49 @@
+#include "launch/train_command.h"
+
+#include <memory>
+
+#include "core/config/config_checks.h"
+#include "core/config/config_reader.h"
+#include "launch/command_line.h"
+#include "launch/command_line_ranks.h"
+#include "launch/trainer.h"
+
+namespace capstan {
+namespace {
+
+struct TrainArguments {
+  std::string config;
+  std::vector<std::string> overrides;
+};
+
+void train(const TrainArguments& arguments) {
+  run_on_ranks({}, [&](MpiSession& session) {
+    RunConfig config = load_run_config(arguments.config, arguments.overrides);
+    check_for_training(config);
+    check_for_world(config, session.world().size());
+    const StopSignal stop;
+    Console console(session.world().rank() == 0);
+    Trainer trainer(config, session.world(), stop, console);
+    const int code = trainer.run();
+    session.world().barrier();
+    if (code != 0) throw ExitRequest{code};
+  });
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app, std::function<void()>& action) {
+  CLI::App* verb = app.add_subcommand("train", "pretrain a model; resumes by itself when the run directory holds a checkpoint");
+  const auto arguments = std::make_shared<TrainArguments>();
+  verb->add_option("config", arguments->config, "CONFIG.toml (capstan config lists every key)")->required();
+  verb->add_option("overrides", arguments->overrides, "key.path=value, stronger than the file");
+  verb->footer(
+      "Examples:\n"
+      "  capstan train configs/runs/shakespeare-cpu.toml data.corpora=my-corpus\n"
+      "  mpirun -n 2 capstan train run.toml train.steps=2000 optimizer.learning_rate=6e-4\n"
+      "SIGTERM, SIGINT or SIGUSR1 to a rank (SIGUSR1 to mpirun): the step is finished on all ranks, a checkpoint is written\n"
+      "and the exit code is 75; the same command then goes on. A second SIGINT ends at once.");
+  verb->callback([arguments, &action] { action = [arguments] { train(*arguments); }; });
+}
+
+}  // namespace capstan

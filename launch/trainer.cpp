@@ -1,0 +1,295 @@
+#include "launch/trainer.h"
+
+#include <omp.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstring>
+
+#include "core/config/config_reader.h"
+#include "core/config/config_writer.h"
+#include "core/error.h"
+#include "core/failpoint.h"
+#include "core/learning_rate.h"
+#include "io/checkpoint_save.h"
+#include "launch/evaluator.h"
+#include "launch/machine_ceiling.h"
+#include "launch/program_state.h"
+
+namespace capstan {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+int threads_set_for(const TrainConfig& train, Communicator& world) {
+  const int threads = threads_for(train, world);
+  omp_set_num_threads(threads);
+  return threads;
+}
+
+}  // namespace
+
+Trainer::Trainer(RunConfig config, Communicator& world, const StopSignal& stop, Console& console)
+    : config_(std::move(config)),
+      world_(world),
+      stop_(stop),
+      console_(console),
+      directory_(config_.run.dir),
+      mesh_(mesh_of(config_.layout, world.rank())),
+      threads_(threads_set_for(config_.train, world)),
+      backend_(backend_for(config_.train)),
+      groups_(mesh_, world) {
+  require_equal(world_, canonical(config_), "config");
+  open_corpora();
+  make_program();
+  require_equal(world_, training_->program().digest(), "plan");
+  if (world_.rank() == 0) directory_.create();
+  world_.barrier();
+  announce();
+  resume();
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::open_corpora() {
+  std::vector<std::shared_ptr<const Corpus>> corpora;
+  for (const std::string& path : config_.data.corpora) corpora.push_back(Corpus::open(path));
+  const int64_t vocabulary = corpora.at(0)->tokenizer().vocabulary();
+  if (config_.model.vocabulary == 0) config_.model.vocabulary = vocabulary;
+  if (config_.model.vocabulary < vocabulary)
+    throw Error::make(ExitCode::config, "model.vocabulary is {}, but the tokenizer of {} has {} tokens; leave model.vocabulary out or raise it",
+                      config_.model.vocabulary, config_.data.corpora[0], vocabulary);
+  const uint64_t seed = static_cast<uint64_t>(config_.train.seed);
+  train_stream_ = std::make_unique<CorpusStream>(corpora, Split::train, config_.model.context, seed);
+  validation_stream_ = std::make_unique<CorpusStream>(corpora, Split::validation, config_.model.context, seed);
+  require_equal(world_, train_stream_->digest() + validation_stream_->digest(), "corpus");
+  state_.tokenizer = corpora[0]->tokenizer().hash();
+  state_.corpus = train_stream_->digest();
+}
+
+void Trainer::make_program() {
+  training_ = std::make_unique<TrainingProgram>(mesh_, Device{&backend_, groups_.communicators()}, training_spec(config_, true));
+  feed_ = std::make_unique<DataFeed>(*train_stream_, config_.train.microbatch * config_.accumulation(), mesh_.coordinate(Axis::dp));
+  const Plan& plan = training_->program().plan("train");
+  for (const Part part : {Part::forward, Part::backward}) {
+    step_flops_ += static_cast<double>(config_.accumulation()) * plan.flops(part, false);
+    step_flops_done_ += static_cast<double>(config_.accumulation()) * plan.flops(part, true);
+  }
+}
+
+void Trainer::announce() const {
+  const Program& program = training_->program();
+  console_.say(fmt::format("model    {} parameters, {} layers, width {}, context {}, vocabulary {}",
+                           program.parameters().elements(), config_.model.layers, config_.model.width, config_.model.context, config_.model.vocabulary));
+  console_.say(fmt::format("layout   {}; {} thread{} a rank; {} kernels ({}); {}", mesh_.describe(), threads_, threads_ == 1 ? "" : "s",
+                           backend_.name, backend_.instruction_set, world_.transport()));
+  console_.say(fmt::format("batch    {} sequences = {} microbatch{} of {} on each of {} rank{}", config_.train.global_batch,
+                           config_.accumulation(), config_.accumulation() == 1 ? "" : "es", config_.train.microbatch,
+                           config_.layout.dp, config_.layout.dp == 1 ? "" : "s"));
+  console_.say(fmt::format("memory   {} persistent + {} transient a rank, planned before step 0; outside it {} of samples and {} of corpus chunks",
+                           bytes_text(static_cast<double>(program.persistent_bytes())), bytes_text(static_cast<double>(program.transient_bytes())),
+                           bytes_text(static_cast<double>(feed_->bytes())),
+                           bytes_text(static_cast<double>(train_stream_->memory_bytes() + validation_stream_->memory_bytes()))));
+  console_.say(fmt::format("corpus   {} training tokens, {} samples an epoch; the run reads {:.2f} epochs", train_stream_->tokens(),
+                           train_stream_->samples_per_epoch(),
+                           static_cast<double>(config_.train.steps) * static_cast<double>(config_.train.global_batch) /
+                               static_cast<double>(train_stream_->samples_per_epoch())));
+}
+
+std::string Trainer::numerics() const {
+  return fmt::format("capstan {} backend {} isa {} threads {} microbatch {} dp {} precision {} plan {}", CAPSTAN_VERSION, backend_.name,
+                     backend_.instruction_set, threads_, config_.train.microbatch, config_.layout.dp, name_of(config_.train.dtype()),
+                     training_->program().digest());
+}
+
+void Trainer::resume() {
+  CommunicatorGroup group(world_);
+  std::vector<std::string> complaints;
+  std::optional<Checkpoint> checkpoint = open_newest_good(directory_.checkpoints(), complaints, group);
+  for (const std::string& complaint : complaints) console_.say("warning  " + complaint);
+  training_->allocate_and_initialise();
+  state_.numerics = numerics();
+  if (checkpoint) {
+    const TrainingState found = TrainingState::from_json(checkpoint->state(), checkpoint->path().string());
+    check_resumed(found);
+    load_state(*training_, *checkpoint);
+    const TrainingState now = state_;
+    state_ = found;
+    state_.numerics = now.numerics, state_.corpus = now.corpus;
+    saved_ = true;
+    console_.say(fmt::format("resume   from {} at step {}", checkpoint->path().string(), state_.step));
+  }
+  state_.config = write_effective(config_);
+  world_.barrier();
+  if (world_.rank() != 0) return;
+  const uint64_t moved = RunLog::resume(directory_.metrics(), static_cast<uint64_t>(state_.step));
+  if (moved > 0) console_.say(fmt::format("resume   {} lines of metrics after that step were moved aside", moved));
+  directory_.write_config(config_);
+  log_ = std::make_unique<RunLog>(directory_.metrics());
+}
+
+void Trainer::check_resumed(const TrainingState& found) const {
+  if (found.tokenizer != state_.tokenizer)
+    throw Error::make(ExitCode::config,
+                      "the checkpoint in {} was trained with another tokenizer (hash {}) than that of {} (hash {}); use the "
+                      "corpus it was trained on, or another run.dir",
+                      directory_.checkpoints().string(), found.tokenizer, config_.data.corpora[0], state_.tokenizer);
+  const RunConfig before = parse_run_config(found.config, "config of the checkpoint");
+  std::string refused;
+  for (const ConfigDifference& difference : resume_differences(before, config_)) {
+    const std::string text = fmt::format("{}: {} -> {}", difference.key, difference.before, difference.after);
+    if (difference.on_resume == OnResume::fixed)
+      refused += "\n  " + text;
+    else
+      console_.say("resume   changed " + text);
+  }
+  if (!refused.empty())
+    throw Error::make(ExitCode::config, "these keys may not change when a run is resumed:{}\nput them back, or choose another run.dir", refused);
+  if (found.corpus != state_.corpus) console_.say("resume   the corpus, seed or context changed: the cursor goes on, the order is new");
+  if (found.numerics != state_.numerics)
+    console_.say(fmt::format("resume   results will not be bitwise those of an uninterrupted run:\n           then {}\n           now  {}",
+                             found.numerics, state_.numerics));
+}
+
+double Trainer::reduce_control(double weights) {
+  Program& program = training_->program();
+  double* control = program.at<double>("step.control");
+  control[kWeightSum] = weights;
+  control[kStopRequests] = stop_.requested() ? 1.0 : 0.0;
+  training_->begin();
+  return program.at<double>("step.control.reduced")[kWeightSum];
+}
+
+Trainer::StepResult Trainer::step() {
+  StepResult result;
+  const auto start = Clock::now();
+  Program& program = training_->program();
+  const SampleTally tally = feed_->read(state_.samples, static_cast<uint64_t>(config_.train.global_batch));
+  result.data_seconds = since(start);
+  result.weights = reduce_control(tally.weight);
+  result.stop = program.at<double>("step.control.reduced")[kStopRequests] > 0.0;
+
+  kernels::StepScalars& scalars = *program.at<kernels::StepScalars>("step.scalars");
+  scalars = {};
+  scalars.learning_rate = learning_rate_at(config_.schedule, config_.optimizer.learning_rate, state_.step, config_.train.steps);
+  scalars.correction1 = 1.0 - std::pow(config_.optimizer.beta1, static_cast<double>(state_.updates + 1));
+  scalars.correction2 = 1.0 - std::pow(config_.optimizer.beta2, static_cast<double>(state_.updates + 1));
+  scalars.clip_limit = config_.optimizer.clip;
+  scalars.gradient_scale = result.weights > 0.0 ? 1.0 / result.weights : 0.0;
+
+  double* report = program.at<double>("step.report");
+  std::fill(report, report + kBadRanks + mesh_.size(Axis::dp), 0.0);
+  uint64_t* random = program.at<uint64_t>("step.random");
+  random[0] = static_cast<uint64_t>(config_.train.seed) * 0x9E3779B97F4A7C15ull + static_cast<uint64_t>(state_.step);
+  const int64_t micro = config_.train.microbatch, count = config_.accumulation();
+  for (int64_t m = 0; m < count; ++m) {
+    feed_->place(program, m * micro, micro, micro);
+    random[1] = static_cast<uint64_t>((mesh_.coordinate(Axis::dp) * count + m) * micro);
+    if (failpoint("train.microbatch")) program.at<float>("input.loss_weights")[0] = NAN;
+    training_->microbatch(m);
+  }
+  if (!std::isfinite(report[kLossSum])) report[kBadRanks + mesh_.coordinate(Axis::dp)] = 1.0;
+  training_->update();
+  const double* reduced = program.at<double>("step.report.reduced");
+  result.loss = result.weights > 0.0 ? reduced[kLossSum] / result.weights : 0.0;
+  result.norm = scalars.gradient_norm;
+  result.skipped = scalars.skip != 0.0;
+  for (int rank = 0; rank < mesh_.size(Axis::dp); ++rank)
+    if (reduced[kBadRanks + rank] > 0.0) result.bad_ranks.push_back(rank);
+  result.seconds = since(start);
+  return result;
+}
+
+void Trainer::count_step(const StepResult& result) {
+  ++state_.step;
+  state_.samples += static_cast<uint64_t>(config_.train.global_batch);
+  state_.tokens += static_cast<uint64_t>(config_.train.global_batch * config_.model.context);
+  saved_ = false;
+  mean_seconds_ = mean_seconds_ == 0.0 ? result.seconds : 0.9 * mean_seconds_ + 0.1 * result.seconds;
+  if (!result.skipped) {
+    ++state_.updates;
+    state_.bad_in_a_row = 0;
+    return;
+  }
+  ++state_.bad_steps, ++state_.bad_in_a_row;
+  std::string who;
+  for (const int rank : result.bad_ranks) who += fmt::format("{}{}", who.empty() ? "the loss on rank " : ", ", rank);
+  if (who.empty()) who = "the gradient norm (every rank's loss is finite)";
+  console_.say(fmt::format("warning  step {}: {} is not finite; the step was skipped ({} in a row, {} in all)", state_.step, who,
+                           state_.bad_in_a_row, state_.bad_steps));
+  if (state_.bad_in_a_row >= config_.train.maximum_bad_steps)
+    throw Error::make(ExitCode::numerical,
+                      "{} steps in a row were not finite, the last at step {} ({}); lower optimizer.learning_rate, or look at "
+                      "the data around sample {}",
+                      state_.bad_in_a_row, state_.step, who, state_.samples);
+}
+
+std::string Trainer::progress_text(const StepResult& result) const {
+  const double rate = static_cast<double>(config_.train.global_batch * config_.model.context) / mean_seconds_;
+  std::string text = fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s  MFU {:.0f}%  ETA {}", state_.step, config_.train.steps, result.loss,
+                                 rate, 100.0 * step_flops_ / mean_seconds_ / product_rate_,
+                                 duration_text(mean_seconds_ * static_cast<double>(config_.train.steps - state_.step)));
+  if (last_validation_ > 0.0) text += fmt::format("  validation {:.4f}", last_validation_);
+  return text;
+}
+
+void Trainer::log_step(const StepResult& result) {
+  const double tokens = static_cast<double>(config_.train.global_batch * config_.model.context);
+  MetricsLine line{{"step", state_.step},
+                   {"tokens", state_.tokens},
+                   {"loss", result.loss},
+                   {"learning_rate", training_->program().at<kernels::StepScalars>("step.scalars")->learning_rate},
+                   {"grad_norm", result.norm},
+                   {"step_seconds", result.seconds},
+                   {"tokens_per_second", tokens / result.seconds},
+                   {"mfu", step_flops_ / result.seconds / product_rate_},
+                   {"hfu", step_flops_done_ / result.seconds / product_rate_},
+                   {"data_wait_seconds", result.data_seconds}};
+  if (result.skipped) line.push_back({"skipped", int64_t{1}});
+  const bool last = state_.step == config_.train.steps;
+  if (due(config_.train.evaluate_every) || last) evaluate(line);
+  if (log_) log_->append(line);
+  console_.progress(progress_text(result), last || due(config_.train.evaluate_every));
+}
+
+void Trainer::evaluate(MetricsLine& line) {
+  const Evaluation result = capstan::evaluate(*training_, *validation_stream_, config_.train.evaluate_samples);
+  last_validation_ = result.loss();
+  line.push_back({"validation_loss", result.loss()});
+  line.push_back({"validation_bits_per_byte", result.bits_per_byte()});
+}
+
+void Trainer::save() {
+  if (saved_) return;
+  if (log_) log_->sync();
+  CommunicatorGroup group(world_);
+  StateSlices state = state_slices(*training_, world_.rank(), world_.size());
+  const SaveResult result = save_checkpoint(directory_.checkpoints(), static_cast<uint64_t>(state_.step), std::move(state.tensors),
+                                            std::move(state.slices), state_.to_json(), group, static_cast<int>(config_.checkpoint.keep));
+  for (const std::string& warning : result.warnings) console_.say("warning  " + warning);
+  saved_ = true;
+}
+
+int Trainer::run() {
+  if (state_.step >= config_.train.steps) {
+    console_.say(fmt::format("done     the run has its {} steps already; raise train.steps to go on", config_.train.steps));
+    return 0;
+  }
+  product_rate_ = measure_product_rate(backend_, activation_dtype(precision_of(config_.train)), backend_.name == "cpu" ? 512 : 96, 3);
+  while (state_.step < config_.train.steps) {
+    const StepResult result = step();
+    count_step(result);
+    log_step(result);
+    if (result.stop || due(config_.checkpoint.every) || state_.step == config_.train.steps) save();
+    if (result.stop && state_.step < config_.train.steps) {
+      console_.say(fmt::format("stopped  on request at step {}; checkpoint in {}. Start the same command again to go on.", state_.step,
+                               (directory_.checkpoints() / checkpoint_name(static_cast<uint64_t>(state_.step))).string()));
+      return static_cast<int>(ExitCode::checkpointed);
+    }
+  }
+  console_.say(fmt::format("done     {} steps, {} tokens; run directory {}", state_.step, state_.tokens, directory_.path().string()));
+  return 0;
+}
+
+}  // namespace capstan

@@ -1,0 +1,71 @@
+#pragma once
+// Trainer: turns the wheel of one rank. Opens corpus and run directory, plans, resumes, steps, evaluates, checkpoints,
+// and stops when all ranks agree to. What all ranks must agree on (stop, skip) travels in the step's own reductions.
+
+#include <memory>
+#include <vector>
+
+#include "core/config/run_config.h"
+#include "io/run_log.h"
+#include "launch/console.h"
+#include "launch/data_feed.h"
+#include "launch/run_directory.h"
+#include "launch/training_setup.h"
+#include "parallel/stop_signal.h"
+
+namespace capstan {
+
+class Trainer {
+ public:
+  Trainer(RunConfig config, Communicator& world, const StopSignal& stop, Console& console);
+  ~Trainer();
+
+  /// Runs to train.steps. Returns 0, or 75 after a checkpoint on request. Throws Error(numerical) after too many bad
+  /// steps in a row.
+  int run();
+
+ private:
+  struct StepResult {
+    double loss = 0.0, norm = 0.0, weights = 0.0, seconds = 0.0, data_seconds = 0.0;
+    bool stop = false, skipped = false;
+    std::vector<int> bad_ranks;
+  };
+
+  void open_corpora();
+  void make_program();
+  void announce() const;
+  void resume();
+  void check_resumed(const TrainingState& state) const;
+  std::string numerics() const;
+
+  StepResult step();
+  double reduce_control(double weights);
+  void count_step(const StepResult& result);
+  void log_step(const StepResult& result);
+  void evaluate(MetricsLine& line);
+  void save();
+  bool due(int64_t every) const { return every > 0 && state_.step % every == 0; }
+  std::string progress_text(const StepResult& result) const;
+
+  RunConfig config_;
+  Communicator& world_;
+  const StopSignal& stop_;
+  Console& console_;
+  RunDirectory directory_;
+  Mesh mesh_;
+  int threads_ = 1;
+  kernels::Backend backend_;
+  RankGroups groups_;
+  std::unique_ptr<CorpusStream> train_stream_, validation_stream_;
+  std::unique_ptr<TrainingProgram> training_;
+  std::unique_ptr<DataFeed> feed_;
+  std::unique_ptr<RunLog> log_;
+  TrainingState state_;
+  double product_rate_ = 0.0;      ///< FLOP/s of this rank's processors
+  double step_flops_ = 0.0, step_flops_done_ = 0.0;  ///< of this rank and step: the model's, and with recomputation
+  double mean_seconds_ = 0.0;      ///< of recent steps, for the ETA
+  double last_validation_ = 0.0;
+  bool saved_ = false;             ///< the state as it stands is on disk
+};
+
+}  // namespace capstan

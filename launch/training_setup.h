@@ -1,0 +1,36 @@
+#pragma once
+// From a RunConfig to what the engine is told: backend, threads of this rank, TrainingSpec. Shared by train, evaluate,
+// generate, inspect and bench, so that all of them plan the same program.
+
+#include <string>
+
+#include "core/config/run_config.h"
+#include "core/training_program.h"
+
+namespace capstan {
+
+kernels::Backend backend_for(const TrainConfig& train);
+TrainingSpec training_spec(const RunConfig& config, bool training);
+Precision precision_of(const TrainConfig& train);
+
+/// OpenMP threads of this rank: train.threads, or the processors this rank may use divided by the ranks of this host
+/// that may use the same ones. Collective.
+int threads_for(const TrainConfig& train, Communicator& world);
+
+/// The mesh of a checked config for one rank.
+Mesh mesh_of(const LayoutConfig& layout, int rank);
+
+/// A device over the groups of this rank: dp is a group of `world`, the other axes have size 1 in this version.
+class RankGroups {
+ public:
+  RankGroups(const Mesh& mesh, Communicator& world);
+  AxisCommunicators communicators() const;
+
+ private:
+  std::unique_ptr<Communicator> self_, dp_;
+};
+
+/// Throws Error(config) naming the ranks whose text differs from rank 0's. Collective.
+void require_equal(Communicator& world, const std::string& text, const std::string& what);
+
+}  // namespace capstan

@@ -1,0 +1,134 @@
+// label: plan
+#include "core/config/config_checks.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/config/config_reader.h"
+#include "core/error.h"
+
+namespace capstan {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+std::string mistakes(const std::vector<std::string>& overrides) {
+  try {
+    parse_run_config("", "run.toml", overrides);
+    return "";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::config);
+    return e.what();
+  }
+}
+
+std::string world_mistakes(const std::vector<std::string>& overrides, int world) {
+  RunConfig config = parse_run_config("", "run.toml", overrides);
+  try {
+    check_for_world(config, world);
+    return "";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::config);
+    return e.what();
+  }
+}
+
+TEST(ConfigChecks, Heads) {
+  EXPECT_THAT(mistakes({"model.width=128", "model.heads=5"}),
+              AllOf(HasSubstr("model.heads: heads must divide width"), HasSubstr("nearest: 4 or 8 heads")));
+  EXPECT_EQ(mistakes({"model.width=128", "model.heads=5", "model.head_size=32"}), "");
+  EXPECT_THAT(mistakes({"model.heads=8", "model.kv_heads=3"}), HasSubstr("nearest: 2 or 4"));
+  EXPECT_THAT(mistakes({"model.heads=4", "model.kv_heads=8"}), HasSubstr("nearest: 4"));
+  EXPECT_EQ(mistakes({"model.heads=8", "model.kv_heads=2"}), "");
+}
+
+TEST(ConfigChecks, RotaryNeedsEvenDims) {
+  EXPECT_THAT(mistakes({"model.positions=rotary", "model.width=27", "model.heads=3"}), HasSubstr("rotary"));
+  EXPECT_EQ(mistakes({"model.positions=learned", "model.width=27", "model.heads=3"}), "");
+  EXPECT_THAT(mistakes({"model.positions=rotary", "model.head_size=10", "model.rotary_fraction=0.5"}),
+              HasSubstr("is 5 dims"));
+  EXPECT_EQ(mistakes({"model.positions=rotary", "model.head_size=64", "model.rotary_fraction=0.25"}), "");
+  EXPECT_THAT(mistakes({"model.positions=rotary", "model.rotary_fraction=0.001"}), HasSubstr("rotary"));
+}
+
+TEST(ConfigChecks, WhatThisVersionLacksIsSaidPlainly) {
+  for (const char* axis : {"pp", "cp", "tp", "ep"})
+    EXPECT_THAT(mistakes({std::string("layout.") + axis + "=2"}),
+                AllOf(HasSubstr("is not in this version"), HasSubstr("data parallelism is available")));
+  EXPECT_THAT(mistakes({"layout.zero=1"}), HasSubstr("not in this version"));
+  EXPECT_THAT(mistakes({"train.precision=fp16"}), AllOf(HasSubstr("fp16"), HasSubstr("available: fp32 and bf16")));
+  EXPECT_THAT(mistakes({"train.device=cuda"}), HasSubstr("available: cpu and reference"));
+  EXPECT_THAT(mistakes({"train.precision=fp64"}), HasSubstr("reference"));
+  EXPECT_EQ(mistakes({"train.precision=fp64", "train.device=reference"}), "");
+  EXPECT_EQ(mistakes({"train.precision=bf16", "train.device=reference"}), "");
+  EXPECT_THAT(mistakes({"layout.sequence_parallel=true"}), HasSubstr("layout.tp is 1"));
+}
+
+TEST(ConfigChecks, Steps) {
+  EXPECT_THAT(mistakes({"train.steps=10", "schedule.warmup_steps=11"}), HasSubstr("longer than the run"));
+  EXPECT_THAT(mistakes({"model.layers=4", "layout.recompute=5"}), HasSubstr("4 blocks, but 5"));
+  EXPECT_THAT(mistakes({"layout.interleave=2"}), HasSubstr("interleaved"));
+}
+
+TEST(ConfigChecks, BatchWithoutAWorld) {
+  EXPECT_THAT(mistakes({"train.global_batch=12", "train.microbatch=8"}),
+              AllOf(HasSubstr("train.global_batch: must be a multiple"), HasSubstr("nearest: 8 or 16")));
+  EXPECT_THAT(mistakes({"train.global_batch=12", "train.microbatch=4", "layout.dp=2"}), HasSubstr("nearest: 8 or 16"));
+  EXPECT_EQ(mistakes({"train.global_batch=12", "train.microbatch=4"}), "");
+}
+
+TEST(ConfigChecks, WorldFillsWhatWasLeftOut) {
+  RunConfig config = parse_run_config("", "f", {"train.global_batch=24", "train.microbatch=4"});
+  check_for_world(config, 3);
+  EXPECT_EQ(config.layout.dp, 3);
+  EXPECT_EQ(config.train.microbatch, 4);
+  EXPECT_EQ(config.accumulation(), 2);
+  RunConfig whole = parse_run_config("", "f", {"train.global_batch=24"});
+  EXPECT_EQ(whole.accumulation(), 0);
+  check_for_world(whole, 4);
+  EXPECT_EQ(whole.train.microbatch, 6);
+  EXPECT_EQ(whole.accumulation(), 1);
+  const RunConfig before = whole;
+  check_for_world(whole, 4);
+  EXPECT_EQ(whole.train.microbatch, before.train.microbatch);
+}
+
+TEST(ConfigChecks, WorldThatDoesNotFit) {
+  EXPECT_THAT(
+      world_mistakes({"layout.dp=3", "train.global_batch=12"}, 2),
+      AllOf(HasSubstr("needs 3 ranks, but 2 were started"), HasSubstr("mpirun -n 3"), HasSubstr("layout.dp = 2")));
+  EXPECT_THAT(world_mistakes({"train.global_batch=32", "train.microbatch=4"}, 3),
+              AllOf(HasSubstr("4 x 3"), HasSubstr("nearest: 24 or 36")));
+  EXPECT_THAT(world_mistakes({"train.global_batch=2"}, 3), HasSubstr("nearest: 3"));
+  EXPECT_EQ(world_mistakes({"layout.dp=2", "train.global_batch=12"}, 2), "");
+}
+
+TEST(ConfigChecks, OrderedSumsNeedPowersOfTwo) {
+  const auto ordered = [](const char* batch, const char* micro) {
+    return std::vector<std::string>{"train.reduction=ordered", std::string("train.global_batch=") + batch,
+                                    std::string("train.microbatch=") + micro};
+  };
+  EXPECT_EQ(world_mistakes(ordered("32", "4"), 1), "");
+  EXPECT_EQ(world_mistakes(ordered("32", "4"), 2), "");
+  EXPECT_EQ(world_mistakes(ordered("32", "4"), 8), "");
+  EXPECT_THAT(world_mistakes(ordered("24", "4"), 2), HasSubstr("powers of two"));
+  EXPECT_THAT(world_mistakes(ordered("24", "8"), 3), HasSubstr("powers of two"));
+}
+
+TEST(ConfigChecks, TrainingNeedsACorpusAndADirectory) {
+  RunConfig config;
+  try {
+    check_for_training(config);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::config);
+    EXPECT_THAT(e.what(), AllOf(HasSubstr("data.corpora"), HasSubstr("run.dir"), HasSubstr("2 mistakes")));
+  }
+  config.data.corpora = {"c"};
+  config.run.dir = "r";
+  EXPECT_NO_THROW(check_for_training(config));
+}
+
+}  // namespace
+}  // namespace capstan

@@ -1,0 +1,143 @@
+// label: cpu
+// The atomic-write helpers: what is on disk after success, after each injected failure, and on a real full disk.
+#include "io/file_system.h"
+
+#include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <functional>
+
+#include "core/error.h"
+
+namespace capstan {
+namespace {
+namespace fs = std::filesystem;
+
+class FileSystem : public testing::Test {
+ protected:
+  FileSystem() {
+    char name[] = "/tmp/capstan_file_system.XXXXXX";
+    root_ = mkdtemp(name);
+  }
+  ~FileSystem() override { fs::remove_all(root_); }
+
+  fs::path root_;
+};
+
+ExitCode code_of(const std::function<void()>& action, std::string* message = nullptr) {
+  try {
+    action();
+  } catch (const Error& error) {
+    if (message) *message = error.what();
+    return error.code();
+  }
+  return ExitCode::done;
+}
+
+// The failpoint table is read once per process, so a child is this program started again: with CAPSTAN_TEST_CHILD set
+// it writes "new" there before main() and exits with the Error's code.
+[[maybe_unused]] const bool kChildIsDone = [] {
+  if (const char* path = std::getenv("CAPSTAN_TEST_CHILD"))
+    _exit(static_cast<int>(code_of([&] { write_file_atomically(path, "new"); })));
+  return true;
+}();
+
+int write_new_in_child(const std::string& failpoints, const fs::path& path) {
+  const pid_t child = fork();
+  if (child == 0) {
+    setenv("CAPSTAN_FAIL", failpoints.c_str(), 1);
+    setenv("CAPSTAN_TEST_CHILD", path.c_str(), 1);
+    execl("/proc/self/exe", "file_system_test", nullptr);
+    _exit(127);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return status;
+}
+
+TEST_F(FileSystem, WritesAndReplacesAtomically) {
+  write_file_atomically(root_ / "a", "one");
+  EXPECT_EQ(read_whole_file(root_ / "a", 100), "one");
+  write_file_atomically(root_ / "a", "two, longer");
+  EXPECT_EQ(read_whole_file(root_ / "a", 100), "two, longer");
+  EXPECT_FALSE(fs::exists(root_ / "a.partial"));
+}
+
+TEST_F(FileSystem, AFileThatWasNotFinishedIsRemoved) {
+  {
+    DurableFile file(root_ / "b.partial");
+    file.write("half");
+  }
+  EXPECT_FALSE(fs::exists(root_ / "b.partial"));
+}
+
+TEST_F(FileSystem, EveryInjectedFailureLeavesTheOldFile) {
+  for (const char* point : {"file.write:1:kill", "file.sync:1:kill", "file.rename:1:kill", "file.write:1:enospc",
+                            "file.sync:1:enospc", "file.rename:1:enospc"}) {
+    SCOPED_TRACE(point);
+    write_file_atomically(root_ / "c", "old");
+    const int status = write_new_in_child(point, root_ / "c");
+    if (std::string(point).ends_with("kill"))
+      EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    else
+      EXPECT_TRUE(WEXITSTATUS(status) == 74 && !fs::exists(root_ / "c.partial"));
+    EXPECT_EQ(read_whole_file(root_ / "c", 100), "old");
+  }
+  const int status = write_new_in_child("directory.sync:1:kill", root_ / "c");
+  EXPECT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(read_whole_file(root_ / "c", 100), "new");
+}
+
+TEST_F(FileSystem, ErrorsNameThePathAndTheCode) {
+  std::string message;
+  EXPECT_EQ(code_of([&] { read_whole_file(root_ / "none", 10); }, &message), ExitCode::missing_input);
+  EXPECT_NE(message.find("none"), std::string::npos);
+  write_file_atomically(root_ / "long", std::string(100, 'x'));
+  EXPECT_EQ(code_of([&] { read_whole_file(root_ / "long", 99); }), ExitCode::bad_data);
+  EXPECT_EQ(code_of([&] { DurableFile file(root_ / "no" / "such"); }), ExitCode::cannot_create);
+  EXPECT_EQ(code_of([&] { create_directory_durably(root_ / "long" / "below"); }), ExitCode::cannot_create);
+  EXPECT_EQ(code_of([&] { rename_durably(root_ / "none", root_ / "x"); }), ExitCode::io_error);
+}
+
+TEST_F(FileSystem, CreatesNestedDirectories) {
+  create_directory_durably(root_ / "d" / "e" / "f" / "");
+  EXPECT_TRUE(fs::is_directory(root_ / "d/e/f"));
+  create_directory_durably(root_ / "d");
+}
+
+TEST_F(FileSystem, NamesFromFilesStayBeneathTheRoot) {
+  write_file_atomically(root_ / "secret", "s");
+  create_directory_durably(root_ / "in" / "sub");
+  write_file_atomically(root_ / "in" / "sub" / "ok", "good");
+  fs::create_symlink(root_ / "secret", root_ / "in" / "link");
+  fs::create_directory_symlink(root_, root_ / "in" / "up");
+  EXPECT_EQ(size_of(open_beneath(root_ / "in", "sub/ok"), "ok"), 4u);
+  const std::string with_nul("sub/ok\0x", 8);
+  for (const std::string& name : {std::string("../secret"), root_.string() + "/secret", std::string("link"),
+                                  std::string("up/secret"), std::string(""), std::string("sub/../../secret"),
+                                  std::string("sub"), std::string("sub/"), with_nul, std::string("./sub/ok")})
+    EXPECT_EQ(code_of([&] { open_beneath(root_ / "in", name); }), ExitCode::bad_data) << name;
+  EXPECT_EQ(code_of([&] { open_beneath(root_ / "in", "absent"); }), ExitCode::missing_input);
+}
+
+TEST_F(FileSystem, AFullDiskIsAnIoErrorAndKeepsTheOldFile) {
+  const fs::path small = root_ / "small";
+  fs::create_directory(small);
+  if (mount("tmpfs", small.c_str(), "tmpfs", 0, "size=256k") != 0) GTEST_SKIP() << "cannot mount a tmpfs here";
+  write_file_atomically(small / "kept", "old");
+  std::string message;
+  EXPECT_EQ(code_of([&] { write_file_atomically(small / "kept", std::string(1 << 20, 'x')); }, &message),
+            ExitCode::io_error);
+  EXPECT_NE(message.find("kept"), std::string::npos);
+  EXPECT_NE(message.find("space"), std::string::npos);
+  EXPECT_EQ(read_whole_file(small / "kept", 10), "old");
+  EXPECT_FALSE(fs::exists(small / "kept.partial"));
+  umount(small.c_str());
+}
+
+}  // namespace
+}  // namespace capstan

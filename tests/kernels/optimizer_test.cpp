@@ -1,0 +1,202 @@
+// label: cpu
+// AdamW over several steps, the norm, clipping, and steps that must change nothing.
+#include "kernels/optimizer.h"
+
+#include <cstddef>
+
+#include "tests/kernels/kernel_case_suite.h"
+
+namespace capstan::kernels::testing {
+namespace {
+
+static_assert(sizeof(StepScalars) == 9 * sizeof(double) && offsetof(StepScalars, skip) == 8 * sizeof(double));
+
+/// StepScalars as a field of nine doubles.
+std::vector<double> scalars_field(const StepScalars& s) {
+  return {s.learning_rate, s.correction1, s.correction2,   s.clip_limit, s.gradient_scale,
+          s.loss_scale,    s.clip_scale,  s.gradient_norm, s.skip};
+}
+
+struct AdamWSetting {
+  std::string name;
+  int64_t count;
+  bool working = true;
+  double weight_decay = 0.1, clip_scale = 0.4, skip = 0.0;
+  int64_t step = 3;
+};
+
+constexpr double kBeta1 = 0.9, kBeta2 = 0.95, kEpsilon = 1e-8, kRate = 0.02;
+
+/// The update written as torch's documentation has it.
+Values adamw_formula(const AdamWSetting& s, const Values& in) {
+  Values out{{"parameter", in.at("p0")}, {"moment1", in.at("m0")}, {"moment2", in.at("v0")}};
+  for (size_t i = 0; i < in.at("p0").size() && s.skip == 0; ++i) {
+    const double g = in.at("gradient")[i] * s.clip_scale;
+    double theta = in.at("p0")[i];
+    theta -= kRate * s.weight_decay * theta;
+    const double m = kBeta1 * in.at("m0")[i] + (1 - kBeta1) * g;
+    const double v = kBeta2 * in.at("v0")[i] + (1 - kBeta2) * g * g;
+    const double m_hat = m / (1 - std::pow(kBeta1, s.step)), v_hat = v / (1 - std::pow(kBeta2, s.step));
+    out["parameter"][i] = theta - kRate * m_hat / (std::sqrt(v_hat) + kEpsilon);
+    out["moment1"][i] = m;
+    out["moment2"][i] = v;
+  }
+  if (s.working) out["working"] = s.skip == 0 ? out["parameter"] : in.at("w0");
+  return out;
+}
+
+KernelCase adamw_case(const AdamWSetting& s) {
+  KernelCase c;
+  c.name = "adamw_" + s.name + "_" + std::to_string(s.count);
+  c.loosen = 2.0;
+  std::vector<double> v = random_values("v", s.count, 0.1);
+  for (double& x : v) x = std::fabs(x);
+  std::vector<double> gradient = random_values("gradient", s.count);
+  if (s.skip != 0) gradient[0] = INFINITY, gradient.back() = std::nan("");
+  const StepScalars scalars{.learning_rate = kRate,
+                            .correction1 = 1 - std::pow(kBeta1, s.step),
+                            .correction2 = 1 - std::pow(kBeta2, s.step),
+                            .clip_scale = s.clip_scale,
+                            .skip = s.skip};
+  Stage& f = c.forward;
+  f.inputs = {{"p0", Kind::accumulation, random_values("p", s.count)},
+              {"m0", Kind::accumulation, random_values("m", s.count, 0.3)},
+              {"v0", Kind::accumulation, v},
+              {"gradient", Kind::accumulation, gradient},
+              {"scalars", Kind::f64, scalars_field(scalars)}};
+  f.outputs = {{.name = "parameter", .kind = Kind::accumulation, .values = sized(s.count), .starts_as = "p0"},
+               {.name = "moment1", .kind = Kind::accumulation, .values = sized(s.count), .starts_as = "m0"},
+               {.name = "moment2", .kind = Kind::accumulation, .values = sized(s.count), .starts_as = "v0"}};
+  if (s.working) {
+    f.inputs.push_back({"w0", Kind::element, random_values("w", s.count)});
+    f.outputs.push_back({.name = "working", .kind = Kind::element, .values = sized(s.count), .starts_as = "w0"});
+  }
+  f.run = [s](const Call& call) {
+    const Bindings& at = call.at;
+    call.backend.adamw({.parameter = at.at("parameter"),
+                        .working = at.at("working"),
+                        .gradient = at.at("gradient"),
+                        .moment1 = at.at("moment1"),
+                        .moment2 = at.at("moment2"),
+                        .scalars = at.get<const StepScalars>("scalars"),
+                        .beta1 = kBeta1,
+                        .beta2 = kBeta2,
+                        .epsilon = kEpsilon,
+                        .weight_decay = s.weight_decay,
+                        .count = s.count,
+                        .dtype = accumulation_of(call.dtype),
+                        .working_dtype = call.dtype});
+  };
+  c.formula = [s](const Values& in) { return adamw_formula(s, in); };
+  return c;
+}
+
+KernelCase square_sum_case(int64_t count) {
+  KernelCase c;
+  c.name = "square_sum_" + std::to_string(count);
+  c.forward.inputs = {{"x", Kind::element, random_values("x", count)}};
+  c.forward.outputs = {{.name = "sum", .kind = Kind::f64, .values = sized(1), .accumulates = true}};
+  c.forward.scratch = [](const Backend& b, DType) { return b.square_sum_scratch(); };
+  c.forward.run = [=](const Call& call) {
+    call.backend.square_sum(
+        {call.at.at("x"), call.at.get<double>("sum"), call.accumulate, count, call.dtype, call.scratch});
+  };
+  c.formula = [](const Values& in) {
+    long double sum = 0;
+    for (const double v : in.at("x")) sum += static_cast<long double>(v) * v;
+    return Values{{"sum", {static_cast<double>(sum)}}};
+  };
+  c.loosen = 1e-6;  // the sum is in double whatever the dtype
+  return c;
+}
+
+struct ClipSetting {
+  std::string name;
+  double square_sum, limit, loss_scale;
+};
+
+KernelCase clip_case(const ClipSetting& s) {
+  KernelCase c;
+  c.name = "clip_" + s.name;
+  const StepScalars scalars{.learning_rate = 0.5,
+                            .clip_limit = s.limit,
+                            .gradient_scale = 0.25,
+                            .loss_scale = s.loss_scale,
+                            .clip_scale = 77,
+                            .gradient_norm = 78,
+                            .skip = 0.5};
+  c.forward.inputs = {{"square_sum", Kind::f64, {s.square_sum}}, {"before", Kind::f64, scalars_field(scalars)}};
+  c.forward.outputs = {{.name = "after", .kind = Kind::f64, .values = sized(9), .starts_as = "before"}};
+  c.forward.run = [](const Call& call) {
+    call.backend.clip({call.at.get<const double>("square_sum"), call.at.get<StepScalars>("after")});
+  };
+  c.formula = [=](const Values& in) {
+    Values out{{"after", in.at("before")}};
+    const double norm = std::pow(s.square_sum, 0.5) / s.loss_scale;
+    out["after"][6] = (s.limit > 0 ? std::min(1.0, s.limit / norm) : 1.0) / s.loss_scale;
+    out["after"][7] = norm;
+    out["after"][8] = 0;
+    return out;
+  };
+  c.loosen = 1e-6;
+  return c;
+}
+
+std::vector<KernelCase> optimizer_cases() {
+  std::vector<KernelCase> cases;
+  for (const int64_t count : {1, 3, 17, 64, 257, 70001}) {
+    cases.push_back(adamw_case({.name = "plain", .count = count}));
+    cases.push_back(square_sum_case(count));
+  }
+  cases.push_back(adamw_case({.name = "no_decay_first_step", .count = 65, .weight_decay = 0.0, .step = 1}));
+  cases.push_back(adamw_case({.name = "no_working_copy", .count = 63, .working = false, .clip_scale = 1.0}));
+  for (const ClipSetting& s : {ClipSetting{"above", 400.0, 1.0, 1.0},
+                               {"below", 0.04, 1.0, 1.0},
+                               {"off", 400.0, 0.0, 1.0},
+                               {"zero", 0.0, 1.0, 1.0},
+                               {"scaled", 4.0 * 65536.0, 1.0, 256.0},
+                               {"scaled_off", 9.0, 0.0, 8.0}}) {
+    cases.push_back(clip_case(s));
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Optimizer, KernelSuite, all_of(optimizer_cases()));
+
+TEST(Clip, SkipsAStepWhoseNormIsNotFinite) {
+  for (const Backend& backend : all_backends()) {
+    for (const double bad : {static_cast<double>(INFINITY), std::nan("")}) {
+      StepScalars scalars{.clip_limit = 1.0};
+      backend.clip({&bad, &scalars});
+      EXPECT_EQ(scalars.skip, 1.0) << backend.name;
+      const double good = 4.0;
+      backend.clip({&good, &scalars});
+      EXPECT_EQ(scalars.skip, 0.0) << backend.name;
+      EXPECT_EQ(scalars.gradient_norm, 2.0);
+      EXPECT_EQ(scalars.clip_scale, 0.5);
+    }
+  }
+}
+
+TEST(AdamW, ASkippedStepChangesNoBit) {
+  const KernelCase c = adamw_case({.name = "skipped", .count = 70, .skip = 1.0});
+  const Values inputs = inputs_of(c.forward);
+  for (const Backend& backend : all_backends()) {
+    for (const DType dtype : backend.dtypes) {
+      const Values got = run_stage(c.forward, backend, dtype, inputs).values;
+      const std::pair<const char*, const char*> pairs[] = {{"parameter", "p0"}, {"moment1", "m0"}, {"moment2", "v0"}};
+      for (const auto& [after, before] : pairs) {
+        EXPECT_TRUE(got.at(after) == rounded(inputs.at(before), accumulation_of(dtype))) << backend.name << after;
+      }
+      EXPECT_TRUE(got.at("working") == rounded(inputs.at("w0"), dtype)) << backend.name;
+    }
+  }
+}
+
+TEST(AdamW, RefusesMastersInBf16) {
+  const StepScalars scalars;
+  EXPECT_THROW(reference_backend().adamw({.scalars = &scalars, .dtype = DType::bf16}), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace capstan::kernels::testing

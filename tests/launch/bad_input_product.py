@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+# label: mpi
+# timeout: 600
+"""Mistakes of users, disks and peers: each ends with the exit code that was promised and a message that teaches."""
+import pathlib
+import shutil
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from harness import BINARY, ENVIRONMENT, TIMEOUT, ProductTest, capstan, checkpoints, metrics, numbers, train  # noqa: E402
+
+SHORT = ("train.steps=8", "checkpoint.every=4", "train.evaluate_every=0")
+
+
+def flip(path, place, mask=0x10):
+    data = bytearray(path.read_bytes())
+    data[place] ^= mask
+    path.write_bytes(data)
+
+
+class Settings(ProductTest):
+    def refused(self, code, words, *settings, ranks=1):
+        run = self.folder / "run"
+        got, output = train(ranks, self.config, *self.settings(run, *settings))
+        self.assertEqual(got, code, output)
+        for word in words:
+            self.assertIn(word, output)
+        self.assertFalse((run / "checkpoints").exists() and checkpoints(run))
+
+    def test_unknown_key_names_the_nearest(self):
+        self.refused(78, ["model.widht", "model.width"], "model.widht=64")
+
+    def test_wrong_type(self):
+        self.refused(78, ["model.layers"], "model.layers=many")
+
+    def test_all_mistakes_at_once(self):
+        self.refused(78, ["model.layers", "train.stepps", "optimizer.beta1"], "model.layers=-1", "train.stepps=3",
+                     "optimizer.beta1=2")
+
+    def test_a_mistake_in_a_file_has_line_and_column(self):
+        config = self.folder / "bad.toml"
+        config.write_text("[model]\nlayers = 2\nwidht = 32\n", encoding="utf-8")
+        got, output = train(1, config, *self.settings(self.folder / "run"))
+        self.assertEqual(got, 78, output)
+        self.assertRegex(output, r"bad\.toml:3:\d+")
+
+    def test_heads_that_do_not_divide(self):
+        self.refused(78, ["heads"], "model.heads=3")
+
+    def test_a_batch_that_does_not_divide(self):
+        self.refused(78, ["global_batch"], ranks=3)
+
+    def test_a_world_that_does_not_fit(self):
+        self.refused(78, ["layout.dp"], "layout.dp=3", "train.global_batch=12",
+                     ranks=2)
+
+    def test_no_such_config(self):
+        got, output = train(1, self.folder / "none.toml")
+        self.assertEqual(got, 66, output)
+        self.assertIn("none.toml", output)
+
+    def test_no_such_corpus(self):
+        got, output = train(1, self.config, f"data.corpora={self.folder}/none", f"run.dir={self.folder}/run")
+        self.assertEqual(got, 66, output)
+
+    def test_unknown_verb_and_option(self):
+        self.assertEqual(capstan("trane").returncode, 64)
+        self.assertEqual(capstan("corpus", "build", "--nonsense").returncode, 64)
+
+    def test_ranks_that_were_told_different_things(self):
+        settings = self.settings(self.folder / "run")
+        one = [str(BINARY), "train", str(self.config), *settings]
+        answer = subprocess.run(["mpirun", "-n", "1", *one, ":", "-n", "1", *one, "optimizer.clip=0.5"],
+                                capture_output=True, text=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL,
+                                env=ENVIRONMENT, check=False)
+        self.assertEqual(answer.returncode, 78, answer.stdout + answer.stderr)
+        self.assertIn("config of rank 1 differs", answer.stdout + answer.stderr)
+
+
+class Data(ProductTest):
+    def damaged(self, name, how, codes=(65,)):
+        corpus = self.folder / name
+        shutil.copytree(self.corpus, corpus)
+        shard = next(path for path in sorted(corpus.glob("*.h5")) if "train" in path.name)
+        how(shard)
+        got, output = train(2, self.config, f"data.corpora={corpus}", f"run.dir={self.folder / (name + '-run')}")
+        self.assertIn(got, codes, f"{name}: {output}")
+        self.assertIn(shard.name, output)
+        verified = capstan("corpus", "verify", corpus)
+        self.assertIn(verified.returncode, codes, name)
+
+    def tokens_at(self, shard):
+        """Where the tokens of the first document lie in the file: a page well inside the largest dataset."""
+        needle = (self.text / "0003.txt").read_bytes()[:40]
+        wide = b"".join(bytes((byte, 0)) for byte in needle)
+        data = shard.read_bytes()
+        for number in range(3, 60):
+            needle = (self.text / f"{number:04}.txt").read_bytes()[:40]
+            wide = b"".join(bytes((byte, 0)) for byte in needle)
+            if wide in data:
+                return data.index(wide)
+        self.skipTest("the tokens are not stored plainly")
+        return 0
+
+    def test_a_flipped_bit(self):
+        self.damaged("flipped", lambda shard: flip(shard, self.tokens_at(shard)))
+
+    def test_a_zeroed_page(self):
+        def zero(shard):
+            place, data = self.tokens_at(shard), bytearray(shard.read_bytes())
+            data[place : place + 4096] = bytes(4096)
+            shard.write_bytes(data)
+        self.damaged("zeroed", zero)
+
+    def test_a_truncated_shard(self):
+        self.damaged("truncated", lambda shard: shard.write_bytes(shard.read_bytes()[:-5000]))
+
+    def test_a_lengthened_shard(self):
+        self.damaged("lengthened", lambda shard: shard.write_bytes(shard.read_bytes() + b"x" * 100))
+
+    def test_a_missing_shard(self):
+        self.damaged("missing", lambda shard: shard.unlink(), codes=(65, 66))
+
+    def test_a_spoilt_manifest(self):
+        corpus = self.folder / "corpus"
+        shutil.copytree(self.corpus, corpus)
+        flip(corpus / "manifest.json", 30, 0x01)
+        got, output = train(1, self.config, f"data.corpora={corpus}", f"run.dir={self.folder}/run")
+        self.assertEqual(got, 65, output)
+        self.assertIn("manifest", output)
+
+
+class Checkpoints(ProductTest):
+    def test_a_damaged_checkpoint_is_passed_over_and_said(self):
+        whole = self.trained("whole", *SHORT)
+        for name, spoil in (("tensor", lambda path: flip(path, path.stat().st_size // 2)),
+                            ("short", lambda path: path.write_bytes(path.read_bytes()[:-10])),
+                            ("gone", lambda path: path.unlink())):
+            with self.subTest(name):
+                run = self.trained(name, *SHORT)
+                newest = sorted((run / "checkpoints").glob("step-*"))[-1]
+                spoil(max(newest.glob("*.safetensors"), key=lambda path: path.stat().st_size))
+                got, output = train(2, self.config, *self.settings(run, *SHORT))
+                self.assertEqual(got, 0, output)
+                self.assertIn(newest.name, output)
+                self.assertEqual(numbers(metrics(run)), numbers(metrics(whole)))
+
+    def test_a_half_written_checkpoint_is_no_checkpoint(self):
+        run = self.trained("run", *SHORT)
+        whole = numbers(metrics(run))
+        newest = sorted((run / "checkpoints").glob("step-*"))[-1]
+        newest.rename(newest.with_name(newest.name + ".partial"))
+        self.trained("run", *SHORT)
+        self.assertEqual(numbers(metrics(run)), whole)
+
+    def test_another_corpus_on_resume_is_said(self):
+        run = self.trained("run", "train.steps=4")
+        other = self.folder / "other"
+        other.mkdir()
+        (other / "a.txt").write_text("Quite another text. " * 4000, encoding="utf-8")
+        answer = capstan("corpus", "build", "--out", self.folder / "corpus", "--tokenizer", "bytes", other)
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        got, output = train(2, self.config, f"data.corpora={self.folder}/corpus", f"run.dir={run}", "train.steps=6")
+        self.assertEqual(got, 0, output)
+        self.assertIn("corpus, seed or context changed", output)
+
+    def test_another_model_is_refused_on_resume(self):
+        run = self.trained("run", "train.steps=4")
+        got, output = train(2, self.config, *self.settings(run, "model.width=64"))
+        self.assertEqual(got, 78, output)
+        self.assertIn("model.width", output)
+
+
+if __name__ == "__main__":
+    unittest.main()

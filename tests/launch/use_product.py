@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+# label: mpi
+# timeout: 300
+"""What one does with a run: generate, evaluate, inspect, doctor."""
+import math
+import pathlib
+import re
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from harness import SOURCE, ProductTest, capstan, metrics, train  # noqa: E402
+
+
+class Use(ProductTest):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.run_dir = cls.shared / "run"
+        code, output = train(2, cls.config, f"data.corpora={cls.corpus}", f"run.dir={cls.run_dir}")
+        if code != 0:
+            raise AssertionError(output)
+
+    def good(self, *arguments):
+        answer = capstan(*arguments)
+        self.assertEqual(answer.returncode, 0, answer.stdout + answer.stderr)
+        return answer.stdout
+
+    def test_generate_is_a_function_of_its_seed(self):
+        def write(seed, *more):
+            return self.good("generate", "--run", self.run_dir, "--prompt", "The ", "--tokens", "80", "--seed", seed, *more)
+        self.assertEqual(write("1"), write("1"))
+        self.assertNotEqual(write("1"), write("2"))
+        self.assertEqual(write("1", "--temperature", "0"), write("2", "--temperature", "0"))
+        self.assertEqual(write("1", "--top-k", "1"), write("2", "--temperature", "0"))
+        self.assertTrue(write("3", "--top-p", "0.5").startswith("The "))
+
+    def test_evaluate_agrees_with_the_training_run(self):
+        last = metrics(self.run_dir)[-1]
+        text = self.good("evaluate", "--run", self.run_dir)
+        nats, bits = last["validation_loss"], last["validation_bits_per_byte"]
+        found = [float(number) for number in re.findall(r"\d+\.\d+", text)]
+        self.assertTrue(any(math.isclose(number, nats, rel_tol=0.05) for number in found), (nats, text))
+        self.assertTrue(any(math.isclose(number, bits, rel_tol=0.05) for number in found), (bits, text))
+
+    def test_inspect_needs_neither_corpus_nor_mpi(self):
+        text = self.good("inspect", SOURCE / "configs/runs/gpt2-124m.toml", "train.global_batch=8", "train.microbatch=4")
+        self.assertRegex(text, r"124[,.]?\d")
+        for word in ("parameter", "gradient", "moment", "activation", "scratch", "arena", "digest"):
+            self.assertIn(word, text.lower())
+
+    def test_doctor_finds_what_is_here(self):
+        text = self.good("doctor")
+        for word in ("MPI", "HDF5", "oneDNN"):
+            self.assertIn(word, text)
+
+    def test_what_is_not_there_is_said(self):
+        for verb in ("generate", "evaluate"):
+            answer = capstan(verb, "--run", self.folder / "none")
+            self.assertEqual(answer.returncode, 66, answer.stderr)
+            self.assertIn("none", answer.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()

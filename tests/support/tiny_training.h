@@ -1,0 +1,143 @@
+#pragma once
+// A small decoder, random data and a plain step loop: what the engine's tests share.
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "core/training_program.h"
+#include "kernels/philox.h"
+
+namespace capstan::testing {
+
+inline DecoderConfig tiny_gpt() {
+  DecoderConfig config;
+  config.layers = 2, config.width = 16, config.heads = 4, config.context = 12, config.vocabulary = 29;
+  config.init_std = 0.08;
+  return config;
+}
+
+inline DecoderConfig tiny_llama() {
+  DecoderConfig config = tiny_gpt();
+  config.kv_heads = 2, config.positions = Positions::rotary, config.norm = NormKind::rms;
+  config.activation = Activation::swiglu, config.hidden = 24, config.bias = false, config.tied = false;
+  return config;
+}
+
+inline DecoderConfig tiny_alibi() {
+  DecoderConfig config = tiny_gpt();
+  config.heads = 3, config.head_size = 5, config.positions = Positions::alibi, config.window = 7;
+  config.activation = Activation::geglu, config.hidden = 20;
+  return config;
+}
+
+struct Step {
+  double loss = 0.0, norm = 0.0;
+  bool operator==(const Step&) const = default;
+};
+
+/// One rank of a small training. Data are a pure function of the sample's index, so that any number of ranks and
+/// microbatches sees the same global batch: rank r takes samples [r, r+1) * batch / dp of the step.
+class TinyTraining {
+ public:
+  TinyTraining(const TrainingSpec& spec, const kernels::Backend& backend, Communicator& group)
+      : backend_(backend), group_(group), training_(make(spec)) {
+    training_->allocate_and_initialise();
+  }
+
+  TrainingProgram& training() { return *training_; }
+  Program& program() { return training_->program(); }
+
+  void fill_microbatch(int64_t step, int64_t m) {
+    const TrainingSpec& spec = training_->spec();
+    const int64_t per_rank = spec.microbatch * spec.microbatches, context = spec.model.context;
+    const int64_t first = (step * group_.size() + group_.rank()) * per_rank + m * spec.microbatch;
+    const auto at = [&](const char* name) { return program().at<int32_t>(name); };
+    float* weights = program().at<float>("input.loss_weights");
+    for (int64_t s = 0; s < spec.microbatch; ++s)
+      for (int64_t t = 0; t < context; ++t) {
+        const int64_t i = s * context + t;
+        const auto token = [&](int64_t place) {
+          const uint64_t index = static_cast<uint64_t>((first + s) * (context + 1) + place);
+          return static_cast<int32_t>(philox_word(7, 1, index) % static_cast<uint64_t>(spec.model.vocabulary));
+        };
+        const bool second = t >= context / 2 && (first + s) % 2 == 1;  // every other sample holds two documents
+        at("input.tokens")[i] = token(t);
+        at("input.targets")[i] = token(t + 1);
+        at("input.document_ids")[i] = second ? 1 : 0;
+        at("input.positions")[i] = static_cast<int32_t>(second ? t - context / 2 : t);
+        weights[i] = t % 5 == 3 ? 0.0f : 1.0f;
+      }
+    uint64_t* random = program().at<uint64_t>("step.random");
+    random[0] = 99 + static_cast<uint64_t>(step);
+    random[1] = static_cast<uint64_t>(group_.rank() * per_rank + m * spec.microbatch);
+  }
+
+  double weight_sum() const {
+    const TrainingSpec& spec = training_->spec();
+    double per_sample = 0.0;
+    for (int64_t t = 0; t < spec.model.context; ++t) per_sample += t % 5 == 3 ? 0.0 : 1.0;
+    return per_sample * static_cast<double>(spec.microbatch * spec.microbatches * group_.size());
+  }
+
+  kernels::StepScalars& scalars() { return *program().at<kernels::StepScalars>("step.scalars"); }
+
+  void prepare(int64_t step, double learning_rate) {
+    std::memset(program().address("step.report"), 0, program().persistent().at(program().persistent().find("step.report")).bytes);
+    kernels::StepScalars& s = scalars();
+    s = {};
+    s.learning_rate = learning_rate;
+    s.correction1 = 1.0 - std::pow(training_->spec().optimizer.beta1, static_cast<double>(step + 1));
+    s.correction2 = 1.0 - std::pow(training_->spec().optimizer.beta2, static_cast<double>(step + 1));
+    s.clip_limit = 1.0;
+    s.gradient_scale = 1.0 / weight_sum();
+  }
+
+  Step step(int64_t index, double learning_rate = 1e-2) {
+    prepare(index, learning_rate);
+    for (int64_t m = 0; m < training_->spec().microbatches; ++m) {
+      fill_microbatch(index, m);
+      training_->microbatch(m);
+    }
+    training_->update();
+    return {program().at<double>("step.report.reduced")[kLossSum] / weight_sum(), scalars().gradient_norm};
+  }
+
+  std::vector<Step> steps(int count) {
+    std::vector<Step> result;
+    for (int i = 0; i < count; ++i) result.push_back(step(i));
+    return result;
+  }
+
+  template <typename T>
+  std::vector<T> values(const std::string& name) {
+    const PersistentTensor& tensor = program().persistent().at(program().persistent().find(name));
+    const T* first = program().at<T>(name);
+    return std::vector<T>(first, first + tensor.bytes / sizeof(T));
+  }
+
+ private:
+  std::unique_ptr<TrainingProgram> make(const TrainingSpec& spec) {
+    Device device{&backend_, {}};
+    self_ = self_communicator();
+    device.communicators.of.fill(self_.get());
+    device.communicators.of[static_cast<int>(Axis::dp)] = &group_;
+    return std::make_unique<TrainingProgram>(Mesh::data_parallel(group_.size(), group_.rank()), device, spec);
+  }
+
+  const kernels::Backend& backend_;
+  Communicator& group_;
+  std::unique_ptr<Communicator> self_;
+  std::unique_ptr<TrainingProgram> training_;
+};
+
+inline TrainingSpec tiny_spec(const DecoderConfig& model, Precision precision = Precision::fp64) {
+  TrainingSpec spec;
+  spec.model = model;
+  spec.precision = precision;
+  spec.microbatch = 2;
+  return spec;
+}
+
+}  // namespace capstan::testing
