@@ -29,13 +29,13 @@ int ParameterSet::find(const std::string& name) const {
 
 int64_t ParameterSet::elements() const {
   int64_t count = 0;
-  for (const Parameter& parameter : parameters_) count += element_count(parameter.shape);
+  for (const Parameter& parameter : parameters_) count += element_count(parameter.logical_shape());
   return count;
 }
 
 int64_t ParameterSet::trainable_elements() const {
   int64_t count = 0;
-  for (const Parameter& parameter : parameters_) count += parameter.frozen ? 0 : element_count(parameter.shape);
+  for (const Parameter& parameter : parameters_) count += parameter.frozen ? 0 : element_count(parameter.logical_shape());
   return count;
 }
 

@@ -38,7 +38,7 @@ class ParameterSet {
   const Parameter& at(int index) const { return parameters_[static_cast<size_t>(index)]; }
   int find(const std::string& name) const;
   size_t size() const { return parameters_.size(); }
-  int64_t elements() const;
+  int64_t elements() const;  ///< without padding
   int64_t trainable_elements() const;
 
  private:

@@ -210,6 +210,10 @@ void TrainingProgram::microbatch(int64_t m) {
   if (level < levels) program_.run("train", Part::store, false, level);
 }
 
+void TrainingProgram::begin() {
+  if (program_.has("train", Part::begin)) program_.run("train", Part::begin);
+}
+
 void TrainingProgram::update() { program_.run("train", Part::update); }
 
 std::vector<std::string> TrainingProgram::state_names() const {

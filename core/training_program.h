@@ -54,7 +54,8 @@ class TrainingProgram {
 
   /// Replays one step's forward, backward and summation for microbatch m; inputs must be in place.
   void microbatch(int64_t m);
-  void begin() { program_.run("train", Part::begin); }
+  /// Sums step.control over dp; on one rank there is nothing to sum.
+  void begin();
   void update();
 
   /// Names of the state that a checkpoint holds: parameters, moment1.*, moment2.*, in declared order.

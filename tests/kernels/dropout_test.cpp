@@ -50,6 +50,7 @@ std::vector<KernelCase> dropout_cases() {
   for (const double p : {0.0, 0.1, 0.5, 0.9}) {
     for (const auto& [samples, elements] :
          {std::pair<int64_t, int64_t>{1, 1}, {2, 17}, {3, 63}, {5, 257}, {2, 4096}, {3, 27778}}) {
+      if (samples * elements > 10000 && p != 0.1) continue;  // one size that is shared out to threads
       for (const bool residual : {false, true}) {
         KernelCase c;
         c.name = "p" + std::to_string(static_cast<int>(p * 10)) + "_" + std::to_string(samples) + "x" +

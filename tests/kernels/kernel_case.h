@@ -91,7 +91,8 @@ struct KernelCase {
   std::function<Values(const Values&)> formula;  ///< outputs of forward, written independently, in double
   bool exact = false;                            ///< backends must equal the reference in the same dtype bit for bit
   bool needs_f64 = false;                        ///< only for backends that compute in f64
-  double loosen = 1.0;                           ///< factor on the tolerances of f32 and bf16
+  double formula_tolerance = 1e-12;
+  double loosen = 1.0;  ///< factor on the tolerances of f32 and bf16
 };
 
 inline void PrintTo(const KernelCase& c, std::ostream* to) { *to << c.name; }

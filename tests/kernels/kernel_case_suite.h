@@ -160,7 +160,7 @@ inline void check_formula(const KernelCase& c) {
   const RunResult got = run_stage(c.forward, reference_backend(), DType::f64, inputs);
   ASSERT_EQ(want.size(), got.values.size());
   for (const Field& field : c.forward.outputs) {
-    expect_close(got.values.at(field.name), want.at(field.name), 1e-12, field.floor, field.name);
+    expect_close(got.values.at(field.name), want.at(field.name), c.formula_tolerance, field.floor, field.name);
   }
 }
 

@@ -53,8 +53,7 @@ class Settings(ProductTest):
         self.refused(78, ["global_batch"], ranks=3)
 
     def test_a_world_that_does_not_fit(self):
-        self.refused(78, ["layout.dp"], "layout.dp=3", "train.global_batch=12",
-                     ranks=2)
+        self.refused(78, ["layout.dp"], "layout.dp=3", "train.global_batch=12", ranks=2)
 
     def test_no_such_config(self):
         got, output = train(1, self.folder / "none.toml")

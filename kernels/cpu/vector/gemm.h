@@ -12,7 +12,7 @@
 namespace capstan::kernels {
 
 /// Up to here a product with a transposed B (a weight [out, in]) is made of dot products: nothing is packed, B is read
-/// once. Measured: packing wins from about 24 rows.
+/// once. At 16 rows of 768 by 50304 that was 1.25 times as fast as packing.
 constexpr int64_t kFewRows = 20;
 
 /// The entry points of one instruction set. `threads` must be the same in both calls.
