@@ -92,7 +92,8 @@ TEST(KeyedPermutation, IsFrozen) {
   };
   EXPECT_EQ(first(1000, 0, 0), (std::vector<uint64_t>{499, 599, 502, 19}));
   EXPECT_EQ(first(1000, 1337, 2), (std::vector<uint64_t>{55, 144, 561, 646}));
-  EXPECT_EQ(first(uint64_t{1} << 40, 42, 0), (std::vector<uint64_t>{452922569557, 193528156957, 809057399944, 1053886360909}));
+  EXPECT_EQ(first(uint64_t{1} << 40, 42, 0),
+            (std::vector<uint64_t>{452922569557, 193528156957, 809057399944, 1053886360909}));
 }
 
 TEST(KeyedPermutation, RefusesWhatIsOutOfRange) {
