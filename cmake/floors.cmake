@@ -1,7 +1,7 @@
 # capstan_floor(NAME BELOW floor... SOURCES file... LIBRARIES target...)
 # makes library capstan_NAME whose include path holds this floor and the floors below, nothing above.
 function(capstan_floor NAME)
-  cmake_parse_arguments(FLOOR "" "" "BELOW;SOURCES;LIBRARIES;PRIVATE_LIBRARIES" ${ARGN})
+  cmake_parse_arguments(FLOOR "" "" "BELOW;SOURCES;LIBRARIES;PRIVATE_LIBRARIES;PRECOMPILE" ${ARGN})
   set(window ${CMAKE_BINARY_DIR}/floors/${NAME})
   file(MAKE_DIRECTORY ${window})
   file(CREATE_LINK ${CMAKE_SOURCE_DIR}/${NAME} ${window}/${NAME} SYMBOLIC)
@@ -11,6 +11,9 @@ function(capstan_floor NAME)
     set(scope PUBLIC)
     target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wno-missing-field-initializers)
     target_link_libraries(${target} PRIVATE ${FLOOR_PRIVATE_LIBRARIES})
+    if(FLOOR_PRECOMPILE)  # headers that nearly every file reads; only to build faster, files still include what they use
+      target_precompile_headers(${target} PRIVATE ${FLOOR_PRECOMPILE})
+    endif()
   else()
     add_library(${target} INTERFACE)
     set(scope INTERFACE)

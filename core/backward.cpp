@@ -103,7 +103,9 @@ Value Adjoint::parameter_buffer(int input) const {
 Accumulate Adjoint::claim(std::initializer_list<int> inputs) {
   bool any_first = false, any_later = false;
   for (const int input : inputs) {
-    if (!parameter_buffer(input).present()) continue;
+    const Value buffer = parameter_buffer(input);
+    if (!buffer.present()) continue;
+    ++recorder().tape().tensors[static_cast<size_t>(buffer.id)].contributions;
     const bool first = pass_.first_write(pass_.recorder().parameter_of(node_.inputs[static_cast<size_t>(input)]));
     any_first = any_first || first;
     any_later = any_later || !first;

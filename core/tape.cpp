@@ -93,6 +93,21 @@ void verify_in_place(const Node& node, const std::string& where) {
                   "{}: in-place pair ({}, {}) names no operand", where, pair.output, pair.input);
 }
 
+void verify_gradients(const Tape& tape, const std::string& after_pass) {
+  std::vector<int> found(tape.tensors.size());
+  for (size_t i = 0; i < tape.nodes.size(); ++i)
+    for (const TensorId id : tape.nodes[i].outputs) {
+      if (id == kNoTensor || tape.at(id).contributions == 0 || tape.nodes[i].part != Part::backward) continue;
+      const bool first = found[static_cast<size_t>(id)]++ == 0;
+      const Accumulate wanted = first ? Accumulate::after_first_microbatch : Accumulate::always;
+      CAPSTAN_CHECK(tape.nodes[i].accumulate == wanted, "after {}: node {} ({}) is contribution {} to {} and accumulates wrongly",
+                    after_pass, i, tape.nodes[i].op->name(), found[static_cast<size_t>(id)], tape.at(id).name);
+    }
+  for (size_t id = 0; id < found.size(); ++id)
+    CAPSTAN_CHECK(found[id] == tape.tensors[id].contributions, "after {}: {} nodes contribute to {}, wanted {}", after_pass,
+                  found[id], tape.tensors[id].name, tape.tensors[id].contributions);
+}
+
 }  // namespace
 
 void verify(const Tape& tape, const std::string& after_pass) {
@@ -113,6 +128,7 @@ void verify(const Tape& tape, const std::string& after_pass) {
     verify_placements(tape, node, where);
     verify_in_place(node, where);
   }
+  verify_gradients(tape, after_pass);
 }
 
 }  // namespace capstan

@@ -26,6 +26,7 @@ struct TapeTensor {
   Purpose purpose = Purpose::activation;
   int persistent = -1;         ///< index into the PersistentSpace, or -1: lives only while it is needed
   bool needs_gradient = false;
+  int contributions = 0;       ///< of a parameter's gradient: ops of the backward pass that write it or add to it
 };
 
 /// Part of a plan that is replayed as a unit.
@@ -56,7 +57,8 @@ struct Tape {
 };
 
 /// Checks what every pass must leave true: operands are written before they are read, shapes follow from the ops'
-/// rules, placements match a signature on every axis of more than one rank, in-place promises name real operands.
+/// rules, placements match a signature on every axis of more than one rank, in-place promises name real operands, every
+/// contribution to a parameter's gradient is there and the first does not add to what the step before left.
 /// Throws Error(internal) naming pass, node and tensor.
 void verify(const Tape& tape, const std::string& after_pass);
 

@@ -65,7 +65,8 @@ class Cast final : public Op {
   std::string_view name() const override { return "cast"; }
   std::string attributes() const override { return name_of(to_); }
   std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override { return {{in[0].spec.shape, to_}}; }
-  std::vector<Signature> signatures(std::span<const InputSpec> in) const override { return elementwise(in, 1, false); }
+  // A copy is linear; rounding to another dtype is not.
+  std::vector<Signature> signatures(std::span<const InputSpec> in) const override { return elementwise(in, 1, in[0].spec.dtype == to_); }
   bool cheap() const override { return true; }
   void adjoint(Adjoint& a) const override { a.contribute(0, cast(a.recorder(), a.gradient(0), a.recorder().activations())); }
   Bound bind(const BindContext& c) const override {
