@@ -14,9 +14,12 @@ constexpr size_t kHugePage = size_t{2} << 20;
 Arena::Arena(size_t bytes) : bytes_((bytes + kHugePage - 1) / kHugePage * kHugePage) {
   if (bytes_ == 0) return;
   // Over-allocate by one huge page, then give back what lies outside the aligned run.
-  void* map = mmap(nullptr, bytes_ + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* map =
+      mmap(nullptr, bytes_ + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (map == MAP_FAILED)
-    throw Error::make(ExitCode::config, "the system refuses {:.1f} MiB for the plan; lower train.microbatch or set layout.recompute", static_cast<double>(bytes_) / (1 << 20));
+    throw Error::make(ExitCode::config,
+                      "the system refuses {:.1f} MiB for the plan; lower train.microbatch or set layout.recompute",
+                      static_cast<double>(bytes_) / (1 << 20));
   char* start = static_cast<char*>(map);
   const size_t skip = (kHugePage - reinterpret_cast<size_t>(start) % kHugePage) % kHugePage;
   if (skip > 0) munmap(start, skip);
@@ -29,7 +32,8 @@ Arena::~Arena() {
   if (data_ != nullptr) munmap(data_, bytes_);
 }
 
-Arena::Arena(Arena&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+Arena::Arena(Arena&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
 
 Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(data_, other.data_);

@@ -47,7 +47,8 @@ class BackwardPass {
       gradient = gradient || gradient_of(id).present();
     }
     if (node.op->is_loss())
-      for (const TensorId id : node.inputs) needed = needed || (id != kNoTensor && recorder_.tape().at(id).needs_gradient);
+      for (const TensorId id : node.inputs)
+        needed = needed || (id != kNoTensor && recorder_.tape().at(id).needs_gradient);
     return needed && gradient;
   }
 
@@ -55,7 +56,8 @@ class BackwardPass {
     for (size_t id = 0; id < recorder_.tape().tensors.size(); ++id) {
       const int parameter = recorder_.parameter_of(static_cast<TensorId>(id));
       if (parameter < 0 || recorder_.parameters().at(parameter).frozen) continue;
-      CAPSTAN_CHECK(written_[static_cast<size_t>(parameter)], "no gradient reaches parameter {}", recorder_.parameters().at(parameter).name);
+      CAPSTAN_CHECK(written_[static_cast<size_t>(parameter)], "no gradient reaches parameter {}",
+                    recorder_.parameters().at(parameter).name);
     }
   }
 
@@ -69,12 +71,14 @@ Recorder& Adjoint::recorder() { return pass_.recorder(); }
 Value Adjoint::gradient(int output) const { return pass_.gradient_of(node_.outputs[static_cast<size_t>(output)]); }
 
 Value Adjoint::input(int i) const {
-  CAPSTAN_CHECK(node_.op->kept().inputs & (1u << i), "op {} reads input {} in its backward but does not keep it", node_.op->name(), i);
+  CAPSTAN_CHECK(node_.op->kept().inputs & (1u << i), "op {} reads input {} in its backward but does not keep it",
+                node_.op->name(), i);
   return {node_.inputs[static_cast<size_t>(i)]};
 }
 
 Value Adjoint::output(int i) const {
-  CAPSTAN_CHECK(node_.op->kept().outputs & (1u << i), "op {} reads output {} in its backward but does not keep it", node_.op->name(), i);
+  CAPSTAN_CHECK(node_.op->kept().outputs & (1u << i), "op {} reads output {} in its backward but does not keep it",
+                node_.op->name(), i);
   return {node_.outputs[static_cast<size_t>(i)]};
 }
 
@@ -88,7 +92,8 @@ void Adjoint::replace(int input, Value total) { pass_.set_gradient(node_.inputs[
 
 void Adjoint::contribute(int input, Value gradient) {
   if (!needs(input)) return;
-  CAPSTAN_CHECK(!parameter_buffer(input).present(), "op {} contributes a loose gradient to a parameter", node_.op->name());
+  CAPSTAN_CHECK(!parameter_buffer(input).present(), "op {} contributes a loose gradient to a parameter",
+                node_.op->name());
   const Value before = so_far(input);
   replace(input, before.present() ? add(recorder(), before, gradient) : gradient);
 }

@@ -1,11 +1,11 @@
 #include "core/failpoint.h"
 
+#include <unistd.h>
 #include <csignal>
 #include <cstdlib>
 #include <ctime>
 #include <mutex>
 #include <string>
-#include <unistd.h>
 #include <vector>
 
 #include "core/error.h"
@@ -35,7 +35,8 @@ Failpoint parse(const std::string& text) {
   const size_t first = text.find(':'), second = text.find(':', first + 1);
   if (first == std::string::npos || second == std::string::npos)
     throw Error::make(ExitCode::usage, "CAPSTAN_FAIL: wanted name:k:action, got '{}'", text);
-  return {text.substr(0, first), std::atol(text.substr(first + 1, second - first - 1).c_str()), text.substr(second + 1)};
+  return {text.substr(0, first), std::atol(text.substr(first + 1, second - first - 1).c_str()),
+          text.substr(second + 1)};
 }
 
 void add_all(Table& table, const std::string& list) {

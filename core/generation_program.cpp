@@ -19,7 +19,8 @@ float as_float(const void* values, DType dtype, int64_t index) {
 
 }  // namespace
 
-GenerationProgram::GenerationProgram(const Mesh& mesh, const Device& device, const DecoderConfig& model, Precision precision)
+GenerationProgram::GenerationProgram(const Mesh& mesh, const Device& device, const DecoderConfig& model,
+                                     Precision precision)
     : precision_(precision), program_(mesh, device, {}) {
   model_ = std::make_unique<Decoder>(model, program_.parameters());
   declare(activation_dtype(precision));
@@ -41,7 +42,8 @@ void GenerationProgram::declare(DType dtype) {
       space.add(name, {{1, capacity, config.kv() * config.head()}, dtype}, Purpose::cache);
   space.add("key_lengths", {{1}, DType::i32}, Purpose::input);
   for (const auto& [plan, rows] : {std::pair<std::string, int64_t>{"prefill", kPrefillChunk}, {"decode", 1}})
-    for (const char* what : {"tokens", "positions"}) space.add(input_name(plan, what), {{1, rows}, DType::i32}, Purpose::input);
+    for (const char* what : {"tokens", "positions"})
+      space.add(input_name(plan, what), {{1, rows}, DType::i32}, Purpose::input);
   space.add("logits", {{1, 1, padded_vocabulary(config.vocabulary)}, dtype}, Purpose::input);
 }
 
@@ -91,7 +93,8 @@ std::vector<float> GenerationProgram::decode(int32_t token) {
   *program_.at<int32_t>("key_lengths") = static_cast<int32_t>(++length_);
   program_.run("decode", Part::forward);
   std::vector<float> logits(static_cast<size_t>(model_->config().vocabulary));
-  for (size_t i = 0; i < logits.size(); ++i) logits[i] = as_float(program_.address("logits"), dtype(), static_cast<int64_t>(i));
+  for (size_t i = 0; i < logits.size(); ++i)
+    logits[i] = as_float(program_.address("logits"), dtype(), static_cast<int64_t>(i));
   return logits;
 }
 

@@ -1,7 +1,8 @@
 #pragma once
-// GenerationProgram: a decoder that continues a text, as two plans over one key/value cache: `prefill` pushes a chunk of
-// the prompt through the layers and fills the caches (no logits), `decode` takes one token and gives the logits of the
-// next. A chunk that is not full is padded: what it writes beyond the prompt is overwritten before it is ever visible.
+// GenerationProgram: a decoder that continues a text, as two plans over one key/value cache: `prefill` pushes a chunk
+// of the prompt through the layers and fills the caches (no logits), `decode` takes one token and gives the logits of
+// the next. A chunk that is not full is padded: what it writes beyond the prompt is overwritten before it is ever
+// visible.
 
 #include <memory>
 #include <vector>

@@ -8,7 +8,8 @@ namespace capstan {
 
 double learning_rate_at(const ScheduleConfig& schedule, double peak, int64_t step, int64_t total) {
   using Kind = ScheduleConfig::Kind;
-  const double warmup = static_cast<double>(schedule.warmup_steps), now = static_cast<double>(step), end = static_cast<double>(total);
+  const double warmup = static_cast<double>(schedule.warmup_steps), now = static_cast<double>(step),
+               end = static_cast<double>(total);
   if (now < warmup) return peak * (now + 1.0) / warmup;
   const double minimum = peak * schedule.minimum_ratio;
   const double t = std::clamp((now - warmup) / std::max(end - warmup, 1.0), 0.0, 1.0);

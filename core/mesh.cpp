@@ -9,7 +9,8 @@ constexpr std::array<Axis, kAxisCount> kInnermostFirst{Axis::tp, Axis::cp, Axis:
 
 Mesh::Mesh(const Sizes& sizes, int rank) : sizes_(sizes), rank_(rank) {
   for (const Axis axis : kAllAxes)
-    if (size(axis) < 1) throw Error::make(ExitCode::config, "layout.{}: wanted at least 1, got {}", name_of(axis), size(axis));
+    if (size(axis) < 1)
+      throw Error::make(ExitCode::config, "layout.{}: wanted at least 1, got {}", name_of(axis), size(axis));
   if (rank < 0 || rank >= ranks())
     throw Error::make(ExitCode::config, "rank {} is outside a mesh of {} ranks ({})", rank, ranks(), describe());
   int rest = rank;

@@ -1,6 +1,6 @@
 #pragma once
-// Mesh: the ranks of a job as a grid over named axes, and the place of one rank in it. Made once and passed; there is no
-// global parallel state. tp is innermost (neighbouring ranks), then cp, ep, dp, pp. An axis of size 1 makes every
+// Mesh: the ranks of a job as a grid over named axes, and the place of one rank in it. Made once and passed; there is
+// no global parallel state. tp is innermost (neighbouring ranks), then cp, ep, dp, pp. An axis of size 1 makes every
 // conversion over it the identity, so one code path serves one rank and ten thousand.
 
 #include <array>

@@ -62,7 +62,7 @@ struct BindContext {
   const Mesh& mesh;
   const AxisCommunicators& communicators;
   Reduction reduction = Reduction::fast;
-  std::vector<TensorSpec> in, out;   ///< global
+  std::vector<TensorSpec> in, out;  ///< global
   std::vector<Shape> in_local, out_local;
   std::vector<bool> has_in, has_out;
 };

@@ -35,7 +35,8 @@ int64_t ParameterSet::elements() const {
 
 int64_t ParameterSet::trainable_elements() const {
   int64_t count = 0;
-  for (const Parameter& parameter : parameters_) count += parameter.frozen ? 0 : element_count(parameter.logical_shape());
+  for (const Parameter& parameter : parameters_)
+    count += parameter.frozen ? 0 : element_count(parameter.logical_shape());
   return count;
 }
 

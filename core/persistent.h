@@ -16,9 +16,9 @@ struct PersistentTensor {
   std::string name;
   TensorSpec spec;
   Purpose purpose = Purpose::parameter;
-  int parent = -1;            ///< view into this one, or -1
-  size_t offset = 0;          ///< bytes from the start of the persistent arena (set by lay_out for non-views)
-  size_t bytes = 0;           ///< of this rank
+  int parent = -1;    ///< view into this one, or -1
+  size_t offset = 0;  ///< bytes from the start of the persistent arena (set by lay_out for non-views)
+  size_t bytes = 0;   ///< of this rank
   size_t offset_in_parent = 0;
 };
 

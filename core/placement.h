@@ -1,6 +1,7 @@
 #pragma once
 // Placement: what one rank holds of a tensor, seen along one mesh axis.
-//   Replicate   the whole tensor            Shard(dim)   a run of `dim`            Partial   an addend of a sum still owed
+//   Replicate   the whole tensor            Shard(dim)   a run of `dim`            Partial   an addend of a sum still
+//   owed
 // Parallelism is data: a tensor carries one Placement per axis, ops have rules over them, and where they do not fit the
 // recorder inserts a conversion. Partial is linear: only ops linear in that operand let it pass.
 
@@ -30,7 +31,8 @@ constexpr Placement Shard(int dim) { return {Placement::Kind::shard, dim}; }
 
 std::string to_string(const Placement& placement);  ///< "R", "S(0)", "P"
 
-/// What the gradient of a tensor so placed is asked to be: Replicate -> Replicate, Shard(d) -> Shard(d), Partial -> Replicate.
+/// What the gradient of a tensor so placed is asked to be: Replicate -> Replicate, Shard(d) -> Shard(d), Partial ->
+/// Replicate.
 constexpr Placement dual_of(const Placement& p) { return p.is_partial() ? Replicate : p; }
 
 using Placements = std::array<Placement, kAxisCount>;

@@ -10,7 +10,8 @@ namespace {
 
 BindContext context_of(const Tape& tape, const Node& node, const Device& device, Reduction reduction) {
   BindContext context{*device.backend, tape.mesh, device.communicators, reduction, {}, {}, {}, {}, {}, {}};
-  const auto fill = [&](const std::vector<TensorId>& ids, std::vector<TensorSpec>& specs, std::vector<Shape>& locals, std::vector<bool>& has) {
+  const auto fill = [&](const std::vector<TensorId>& ids, std::vector<TensorSpec>& specs, std::vector<Shape>& locals,
+                        std::vector<bool>& has) {
     for (const TensorId id : ids) {
       specs.push_back(id == kNoTensor ? TensorSpec{} : tape.at(id).spec);
       locals.push_back(id == kNoTensor ? Shape{} : local_shape(tape.at(id).spec, tape.mesh));

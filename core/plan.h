@@ -1,7 +1,7 @@
 #pragma once
 // Plan: a tape whose every op is bound to a backend and whose every tensor has an address. It is what runs, what is
-// priced, and what ranks compare: its digest covers ops, operands, placements and addresses. make_plan() runs the passes
-// in their fixed order; each has a name, a time and a check after it.
+// priced, and what ranks compare: its digest covers ops, operands, placements and addresses. make_plan() runs the
+// passes in their fixed order; each has a name, a time and a check after it.
 
 #include <string>
 #include <vector>

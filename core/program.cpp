@@ -9,13 +9,27 @@
 namespace capstan {
 namespace {
 constexpr unsigned char kGuardByte = 0xA5;
+
+/// A persistent tensor must stand on the tape as it was declared: its bytes are laid out by the declaration.
+void check_declarations(const std::string& plan, const Tape& tape, const PersistentSpace& space) {
+  for (size_t i = 0; i < tape.nodes.size(); ++i)
+    for (const auto* list : {&tape.nodes[i].inputs, &tape.nodes[i].outputs})
+      for (const TensorId id : *list) {
+        if (id == kNoTensor || tape.at(id).persistent < 0) continue;
+        const PersistentTensor& declared = space.at(tape.at(id).persistent);
+        CAPSTAN_CHECK(tape.at(id).spec == declared.spec, "plan {}: node {} ({}) takes {} for {}, it was declared as {}",
+                      plan, i, tape.nodes[i].op->name(), declared.name, to_string(tape.at(id).spec),
+                      to_string(declared.spec));
+      }
 }
+}  // namespace
 
 Program::Program(const Mesh& mesh, const Device& device, PlanOptions options)
     : mesh_(mesh), device_(device), options_(options), persistent_(mesh) {}
 
 const Plan& Program::add(const std::string& name, Tape tape) {
   CAPSTAN_CHECK(!plans_.contains(name) && !allocated(), "plan {} cannot be added", name);
+  check_declarations(name, tape, persistent_);
   return plans_.emplace(name, make_plan(name, std::move(tape), device_, options_)).first->second;
 }
 
@@ -70,13 +84,16 @@ void Program::link(const Plan& plan) {
   }
 }
 
-bool Program::has(const std::string& plan, Part part, int level) const { return sequences_.contains({plan, part, level}); }
+bool Program::has(const std::string& plan, Part part, int level) const {
+  return sequences_.contains({plan, part, level});
+}
 
 void Program::run(const std::string& plan, Part part, bool accumulate, int level) {
   const auto found = sequences_.find({plan, part, level});
   CAPSTAN_CHECK(found != sequences_.end(), "plan {} has no part {} {}", plan, name_of(part), level);
   for (const BoundNode& node : found->second.nodes) {
-    const bool add = node.accumulate == Accumulate::always || (node.accumulate == Accumulate::after_first_microbatch && accumulate);
+    const bool add =
+        node.accumulate == Accumulate::always || (node.accumulate == Accumulate::after_first_microbatch && accumulate);
     if (__builtin_expect(observer_ != nullptr, false)) observer_->before(*found->second.plan, node.node);
     node.bound->run({node.in.data(), node.out.data(), node.scratch, add});
     if (__builtin_expect(observer_ != nullptr, false)) observer_->after(*found->second.plan, node.node);
@@ -91,13 +108,16 @@ std::string Program::digest() const {
   return digest_of(text);
 }
 
-void Program::each_guard(const std::string& name, const std::function<bool(char*, size_t, const std::string&)>& visit) const {
+void Program::each_guard(const std::string& name,
+                         const std::function<bool(char*, size_t, const std::string&)>& visit) const {
   const size_t guard = options_.memory.guard;
   if (guard == 0) return;
   for (const PersistentTensor& tensor : persistent_.all())
     if (tensor.parent < 0 && !visit(arena_.data() + tensor.offset + tensor.bytes, guard, tensor.name)) return;
   for (const Buffer& buffer : plan(name).memory.buffers)
-    if (!visit(transient_ + buffer.offset + buffer.bytes, guard, fmt::format("{}, buffer of node {}", name, buffer.first))) return;
+    if (!visit(transient_ + buffer.offset + buffer.bytes, guard,
+               fmt::format("{}, buffer of node {}", name, buffer.first)))
+      return;
 }
 
 void Program::fill_guards(const std::string& name) {

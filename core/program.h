@@ -49,7 +49,9 @@ class Program {
   void* address(const std::string& name) const;
   void* address(int persistent_index) const;
   template <typename T>
-  T* at(const std::string& name) const { return static_cast<T*>(address(name)); }
+  T* at(const std::string& name) const {
+    return static_cast<T*>(address(name));
+  }
   /// Address of any tensor of a plan (tests, observers).
   void* address(const Plan& plan, TensorId id) const;
 

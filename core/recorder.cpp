@@ -7,7 +7,8 @@
 
 namespace capstan {
 
-Recorder::Recorder(const Mesh& mesh, PersistentSpace& persistent, const ParameterSet& parameters, RecorderOptions options)
+Recorder::Recorder(const Mesh& mesh, PersistentSpace& persistent, const ParameterSet& parameters,
+                   RecorderOptions options)
     : persistent_(persistent), parameters_(parameters), options_(options) {
   tape_.mesh = mesh;
 }
@@ -52,6 +53,9 @@ double conversion_price(const Placement& from, const Placement& to, double bytes
   if (to.is_partial()) return std::numeric_limits<double>::infinity();
   if (from.is_replicate()) return 0.01 * bytes;  // a local slice
   if (from.is_partial() && to.is_replicate()) return 2.0 * bytes;
+  // A reduce-scatter is half of an all-reduce, but what it leaves sharded is gathered sooner or later: it pays only
+  // where another operand stands sharded already and would have to be gathered.
+  if (from.is_partial()) return 2.5 * bytes;
   return bytes;
 }
 
@@ -110,16 +114,16 @@ std::vector<Value> Recorder::record_into(OpPtr op, const std::vector<Value>& giv
     inferred[i].placements = placed[i];
     Value value = i < outputs.size() ? outputs[i] : Value{};
     if (!value.present()) {
-      const Purpose use = accumulation_of(inferred[i].dtype) == inferred[i].dtype && i > 0 && purpose == Purpose::activation &&
-                                  inferred[i].shape.size() < 3
+      const Purpose use = accumulation_of(inferred[i].dtype) == inferred[i].dtype && i > 0 &&
+                                  purpose == Purpose::activation && inferred[i].shape.size() < 3
                               ? Purpose::statistic
                               : purpose;
       value = {add_tensor(fmt::format("{}.{}", op->name(), i), inferred[i], use)};
       tape_.tensors.back().needs_gradient = needs_gradient && options_.training && part_ == Part::forward;
     } else {
       // A persistent output takes the placements its op gives it: a gradient comes out Partial where the data differ.
-      CAPSTAN_CHECK(spec(value).placements == placed[i] || tape_.at(value.id).persistent >= 0, "op {}: output {} is placed {}",
-                    op->name(), i, to_string(spec(value)));
+      CAPSTAN_CHECK(spec(value).placements == placed[i] || tape_.at(value.id).persistent >= 0,
+                    "op {}: output {} is placed {}", op->name(), i, to_string(spec(value)));
     }
     node.outputs.push_back(value.id);
     result.push_back(value);

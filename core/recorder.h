@@ -20,7 +20,7 @@ struct Value {
 };
 
 struct RecorderOptions {
-  bool training = true;           ///< false: nothing is kept for a backward pass
+  bool training = true;  ///< false: nothing is kept for a backward pass
   DType activations = DType::f32;
 };
 

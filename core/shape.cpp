@@ -10,7 +10,8 @@ int64_t element_count(const Shape& shape) {
   int64_t count = 1;
   for (const int64_t extent : shape) {
     CAPSTAN_CHECK(extent >= 0, "shape {}", to_string(shape));
-    CAPSTAN_CHECK(extent == 0 || count <= (int64_t{1} << 62) / extent, "shape {} has too many elements", to_string(shape));
+    CAPSTAN_CHECK(extent == 0 || count <= (int64_t{1} << 62) / extent, "shape {} has too many elements",
+                  to_string(shape));
     count *= extent;
   }
   return count;

@@ -1,5 +1,6 @@
 #pragma once
-// Shape: the extents of a tensor, outermost first. Element counts are checked products: a shape that overflows is an Error.
+// Shape: the extents of a tensor, outermost first. Element counts are checked products: a shape that overflows is an
+// Error.
 
 #include <cstdint>
 #include <string>

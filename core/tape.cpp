@@ -5,8 +5,9 @@
 namespace capstan {
 
 const char* name_of(Purpose purpose) {
-  constexpr const char* names[] = {"parameter", "working copy", "gradient", "moment",    "input",               "scalar",
-                                   "cache",     "reduction",    "activation", "statistic", "activation gradient", "scratch"};
+  constexpr const char* names[] = {
+      "parameter", "working copy",        "gradient", "moment", "input", "scalar", "cache", "reduction", "activation",
+      "statistic", "activation gradient", "scratch"};
   static_assert(std::size(names) == kPurposeCount);
   return names[static_cast<int>(purpose)];
 }
@@ -33,8 +34,8 @@ std::string Tape::to_text() const {
     return id == kNoTensor ? std::string("-") : fmt::format("%{}:{}", id, to_string(at(id).spec));
   };
   for (const Node& node : nodes) {
-    text += fmt::format("{}{} r{} {}{}({})", name_of(node.part), node.level, node.region, node.recomputed ? "again " : "",
-                        node.op->name(), node.op->attributes());
+    text += fmt::format("{}{} r{} {}{}({})", name_of(node.part), node.level, node.region,
+                        node.recomputed ? "again " : "", node.op->name(), node.op->attributes());
     for (const TensorId id : node.inputs) text += " " + operand(id);
     text += " ->";
     for (const TensorId id : node.outputs) text += " " + operand(id);
@@ -54,7 +55,12 @@ std::vector<InputSpec> input_specs(const Tape& tape, const Node& node) {
 
 void verify_shapes(const Tape& tape, const Node& node, const std::string& where) {
   const std::vector<InputSpec> inputs = input_specs(tape, node);
-  const std::vector<TensorSpec> inferred = node.op->infer(inputs);
+  std::vector<TensorSpec> inferred;
+  try {
+    inferred = node.op->infer(inputs);
+  } catch (const Error& error) {
+    throw Error::make(ExitCode::internal, "{}: {}", where, error.what());
+  }
   CAPSTAN_CHECK(inferred.size() == node.outputs.size(), "{}: {} outputs recorded, {} inferred", where,
                 node.outputs.size(), inferred.size());
   for (size_t i = 0; i < inferred.size(); ++i) {
@@ -82,15 +88,17 @@ void verify_placements(const Tape& tape, const Node& node, const std::string& wh
   for (const Axis axis : kAllAxes) {
     if (tape.mesh.size(axis) == 1) continue;
     bool found = false;
-    for (const Signature& signature : node.op->signatures(inputs)) found = found || matches(tape, node, signature, axis);
+    for (const Signature& signature : node.op->signatures(inputs))
+      found = found || matches(tape, node, signature, axis);
     CAPSTAN_CHECK(found, "{}: operands match no placement signature on axis {}", where, name_of(axis));
   }
 }
 
 void verify_in_place(const Node& node, const std::string& where) {
   for (const InPlace& pair : node.op->in_place())
-    CAPSTAN_CHECK(pair.output < static_cast<int>(node.outputs.size()) && pair.input < static_cast<int>(node.inputs.size()),
-                  "{}: in-place pair ({}, {}) names no operand", where, pair.output, pair.input);
+    CAPSTAN_CHECK(
+        pair.output < static_cast<int>(node.outputs.size()) && pair.input < static_cast<int>(node.inputs.size()),
+        "{}: in-place pair ({}, {}) names no operand", where, pair.output, pair.input);
 }
 
 void verify_gradients(const Tape& tape, const std::string& after_pass) {
@@ -100,28 +108,30 @@ void verify_gradients(const Tape& tape, const std::string& after_pass) {
       if (id == kNoTensor || tape.at(id).contributions == 0 || tape.nodes[i].part != Part::backward) continue;
       const bool first = found[static_cast<size_t>(id)]++ == 0;
       const Accumulate wanted = first ? Accumulate::after_first_microbatch : Accumulate::always;
-      CAPSTAN_CHECK(tape.nodes[i].accumulate == wanted, "after {}: node {} ({}) is contribution {} to {} and accumulates wrongly",
-                    after_pass, i, tape.nodes[i].op->name(), found[static_cast<size_t>(id)], tape.at(id).name);
+      CAPSTAN_CHECK(tape.nodes[i].accumulate == wanted,
+                    "after {}: node {} ({}) is contribution {} to {} and accumulates wrongly", after_pass, i,
+                    tape.nodes[i].op->name(), found[static_cast<size_t>(id)], tape.at(id).name);
     }
   for (size_t id = 0; id < found.size(); ++id)
-    CAPSTAN_CHECK(found[id] == tape.tensors[id].contributions, "after {}: {} nodes contribute to {}, wanted {}", after_pass,
-                  found[id], tape.tensors[id].name, tape.tensors[id].contributions);
+    CAPSTAN_CHECK(found[id] == tape.tensors[id].contributions, "after {}: {} nodes contribute to {}, wanted {}",
+                  after_pass, found[id], tape.tensors[id].name, tape.tensors[id].contributions);
 }
 
 }  // namespace
 
 void verify(const Tape& tape, const std::string& after_pass) {
   std::vector<bool> written(tape.tensors.size());
-  for (size_t i = 0; i < tape.tensors.size(); ++i)
-    written[i] = tape.tensors[i].persistent >= 0;
+  for (size_t i = 0; i < tape.tensors.size(); ++i) written[i] = tape.tensors[i].persistent >= 0;
   for (size_t i = 0; i < tape.nodes.size(); ++i) {
     const Node& node = tape.nodes[i];
     const std::string where = fmt::format("after {}: node {} ({})", after_pass, i, node.op->name());
     for (const TensorId id : node.inputs)
-      CAPSTAN_CHECK(id == kNoTensor || written[static_cast<size_t>(id)], "{} reads {} before it is written", where, tape.at(id).name);
+      CAPSTAN_CHECK(id == kNoTensor || written[static_cast<size_t>(id)], "{} reads {} before it is written", where,
+                    tape.at(id).name);
     for (const TensorId id : node.outputs) {
       if (id == kNoTensor) continue;
-      CAPSTAN_CHECK(tape.at(id).persistent >= 0 || !written[static_cast<size_t>(id)], "{} writes {} twice", where, tape.at(id).name);
+      CAPSTAN_CHECK(tape.at(id).persistent >= 0 || !written[static_cast<size_t>(id)], "{} writes {} twice", where,
+                    tape.at(id).name);
       written[static_cast<size_t>(id)] = true;
     }
     verify_shapes(tape, node, where);

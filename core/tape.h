@@ -15,7 +15,18 @@ constexpr TensorId kNoTensor = -1;
 
 /// What memory is for; the table by purpose is printed before anything is allocated.
 enum class Purpose : uint8_t {
-  parameter, working, gradient, moment, input, scalar, cache, reduction, activation, statistic, gradient_activation, scratch
+  parameter,
+  working,
+  gradient,
+  moment,
+  input,
+  scalar,
+  cache,
+  reduction,
+  activation,
+  statistic,
+  gradient_activation,
+  scratch
 };
 constexpr int kPurposeCount = 12;
 const char* name_of(Purpose purpose);
@@ -24,9 +35,9 @@ struct TapeTensor {
   std::string name;
   TensorSpec spec;
   Purpose purpose = Purpose::activation;
-  int persistent = -1;         ///< index into the PersistentSpace, or -1: lives only while it is needed
+  int persistent = -1;  ///< index into the PersistentSpace, or -1: lives only while it is needed
   bool needs_gradient = false;
-  int contributions = 0;       ///< of a parameter's gradient: ops of the backward pass that write it or add to it
+  int contributions = 0;  ///< of a parameter's gradient: ops of the backward pass that write it or add to it
 };
 
 /// Part of a plan that is replayed as a unit.
@@ -37,11 +48,11 @@ enum class Accumulate : uint8_t { never, after_first_microbatch, always };
 
 struct Node {
   OpPtr op;
-  std::vector<TensorId> inputs;   ///< kNoTensor where an optional input is absent
+  std::vector<TensorId> inputs;  ///< kNoTensor where an optional input is absent
   std::vector<TensorId> outputs;
   Part part = Part::forward;
-  int level = 0;                  ///< of the summation tree, for Part::carry and Part::store
-  int region = -1;                ///< layer, for recomputation; -1: outside of any
+  int level = 0;    ///< of the summation tree, for Part::carry and Part::store
+  int region = -1;  ///< layer, for recomputation; -1: outside of any
   Accumulate accumulate = Accumulate::never;
   bool recomputed = false;
 };

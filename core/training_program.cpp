@@ -1,12 +1,14 @@
 #include "core/training_program.h"
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "core/backward.h"
 #include "core/error.h"
-#include "core/ops/cross_entropy.h"
 #include "core/ops/conversion.h"
+#include "core/ops/cross_entropy.h"
 #include "core/ops/elementwise.h"
 
 namespace capstan {
@@ -35,14 +37,16 @@ void TrainingProgram::declare_run_views(const std::string& flat, DType dtype) {
   const int parent = space.find(flat);
   for (size_t r = 0; r < layout_.runs.size(); ++r) {
     TensorSpec spec{{layout_.runs[r].count}, dtype};
-    space.add_view(fmt::format("{}.run{}", flat, r), spec, parent, static_cast<size_t>(layout_.runs[r].first) * bytes_of(dtype));
+    space.add_view(fmt::format("{}.run{}", flat, r), spec, parent,
+                   static_cast<size_t>(layout_.runs[r].first) * bytes_of(dtype));
   }
 }
 
 void TrainingProgram::declare_state() {
   PersistentSpace& space = program_.persistent();
   const DType master = master_dtype(), working = activation_dtype(spec_.precision);
-  const auto flat = [&](const std::string& name, const std::string& prefix, DType dtype, Purpose purpose, Placements placements) {
+  const auto flat = [&](const std::string& name, const std::string& prefix, DType dtype, Purpose purpose,
+                        Placements placements) {
     const int parent = space.add(name, {{layout_.elements}, dtype, placements}, purpose);
     for (size_t i = 0; i < program_.parameters().size(); ++i)
       if (layout_.first[i] >= 0)
@@ -137,7 +141,8 @@ void TrainingProgram::record_train() {
   recorder.set_part(Part::forward);
   const Value hidden = model_->hidden(recorder, decoder_inputs(recorder));
   cross_entropy(recorder, model_->logits(recorder, hidden), recorder.persistent("input.targets"),
-                recorder.persistent("input.loss_weights"), recorder.persistent("step.loss_sum"), spec_.model.vocabulary);
+                recorder.persistent("input.loss_weights"), recorder.persistent("step.loss_sum"),
+                spec_.model.vocabulary);
   record_backward(recorder);
   record_tree(recorder);
 
@@ -163,7 +168,8 @@ void TrainingProgram::record_evaluate() {
   Recorder recorder = program_.recorder({false, activation_dtype(spec_.precision)});
   const Value hidden = model_->hidden(recorder, decoder_inputs(recorder));
   cross_entropy(recorder, model_->logits(recorder, hidden), recorder.persistent("input.targets"),
-                recorder.persistent("input.loss_weights"), recorder.persistent("evaluate.loss_sum"), spec_.model.vocabulary);
+                recorder.persistent("input.loss_weights"), recorder.persistent("evaluate.loss_sum"),
+                spec_.model.vocabulary);
   recorder.set_part(Part::update);
   reduce_in_place(recorder, "evaluate.report");
   program_.add("evaluate", std::move(recorder.tape()));
@@ -199,9 +205,25 @@ void TrainingProgram::refresh_working_copies() {
   for (int64_t i = 0; i < layout_.elements; ++i) working[i] = BFloat16(masters[i]);
 }
 
+void TrainingProgram::set_step(const StepSetting& setting) {
+  kernels::StepScalars& scalars = *program_.at<kernels::StepScalars>("step.scalars");
+  scalars = {};
+  scalars.learning_rate = setting.learning_rate;
+  scalars.correction1 = 1.0 - std::pow(spec_.optimizer.beta1, static_cast<double>(setting.updates + 1));
+  scalars.correction2 = 1.0 - std::pow(spec_.optimizer.beta2, static_cast<double>(setting.updates + 1));
+  scalars.clip_limit = setting.clip;
+  scalars.gradient_scale = setting.weights > 0.0 ? 1.0 / setting.weights : 0.0;
+  double* report = program_.at<double>("step.report");
+  std::fill(report, report + kBadRanks + program_.mesh().size(Axis::dp), 0.0);
+  program_.at<uint64_t>("step.random")[0] = setting.random_key;
+}
+
 void TrainingProgram::microbatch(int64_t m) {
   const int levels = tree_levels();
   const bool tree = spec_.plan.reduction == Reduction::ordered;
+  const int64_t share = spec_.microbatches * spec_.microbatch;
+  program_.at<uint64_t>("step.random")[1] =
+      static_cast<uint64_t>(program_.mesh().coordinate(Axis::dp) * share + m * spec_.microbatch);
   program_.run("train", Part::forward, !tree && m > 0);
   program_.run("train", Part::backward, !tree && m > 0);
   if (levels == 0) return;
@@ -214,7 +236,18 @@ void TrainingProgram::begin() {
   if (program_.has("train", Part::begin)) program_.run("train", Part::begin);
 }
 
-void TrainingProgram::update() { program_.run("train", Part::update); }
+StepOutcome TrainingProgram::finish_step() {
+  const int ranks = program_.mesh().size(Axis::dp), rank = program_.mesh().coordinate(Axis::dp);
+  double* report = program_.at<double>("step.report");
+  if (!std::isfinite(report[kLossSum])) report[kBadRanks + rank] = 1.0;
+  program_.run("train", Part::update);
+  const double* reduced = program_.at<double>("step.report.reduced");
+  const kernels::StepScalars& scalars = *program_.at<kernels::StepScalars>("step.scalars");
+  StepOutcome outcome{reduced[kLossSum], scalars.gradient_norm, scalars.skip != 0.0, {}};
+  for (int i = 0; i < ranks; ++i)
+    if (reduced[kBadRanks + i] > 0.0) outcome.bad_ranks.push_back(i);
+  return outcome;
+}
 
 std::vector<std::string> TrainingProgram::state_names() const {
   std::vector<std::string> names;

@@ -4,8 +4,8 @@
 //   begin     control vector summed over dp (weights of the step's tokens, stop requests)
 //   forward, backward   once per microbatch; gradients and loss add up ("ordered": through the summation tree)
 //   update    gradients and loss reduced over dp, norm, clip, AdamW, working copies
-// Ordered reduction: microbatch m's sums are folded like the carries of a binary counter (parts carry/store at level k),
-// so 2^a microbatches on 2^b ranks sum in one tree whatever a and b.
+// Ordered reduction: microbatch m's sums are folded like the carries of a binary counter (parts carry/store at level
+// k), so 2^a microbatches on 2^b ranks sum in one tree whatever a and b.
 
 #include <memory>
 #include <string>
@@ -17,7 +17,9 @@
 namespace capstan {
 
 enum class Precision { fp64, fp32, bf16 };
-constexpr DType activation_dtype(Precision p) { return p == Precision::fp64 ? DType::f64 : p == Precision::bf16 ? DType::bf16 : DType::f32; }
+constexpr DType activation_dtype(Precision p) {
+  return p == Precision::fp64 ? DType::f64 : p == Precision::bf16 ? DType::bf16 : DType::f32;
+}
 
 struct TrainingSpec {
   DecoderConfig model;
@@ -27,7 +29,7 @@ struct TrainingSpec {
   int64_t microbatches = 1;  ///< per rank and step
   uint64_t seed = 1;
   PlanOptions plan;
-  bool training = true;      ///< false: only evaluate is planned, without gradients and moments
+  bool training = true;  ///< false: only evaluate is planned, without gradients and moments
   bool separate_documents = true;
 };
 
@@ -35,6 +37,22 @@ struct TrainingSpec {
 enum ControlSlot : int { kWeightSum, kStopRequests, kControlSlots };
 enum ReportSlot : int { kLossSum, kBadRanks };  ///< from kBadRanks on: one flag per dp rank
 enum EvaluationSlot : int { kEvaluationLoss, kEvaluationWeights, kEvaluationBytes, kEvaluationSlots };
+
+/// What varies from step to step.
+struct StepSetting {
+  double learning_rate = 0.0;
+  int64_t updates = 0;      ///< steps that changed the parameters before this one
+  double clip = 0.0;        ///< 0: none
+  double weights = 0.0;     ///< sum of loss weights over all ranks and microbatches
+  uint64_t random_key = 0;  ///< of this step's dropout
+};
+
+struct StepOutcome {
+  double loss_sum = 0.0;       ///< over all ranks
+  double gradient_norm = 0.0;  ///< before clipping
+  bool skipped = false;        ///< the norm was not finite: nothing was changed
+  std::vector<int> bad_ranks;  ///< whose own loss was not finite
+};
 
 class TrainingProgram {
  public:
@@ -52,11 +70,13 @@ class TrainingProgram {
   /// Working copies from masters: after parameters were loaded or set.
   void refresh_working_copies();
 
-  /// Replays one step's forward, backward and summation for microbatch m; inputs must be in place.
-  void microbatch(int64_t m);
   /// Sums step.control over dp; on one rank there is nothing to sum.
   void begin();
-  void update();
+  /// One step: set it, replay forward, backward and summation for microbatches 0, 1, ... in order (their inputs in
+  /// place), finish it. `begin` comes before, when the sum of weights is to be known over all ranks.
+  void set_step(const StepSetting& setting);
+  void microbatch(int64_t m);
+  StepOutcome finish_step();
 
   /// Names of the state that a checkpoint holds: parameters, moment1.*, moment2.*, in declared order.
   std::vector<std::string> state_names() const;

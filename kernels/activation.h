@@ -1,7 +1,7 @@
 #pragma once
 // Pointwise activations of an MLP, plain and gated, and their derivatives.
-//   gelu       x/2 (1 + erf(x / sqrt 2))                               gelu_tanh  x/2 (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3)))
-//   relu       max(x, 0)            squared_relu  max(x, 0)^2           silu       x / (1 + exp(-x))
+//   gelu       x/2 (1 + erf(x / sqrt 2))                               gelu_tanh  x/2 (1 + tanh(sqrt(2/pi)(x + 0.044715
+//   x^3))) relu       max(x, 0)            squared_relu  max(x, 0)^2           silu       x / (1 + exp(-x))
 // Gated (SwiGLU: silu, GeGLU: gelu): y = act(gate) * up.
 // Gradients: dx = act'(x) dy;  gated: dgate = act'(gate) up dy, dup = act(gate) dy.
 

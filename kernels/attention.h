@@ -5,8 +5,8 @@
 // Query head h reads key/value head h / (heads / kv_heads). Positions: query i of a sequence stands at
 // i + offset_b, offset_b = key_length_b - queries (0 when a sequence attends to itself); key j stands at j.
 // The mask is a value: key j is visible to query i (at absolute place p = i + offset) when all given rules hold:
-//   causal: j <= p, or j < prefix_b when prefix lengths are given     window w > 0: p - j < w (and j - p < w if not causal)
-//   documents: document(query) == document(key)      key_length: j < key_length_b
+//   causal: j <= p, or j < prefix_b when prefix lengths are given     window w > 0: p - j < w (and j - p < w if not
+//   causal) documents: document(query) == document(key)      key_length: j < key_length_b
 // A query that sees no key gives 0 and a logsumexp of -inf. ALiBi: bias_h = -slope_h (p - j) (|p - j| if not causal).
 // A result for one document never depends, bit for bit, on the contents of another document in the same sequence.
 // Dropout on w keeps element (b, h, i, j) by philox_word(key, stream, ((sample_b * heads + h) * T_q + i) * T_k + j),
@@ -22,7 +22,8 @@ namespace capstan::kernels {
 struct AttentionShape {
   int64_t batch = 0, queries = 0, keys = 0;  ///< keys: extent of k and v (upper bound when key_lengths are given)
   int64_t heads = 0, kv_heads = 0, head_size = 0;
-  int64_t q_stride = 0, kv_stride = 0, o_stride = 0;  ///< elements from token to token; heads are adjacent: h * head_size
+  int64_t q_stride = 0, kv_stride = 0,
+          o_stride = 0;  ///< elements from token to token; heads are adjacent: h * head_size
   double scale = 1.0;
   bool causal = true;
   int64_t window = 0;  ///< 0: none
@@ -41,12 +42,12 @@ struct AttentionArgs {
   AttentionShape shape;
   AttentionMask mask;
   Dropout dropout;
-  const void* q = nullptr;     ///< (batch, queries, heads, head_size), strides above
-  const void* k = nullptr;     ///< (batch, keys, kv_heads, head_size)
+  const void* q = nullptr;  ///< (batch, queries, heads, head_size), strides above
+  const void* k = nullptr;  ///< (batch, keys, kv_heads, head_size)
   const void* v = nullptr;
-  void* o = nullptr;           ///< (batch, queries, heads, head_size)
-  void* logsumexp = nullptr;   ///< [batch, heads, queries] in accumulation_of(dtype); null when no backward follows
-  void* scratch = nullptr;     ///< Backend::attention_scratch(shape) bytes
+  void* o = nullptr;          ///< (batch, queries, heads, head_size)
+  void* logsumexp = nullptr;  ///< [batch, heads, queries] in accumulation_of(dtype); null when no backward follows
+  void* scratch = nullptr;    ///< Backend::attention_scratch(shape) bytes
 };
 
 struct AttentionBackwardArgs {

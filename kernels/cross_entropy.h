@@ -11,19 +11,19 @@
 namespace capstan::kernels {
 
 struct CrossEntropyArgs {
-  const void* logits = nullptr;       ///< [rows, padded] of dtype
-  const int32_t* targets = nullptr;   ///< [rows]
-  const float* weights = nullptr;     ///< [rows]; a row of weight 0 adds nothing whatever its target
-  void* logsumexp = nullptr;          ///< [rows] in accumulation_of(dtype)
-  void* nll = nullptr;                ///< [rows] in accumulation_of(dtype): unweighted
-  double* loss_sum = nullptr;         ///< [1], (=|+=) weighted sum over rows in ascending order
-  bool accumulate = false;            ///< for loss_sum
+  const void* logits = nullptr;      ///< [rows, padded] of dtype
+  const int32_t* targets = nullptr;  ///< [rows]
+  const float* weights = nullptr;    ///< [rows]; a row of weight 0 adds nothing whatever its target
+  void* logsumexp = nullptr;         ///< [rows] in accumulation_of(dtype)
+  void* nll = nullptr;               ///< [rows] in accumulation_of(dtype): unweighted
+  double* loss_sum = nullptr;        ///< [1], (=|+=) weighted sum over rows in ascending order
+  bool accumulate = false;           ///< for loss_sum
   int64_t rows = 0, vocabulary = 0, padded = 0;
   DType dtype = DType::f32;
 };
 
 struct CrossEntropyBackwardArgs {
-  void* logits = nullptr;             ///< in: logits, out: gradient
+  void* logits = nullptr;  ///< in: logits, out: gradient
   const int32_t* targets = nullptr;
   const float* weights = nullptr;
   const void* logsumexp = nullptr;

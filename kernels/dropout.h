@@ -13,16 +13,16 @@ namespace capstan::kernels {
 /// probability 0: no dropout, the pointers may be null. The pointers are data that change from step to step.
 struct Dropout {
   double probability = 0.0;
-  uint64_t stream = 0;                      ///< which dropout site of the model
-  const uint64_t* key = nullptr;            ///< run seed mixed with the step
-  const uint64_t* first_sample = nullptr;   ///< logical index of the first sample of this microbatch, within the step
+  uint64_t stream = 0;                     ///< which dropout site of the model
+  const uint64_t* key = nullptr;           ///< run seed mixed with the step
+  const uint64_t* first_sample = nullptr;  ///< logical index of the first sample of this microbatch, within the step
 };
 
 struct DropoutArgs {
   Dropout dropout;
-  const void* x = nullptr;         ///< [samples, elements of one sample]
-  const void* residual = nullptr;  ///< added after dropping, or null
-  void* y = nullptr;               ///< may be x or residual
+  const void* x = nullptr;                   ///< [samples, elements of one sample]
+  const void* residual = nullptr;            ///< added after dropping, or null
+  void* y = nullptr;                         ///< may be x or residual
   int64_t samples = 0, sample_elements = 0;  ///< logical index of an element: (first_sample + s) * sample_elements + e
   DType dtype = DType::f32;
 };

@@ -33,11 +33,12 @@ struct CastArgs {
   DType from = DType::f32, to = DType::f32;
 };
 
-/// cache[b, start_b + i, :] = x[b, i, :] for i < rows; start_b = key_lengths[b] - rows. Rows beyond `capacity` are our fault.
+/// cache[b, start_b + i, :] = x[b, i, :] for i < rows; start_b = key_lengths[b] - rows. Rows beyond `capacity` are our
+/// fault.
 struct CacheAppendArgs {
-  const void* x = nullptr;                ///< [batch, rows, width]
-  void* cache = nullptr;                  ///< [batch, capacity, width]
-  const int32_t* key_lengths = nullptr;   ///< [batch], counted after appending
+  const void* x = nullptr;               ///< [batch, rows, width]
+  void* cache = nullptr;                 ///< [batch, capacity, width]
+  const int32_t* key_lengths = nullptr;  ///< [batch], counted after appending
   int64_t batch = 0, rows = 0, capacity = 0, width = 0;
   DType dtype = DType::f32;
 };

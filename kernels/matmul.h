@@ -18,9 +18,9 @@ struct MatmulShape {
   int64_t m = 0, n = 0, k = 0;
   bool transpose_a = false, transpose_b = false;
   DType a = DType::f32, b = DType::f32, c = DType::f32;  ///< a == b; c is that dtype or its accumulation dtype
-  bool bias = false;                                      ///< bias has a's dtype
-  ActivationKind activation = ActivationKind::none;       ///< not with accumulation
-  bool may_accumulate = false;                            ///< run() may be called with accumulate; no bias, no activation
+  bool bias = false;                                     ///< bias has a's dtype
+  ActivationKind activation = ActivationKind::none;      ///< not with accumulation
+  bool may_accumulate = false;  ///< run() may be called with accumulate; no bias, no activation
 };
 
 struct MatmulArgs {

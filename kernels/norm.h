@@ -1,7 +1,8 @@
 #pragma once
 // Layer norm and RMS norm over the last dim, with the residual addition in front of it fused in.
 //   s = x + residual (when given; s is written to `sum`)
-//   layer:  y = (s - mean) rstd w + b,  rstd = 1/sqrt(var + eps)          rms:  y = s rstd w,  rstd = 1/sqrt(mean(s^2) + eps)
+//   layer:  y = (s - mean) rstd w + b,  rstd = 1/sqrt(var + eps)          rms:  y = s rstd w,  rstd = 1/sqrt(mean(s^2)
+//   + eps)
 // Backward, with g = dy w and n = (s - mean) rstd:
 //   layer:  ds = rstd (g - mean(g) - n mean(g n)) (+ dsum)               rms:  ds = rstd (g - n mean(g n)) (+ dsum)
 //   dw (=|+=) sum over rows dy n,  db (=|+=) sum over rows dy, in a fixed order.
@@ -30,7 +31,7 @@ struct NormArgs {
 
 struct NormBackwardArgs {
   bool rms = false;
-  const void* s = nullptr;     ///< what was normalised [rows, width]
+  const void* s = nullptr;  ///< what was normalised [rows, width]
   const void* weight = nullptr;
   const void* mean = nullptr;  ///< null for rms
   const void* rstd = nullptr;
@@ -42,7 +43,7 @@ struct NormBackwardArgs {
   bool accumulate = false;     ///< dweight, dbias are added to
   int64_t rows = 0, width = 0;
   DType dtype = DType::f32;
-  void* scratch = nullptr;     ///< Backend::norm_backward_scratch(rows, width, dtype) bytes
+  void* scratch = nullptr;  ///< Backend::norm_backward_scratch(rows, width, dtype) bytes
 };
 
 }  // namespace capstan::kernels

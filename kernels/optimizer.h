@@ -19,9 +19,9 @@ struct StepScalars {
   double clip_limit = 0.0;      ///< 0: no clipping
   double gradient_scale = 1.0;  ///< 1 / global sum of loss weights, times the loss scale
   double loss_scale = 1.0;
-  double clip_scale = 1.0;      ///< written by clip: min(1, limit / norm) / loss_scale
-  double gradient_norm = 0.0;   ///< written by clip
-  double skip = 0.0;            ///< written by clip: 1 when the norm is not finite
+  double clip_scale = 1.0;     ///< written by clip: min(1, limit / norm) / loss_scale
+  double gradient_norm = 0.0;  ///< written by clip
+  double skip = 0.0;           ///< written by clip: 1 when the norm is not finite
 };
 
 struct AdamWArgs {

@@ -3,7 +3,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <numeric>
 
@@ -49,15 +48,10 @@ double run_step(TrainingProgram& training, const RunConfig& config, int64_t step
   double* control = program.at<double>("step.control");
   control[kWeightSum] = static_cast<double>(config.train.microbatch * config.accumulation() * config.model.context);
   training.begin();
-  kernels::StepScalars& scalars = *program.at<kernels::StepScalars>("step.scalars");
-  scalars = {};
-  scalars.learning_rate = config.optimizer.learning_rate;
-  scalars.correction1 = 1.0 - std::pow(config.optimizer.beta1, static_cast<double>(step + 1));
-  scalars.correction2 = 1.0 - std::pow(config.optimizer.beta2, static_cast<double>(step + 1));
-  scalars.clip_limit = config.optimizer.clip;
-  scalars.gradient_scale = 1.0 / program.at<double>("step.control.reduced")[kWeightSum];
+  training.set_step({config.optimizer.learning_rate, step, config.optimizer.clip,
+                     program.at<double>("step.control.reduced")[kWeightSum], 1});
   for (int64_t m = 0; m < config.accumulation(); ++m) training.microbatch(m);
-  training.update();
+  training.finish_step();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -76,7 +70,8 @@ double ceiling_of(const kernels::Backend& backend, DType dtype, Communicator& wo
 
 void bench_step(const BenchArguments& arguments, Communicator& world) {
   RunConfig config = load_run_config(arguments.config, arguments.overrides);
-  if (config.model.vocabulary == 0) throw Error::make(ExitCode::config, "bench step needs model.vocabulary: it uses random tokens, not a corpus");
+  if (config.model.vocabulary == 0)
+    throw Error::make(ExitCode::config, "bench step needs model.vocabulary: it uses random tokens, not a corpus");
   check_for_world(config, world.size());
   omp_set_num_threads(threads_for(config.train, world));
   const kernels::Backend backend = backend_for(config.train);
@@ -101,15 +96,21 @@ void bench_step(const BenchArguments& arguments, Communicator& world) {
   training.program().observe(nullptr);
 
   const Plan& plan = training.program().plan("train");
-  const double flops = static_cast<double>(config.accumulation() * world.size()) * (plan.flops(Part::forward, false) + plan.flops(Part::backward, false));
+  const double flops = static_cast<double>(config.accumulation() * world.size()) *
+                       (plan.flops(Part::forward, false) + plan.flops(Part::backward, false));
   const double tokens = static_cast<double>(config.train.global_batch * config.model.context);
   const double time = median(seconds), ceiling = median(ceilings);
-  console.say(fmt::format("{} parameters, {} sequences of {}, {}, {} rank(s), {} thread(s) a rank, {} kernels ({})", training.program().parameters().elements(),
-                          config.train.global_batch, config.model.context, name_of(dtype), world.size(), omp_get_max_threads(), backend.name, backend.instruction_set));
+  console.say(fmt::format("{} parameters, {} sequences of {}, {}, {} rank(s), {} thread(s) a rank, {} kernels ({})",
+                          training.program().parameters().elements(), config.train.global_batch, config.model.context,
+                          name_of(dtype), world.size(), omp_get_max_threads(), backend.name, backend.instruction_set));
   console.say(fmt::format("tokens/s        {:.1f}   (median of {}; {:.1f} to {:.1f})", tokens / time, seconds.size(),
-                          tokens / *std::max_element(seconds.begin(), seconds.end()), tokens / *std::min_element(seconds.begin(), seconds.end())));
-  console.say(fmt::format("GFLOP/s         {:.1f}   model FLOPs, causal attention counted as the half it needs", flops / time * 1e-9));
-  console.say(fmt::format("ceiling         {:.1f}   GFLOP/s, product of 1024 x 1024 x 1024 in {} between the steps, all ranks together", ceiling * 1e-9, name_of(dtype)));
+                          tokens / *std::max_element(seconds.begin(), seconds.end()),
+                          tokens / *std::min_element(seconds.begin(), seconds.end())));
+  console.say(fmt::format("GFLOP/s         {:.1f}   model FLOPs, causal attention counted as the half it needs",
+                          flops / time * 1e-9));
+  console.say(fmt::format(
+      "ceiling         {:.1f}   GFLOP/s, product of 1024 x 1024 x 1024 in {} between the steps, all ranks together",
+      ceiling * 1e-9, name_of(dtype)));
   console.say(fmt::format("share           {:.1f}%", 100.0 * flops / time / ceiling));
   console.say("\ntime by op of rank 0\n" + timer.table(kTimed));
 }
@@ -119,12 +120,15 @@ void bench_step(const BenchArguments& arguments, Communicator& world) {
 void add_bench_command(CLI::App& app, std::function<void()>& action) {
   CLI::App* bench = app.add_subcommand("bench", "measure speed as a share of what the machine can do");
   bench->require_subcommand(1);
-  CLI::App* verb = bench->add_subcommand("step", "a training step on random tokens: tokens/s, share of the product ceiling, time by op");
+  CLI::App* verb = bench->add_subcommand(
+      "step", "a training step on random tokens: tokens/s, share of the product ceiling, time by op");
   const auto arguments = std::make_shared<BenchArguments>();
   verb->add_option("config", arguments->config, "CONFIG.toml")->required();
   verb->add_option("overrides", arguments->overrides, "key.path=value, stronger than the file");
   verb->add_option("--rounds", arguments->rounds, "steps measured")->capture_default_str()->check(CLI::Range(1, 1000));
-  verb->add_option("--warmup", arguments->warmup, "steps before them")->capture_default_str()->check(CLI::Range(0, 1000));
+  verb->add_option("--warmup", arguments->warmup, "steps before them")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1000));
   verb->footer(
       "Examples:\n"
       "  capstan bench step configs/runs/gpt2-124m.toml model.vocabulary=50257 model.context=64 train.global_batch=4\n"

@@ -13,14 +13,14 @@
 #include "core/config/keys.h"
 #include "core/error.h"
 #include "launch/bench_command.h"
-#include "launch/evaluate_command.h"
-#include "launch/generate_command.h"
-#include "launch/inspect_command.h"
-#include "launch/train_command.h"
 #include "launch/config_command.h"
 #include "launch/corpus_command.h"
 #include "launch/doctor_command.h"
 #include "launch/doctor_libraries.h"
+#include "launch/evaluate_command.h"
+#include "launch/generate_command.h"
+#include "launch/inspect_command.h"
+#include "launch/train_command.h"
 
 namespace capstan {
 
@@ -31,8 +31,8 @@ constexpr const char* kVersion = CAPSTAN_VERSION;
 using Adder = void (*)(CLI::App&, std::function<void()>&);
 
 constexpr Adder kVerbs[] = {
-    add_corpus_command,   add_train_command,   add_inspect_command, add_generate_command,
-    add_evaluate_command, add_bench_command,   add_config_command,  add_doctor_command,
+    add_corpus_command,   add_train_command, add_inspect_command, add_generate_command,
+    add_evaluate_command, add_bench_command, add_config_command,  add_doctor_command,
 };
 
 int number_from(const char* variable, int otherwise) {

@@ -39,7 +39,8 @@ void DataFeed::place(Program& program, int64_t first, int64_t count, int64_t mic
 }
 
 size_t DataFeed::bytes() const {
-  return (tokens_.size() + targets_.size() + positions_.size() + documents_.size()) * sizeof(int32_t) + weights_.size() * sizeof(float);
+  return (tokens_.size() + targets_.size() + positions_.size() + documents_.size()) * sizeof(int32_t) +
+         weights_.size() * sizeof(float);
 }
 
 }  // namespace capstan

@@ -1,7 +1,8 @@
 #pragma once
 // DataFeed: hands the trainer its share of each step. The global order of samples does not depend on the ranks: in the
-// step that starts at cursor c, rank r of n takes samples c + r*share .. c + (r+1)*share. All microbatches of a step are
-// in host memory before its first forward pass, so that the step's sum of loss weights is known before any gradient.
+// step that starts at cursor c, rank r of n takes samples c + r*share .. c + (r+1)*share. All microbatches of a step
+// are in host memory before its first forward pass, so that the step's sum of loss weights is known before any
+// gradient.
 
 #include <memory>
 #include <vector>

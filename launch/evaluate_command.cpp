@@ -28,7 +28,8 @@ std::vector<std::shared_ptr<const Corpus>> corpora_for(const EvaluateArguments& 
   for (const std::string& path : arguments.corpora.empty() ? run.config.data.corpora : arguments.corpora) {
     corpora.push_back(Corpus::open(path));
     if (corpora.back()->tokenizer().hash() != run.state.tokenizer)
-      throw Error::make(ExitCode::config, "the tokenizer of {} (hash {}) is not the one this run was trained with (hash {})", path,
+      throw Error::make(ExitCode::config,
+                        "the tokenizer of {} (hash {}) is not the one this run was trained with (hash {})", path,
                         corpora.back()->tokenizer().hash(), run.state.tokenizer);
   }
   return corpora;
@@ -70,8 +71,12 @@ void add_evaluate_command(CLI::App& app, std::function<void()>& action) {
   const auto arguments = std::make_shared<EvaluateArguments>();
   verb->add_option("--run", arguments->run, "run directory")->required();
   verb->add_option("--corpus", arguments->corpora, "corpus directories; default: those of the run");
-  verb->add_option("--split", arguments->split, "validation or train")->capture_default_str()->check(CLI::IsMember({"validation", "train"}));
-  verb->add_option("--samples", arguments->samples, "how many samples; 0: the whole split")->capture_default_str()->check(CLI::Range(0, 1 << 30));
+  verb->add_option("--split", arguments->split, "validation or train")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"validation", "train"}));
+  verb->add_option("--samples", arguments->samples, "how many samples; 0: the whole split")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1 << 30));
   verb->add_option("--step", arguments->step, "the checkpoint of this step; default: the newest");
   verb->footer(
       "Examples:\n"

@@ -11,7 +11,8 @@ Checkpoint newest(const RunDirectory& directory, std::vector<std::string>& compl
   if (checkpoint) return std::move(*checkpoint);
   std::string why;
   for (const std::string& complaint : complaints) why += "\n" + complaint;
-  throw Error::make(ExitCode::missing_input, "{} holds no usable checkpoint{}; train first: capstan train CONFIG.toml run.dir={}",
+  throw Error::make(ExitCode::missing_input,
+                    "{} holds no usable checkpoint{}; train first: capstan train CONFIG.toml run.dir={}",
                     directory.checkpoints().string(), why, directory.path().string());
 }
 
@@ -22,8 +23,9 @@ FinishedRun open_run(const std::string& path, int64_t step) {
   if (!std::filesystem::is_directory(directory.path()))
     throw Error::make(ExitCode::missing_input, "there is no run directory {}; wanted one made by capstan train", path);
   std::vector<std::string> complaints;
-  Checkpoint checkpoint = step < 0 ? newest(directory, complaints)
-                                   : Checkpoint::open(directory.checkpoints() / checkpoint_name(static_cast<uint64_t>(step)));
+  Checkpoint checkpoint =
+      step < 0 ? newest(directory, complaints)
+               : Checkpoint::open(directory.checkpoints() / checkpoint_name(static_cast<uint64_t>(step)));
   TrainingState state = TrainingState::from_json(checkpoint.state(), checkpoint.path().string());
   RunConfig config = parse_run_config(state.config, "config of " + checkpoint.path().string());
   return {std::move(config), std::move(state), std::move(checkpoint), std::move(complaints)};
@@ -32,7 +34,8 @@ FinishedRun open_run(const std::string& path, int64_t step) {
 std::shared_ptr<const Tokenizer> tokenizer_of(const FinishedRun& run) {
   const auto corpus = Corpus::open(run.config.data.corpora.at(0));
   if (corpus->tokenizer().hash() != run.state.tokenizer)
-    throw Error::make(ExitCode::config, "the tokenizer of {} (hash {}) is not the one this run was trained with (hash {})",
+    throw Error::make(ExitCode::config,
+                      "the tokenizer of {} (hash {}) is not the one this run was trained with (hash {})",
                       run.config.data.corpora.at(0), corpus->tokenizer().hash(), run.state.tokenizer);
   return corpus->shared_tokenizer();
 }

@@ -51,7 +51,10 @@ class TextStream {
 /// Tokens of the whole text and the cache that holds their tail.
 class Continuation {
  public:
-  Continuation(GenerationProgram& program, std::vector<int32_t> tokens) : program_(program), tokens_(std::move(tokens)) { refill(); }
+  Continuation(GenerationProgram& program, std::vector<int32_t> tokens)
+      : program_(program), tokens_(std::move(tokens)) {
+    refill();
+  }
 
   std::vector<float> next_logits() {
     if (program_.length() >= program_.context()) refill();
@@ -107,7 +110,8 @@ void generate(const GenerateArguments& arguments) {
     out.add(tokenizer->decode({&id, 1}));
     continuation.push(token);
     if (arguments.timing)
-      std::fprintf(stderr, "token %ld %.6f s\n", static_cast<long>(i), std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      std::fprintf(stderr, "token %ld %.6f s\n", static_cast<long>(i),
+                   std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   out.add("\n");
 }
@@ -119,10 +123,18 @@ void add_generate_command(CLI::App& app, std::function<void()>& action) {
   const auto arguments = std::make_shared<GenerateArguments>();
   verb->add_option("--run", arguments->run, "run directory")->required();
   verb->add_option("--prompt", arguments->prompt, "text to continue; without it a document begins");
-  verb->add_option("--tokens", arguments->tokens, "most tokens to write; a document may end sooner")->capture_default_str()->check(CLI::Range(1, 1 << 30));
-  verb->add_option("--temperature", arguments->sampler.temperature, "0: always the likeliest token")->capture_default_str()->check(CLI::Range(0.0, 100.0));
-  verb->add_option("--top-k", arguments->sampler.top_k, "draw among the k likeliest; 0: all")->capture_default_str()->check(CLI::Range(0, 1 << 30));
-  verb->add_option("--top-p", arguments->sampler.top_p, "draw among the likeliest that make up this share")->capture_default_str()->check(CLI::Range(0.0, 1.0));
+  verb->add_option("--tokens", arguments->tokens, "most tokens to write; a document may end sooner")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 30));
+  verb->add_option("--temperature", arguments->sampler.temperature, "0: always the likeliest token")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 100.0));
+  verb->add_option("--top-k", arguments->sampler.top_k, "draw among the k likeliest; 0: all")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1 << 30));
+  verb->add_option("--top-p", arguments->sampler.top_p, "draw among the likeliest that make up this share")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
   verb->add_option("--seed", arguments->sampler.seed, "same seed, same text")->capture_default_str();
   verb->add_option("--step", arguments->step, "the checkpoint of this step; default: the newest");
   verb->add_option("--threads", arguments->threads, "0: all processors")->capture_default_str();

@@ -25,7 +25,9 @@ struct InspectArguments {
 void fill_vocabulary(RunConfig& config) {
   if (config.model.vocabulary > 0) return;
   if (config.data.corpora.empty())
-    throw Error::make(ExitCode::config, "model.vocabulary is not set and there is no corpus to take it from; add model.vocabulary=N or data.corpora=DIR");
+    throw Error::make(ExitCode::config,
+                      "model.vocabulary is not set and there is no corpus to take it from; add model.vocabulary=N or "
+                      "data.corpora=DIR");
   config.model.vocabulary = Corpus::open(config.data.corpora[0])->tokenizer().vocabulary();
 }
 
@@ -42,11 +44,15 @@ void inspect(const InspectArguments& arguments) {
   const double flops = count * (plan.flops(Part::forward, false) + plan.flops(Part::backward, false));
   const double done = count * (plan.flops(Part::forward, true) + plan.flops(Part::backward, true));
   const double tokens = static_cast<double>(config.train.global_batch * config.model.context);
-  fmt::print("model       {} parameters ({} trainable)\n", program.parameters().elements(), program.parameters().trainable_elements());
+  fmt::print("model       {} parameters ({} trainable)\n", program.parameters().elements(),
+             program.parameters().trainable_elements());
   fmt::print("layout      {}, seen from rank {}\n", mesh.describe(), mesh.rank());
-  fmt::print("step        {} microbatches of {} sequences a rank; {:.0f} tokens; {:.4g} GFLOP a rank ({:.4g} with recomputation);\n"
-             "            {:.6g} FLOP a token, causal attention counted as the half it needs\n",
-             config.accumulation(), config.train.microbatch, tokens, flops * 1e-9, done * 1e-9, flops * mesh.size(Axis::dp) / tokens);
+  fmt::print(
+      "step        {} microbatches of {} sequences a rank; {:.0f} tokens; {:.4g} GFLOP a rank ({:.4g} with "
+      "recomputation);\n"
+      "            {:.6g} FLOP a token, causal attention counted as the half it needs\n",
+      config.accumulation(), config.train.microbatch, tokens, flops * 1e-9, done * 1e-9,
+      flops * mesh.size(Axis::dp) / tokens);
   fmt::print("\nops of plan train, one microbatch and one update, this rank\n{}", op_table(plan));
   fmt::print("\ncollectives\n{}", collective_table(plan));
   fmt::print("\nmemory of this rank\n{}", memory_table(program));
@@ -58,7 +64,9 @@ void inspect(const InspectArguments& arguments) {
 }  // namespace
 
 void add_inspect_command(CLI::App& app, std::function<void()>& action) {
-  CLI::App* verb = app.add_subcommand("inspect", "the plan of a run: ops, bytes by purpose, bytes on the wire; needs no MPI and no memory for the weights");
+  CLI::App* verb = app.add_subcommand(
+      "inspect",
+      "the plan of a run: ops, bytes by purpose, bytes on the wire; needs no MPI and no memory for the weights");
   const auto arguments = std::make_shared<InspectArguments>();
   verb->add_option("config", arguments->config, "CONFIG.toml")->required();
   verb->add_option("overrides", arguments->overrides, "key.path=value, stronger than the file");

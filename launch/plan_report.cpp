@@ -9,7 +9,9 @@
 namespace capstan {
 namespace {
 
-std::string row(const char* name, size_t bytes) { return bytes == 0 ? "" : fmt::format("    {:<22} {:>14}\n", name, bytes_text(static_cast<double>(bytes))); }
+std::string row(const char* name, size_t bytes) {
+  return bytes == 0 ? "" : fmt::format("    {:<22} {:>14}\n", name, bytes_text(static_cast<double>(bytes)));
+}
 
 }  // namespace
 
@@ -18,13 +20,17 @@ std::string memory_table(const Program& program) {
   for (const PersistentTensor& tensor : program.persistent().all())
     if (tensor.parent < 0) persistent[static_cast<size_t>(tensor.purpose)] += aligned(tensor.bytes);
   std::string text = "  persistent\n";
-  for (int p = 0; p < kPurposeCount; ++p) text += row(name_of(static_cast<Purpose>(p)), persistent[static_cast<size_t>(p)]);
+  for (int p = 0; p < kPurposeCount; ++p)
+    text += row(name_of(static_cast<Purpose>(p)), persistent[static_cast<size_t>(p)]);
   for (const auto& [name, plan] : program.plans()) {
-    text += fmt::format("  transient, plan {} at its fullest (all its tensors: {})\n", name, bytes_text(static_cast<double>(plan.memory.sum_of_tensors)));
-    for (int p = 0; p < kPurposeCount; ++p) text += row(name_of(static_cast<Purpose>(p)), plan.memory.at_peak[static_cast<size_t>(p)]);
+    text += fmt::format("  transient, plan {} at its fullest (all its tensors: {})\n", name,
+                        bytes_text(static_cast<double>(plan.memory.sum_of_tensors)));
+    for (int p = 0; p < kPurposeCount; ++p)
+      text += row(name_of(static_cast<Purpose>(p)), plan.memory.at_peak[static_cast<size_t>(p)]);
     text += row("arena of this plan", plan.memory.bytes);
   }
-  text += fmt::format("  arena: {} persistent + {} transient = {}\n", bytes_text(static_cast<double>(program.persistent_bytes())),
+  text += fmt::format("  arena: {} persistent + {} transient = {}\n",
+                      bytes_text(static_cast<double>(program.persistent_bytes())),
                       bytes_text(static_cast<double>(program.transient_bytes())),
                       bytes_text(static_cast<double>(program.persistent_bytes() + program.transient_bytes())));
   return text;
@@ -44,8 +50,8 @@ std::string op_table(const Plan& plan) {
   }
   std::string text = fmt::format("  {:<9} {:<36} {:>6} {:>12} {:>14}\n", "part", "op", "count", "GFLOP", "moved");
   for (const auto& [key, sum] : sums)
-    text += fmt::format("  {:<9} {:<36} {:>6} {:>12.3f} {:>14}\n", name_of(static_cast<Part>(key.first)), key.second, sum.count, sum.flops * 1e-9,
-                        bytes_text(sum.bytes));
+    text += fmt::format("  {:<9} {:<36} {:>6} {:>12.3f} {:>14}\n", name_of(static_cast<Part>(key.first)), key.second,
+                        sum.count, sum.flops * 1e-9, bytes_text(sum.bytes));
   return text;
 }
 
@@ -58,8 +64,9 @@ std::string collective_table(const Plan& plan) {
     const TensorSpec& spec = plan.tape.at(node.inputs[0]).spec;
     const double bytes = static_cast<double>(spec.elements() * bytes_of(spec.dtype));
     const double ranks = plan.tape.mesh.size(Axis::dp);
-    text += fmt::format("  {:<9} {:<12} {:<14} {:<22} {:>12}, on the wire {:>12}\n", name_of(node.part), node.op->name(), node.op->attributes(),
-                        plan.tape.at(node.inputs[0]).name, bytes_text(bytes), bytes_text(2.0 * bytes * (ranks - 1.0) / ranks));
+    text += fmt::format("  {:<9} {:<12} {:<14} {:<22} {:>12}, on the wire {:>12}\n", name_of(node.part),
+                        node.op->name(), node.op->attributes(), plan.tape.at(node.inputs[0]).name, bytes_text(bytes),
+                        bytes_text(2.0 * bytes * (ranks - 1.0) / ranks));
   }
   return text.empty() ? "  none: every axis has one rank\n" : text;
 }

@@ -10,11 +10,12 @@ std::vector<int64_t> shape_of(const Parameter& parameter) { return parameter.log
 const LogicalTensor& require(const Checkpoint& checkpoint, const std::string& name, const Shape& shape) {
   const LogicalTensor* tensor = checkpoint.find(name);
   if (tensor == nullptr)
-    throw Error::make(ExitCode::bad_data, "checkpoint {} has no tensor {}: it is of another model; start with another run.dir",
+    throw Error::make(ExitCode::bad_data,
+                      "checkpoint {} has no tensor {}: it is of another model; start with another run.dir",
                       checkpoint.path().string(), name);
   if (tensor->shape != shape)
-    throw Error::make(ExitCode::bad_data, "checkpoint {}: {} is {}, the config wants {}", checkpoint.path().string(), name,
-                      to_string(tensor->shape), to_string(shape));
+    throw Error::make(ExitCode::bad_data, "checkpoint {}: {} is {}, the config wants {}", checkpoint.path().string(),
+                      name, to_string(tensor->shape), to_string(shape));
   return *tensor;
 }
 
@@ -22,7 +23,8 @@ template <typename Visit>
 void each_state_tensor(const TrainingProgram& training, Visit&& visit) {
   const ParameterSet& parameters = training.program().parameters();
   for (const char* prefix : {"", "moment1.", "moment2."})
-    for (size_t i = 0; i < parameters.size(); ++i) visit(prefix + parameters.at(static_cast<int>(i)).name, parameters.at(static_cast<int>(i)));
+    for (size_t i = 0; i < parameters.size(); ++i)
+      visit(prefix + parameters.at(static_cast<int>(i)).name, parameters.at(static_cast<int>(i)));
 }
 
 void store(void* to, DType dtype, int64_t index, double value) {
@@ -55,8 +57,8 @@ void load_state(TrainingProgram& training, Checkpoint& checkpoint) {
   each_state_tensor(training, [&](const std::string& name, const Parameter& parameter) {
     const LogicalTensor& tensor = require(checkpoint, name, parameter.logical_shape());
     if (tensor.dtype != dtype)
-      throw Error::make(ExitCode::config, "checkpoint {} holds {} in {}, train.precision wants {}", checkpoint.path().string(),
-                        name, name_of(tensor.dtype), name_of(dtype));
+      throw Error::make(ExitCode::config, "checkpoint {} holds {} in {}, train.precision wants {}",
+                        checkpoint.path().string(), name, name_of(tensor.dtype), name_of(dtype));
     checkpoint.read(name, 0, static_cast<uint64_t>(element_count(tensor.shape)), training.program().address(name));
   });
   training.refresh_working_copies();

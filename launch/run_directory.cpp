@@ -14,10 +14,13 @@ void RunDirectory::create() const {
   std::error_code error;
   std::filesystem::create_directories(checkpoints(), error);
   if (error)
-    throw Error::make(ExitCode::cannot_create, "cannot create run directory {}: {}; choose another run.dir", path_.string(), error.message());
+    throw Error::make(ExitCode::cannot_create, "cannot create run directory {}: {}; choose another run.dir",
+                      path_.string(), error.message());
 }
 
-void RunDirectory::write_config(const RunConfig& config) const { write_file_atomically(this->config(), write_effective(config)); }
+void RunDirectory::write_config(const RunConfig& config) const {
+  write_file_atomically(this->config(), write_effective(config));
+}
 
 std::string TrainingState::to_json() const {
   return json::serialize(json::object{{"step", step},
@@ -38,14 +41,16 @@ TrainingState TrainingState::from_json(const std::string& text, const std::strin
     const auto number = [&](const char* key) { return value.at(key).to_number<int64_t>(); };
     const auto string = [&](const char* key) { return std::string(value.at(key).as_string()); };
     TrainingState state;
-    state.step = number("step"), state.samples = static_cast<uint64_t>(number("samples")), state.updates = number("updates");
+    state.step = number("step"), state.samples = static_cast<uint64_t>(number("samples")),
+    state.updates = number("updates");
     state.bad_steps = number("bad_steps"), state.bad_in_a_row = number("bad_in_a_row");
     state.tokens = static_cast<uint64_t>(number("tokens"));
     state.tokenizer = string("tokenizer"), state.corpus = string("corpus");
     state.config = string("config"), state.numerics = string("numerics");
     return state;
   } catch (const std::exception& error) {
-    throw Error::make(ExitCode::bad_data, "{}: the training state of this checkpoint cannot be read ({}); was it written by capstan train?",
+    throw Error::make(ExitCode::bad_data,
+                      "{}: the training state of this checkpoint cannot be read ({}); was it written by capstan train?",
                       where, error.what());
   }
 }

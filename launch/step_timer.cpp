@@ -22,10 +22,12 @@ std::string StepTimer::table(int steps) const {
   std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
   double total = 0.0;
   for (const auto& entry : rows) total += entry.second.seconds;
-  std::string text = fmt::format("  {:<9} {:<28} {:>6} {:>7} {:>10} {:>10} {:>8}\n", "part", "op", "calls", "share", "ms/step", "GFLOP/s", "GB/s");
+  std::string text = fmt::format("  {:<9} {:<28} {:>6} {:>7} {:>10} {:>10} {:>8}\n", "part", "op", "calls", "share",
+                                 "ms/step", "GFLOP/s", "GB/s");
   for (const auto& [key, sum] : rows)
-    text += fmt::format("  {:<9} {:<28} {:>6} {:>6.1f}% {:>10.3f} {:>10.1f} {:>8.1f}\n", name_of(key.first), key.second, sum.count / steps,
-                        100.0 * sum.seconds / total, 1e3 * sum.seconds / steps, sum.flops / sum.seconds * 1e-9, sum.bytes / sum.seconds * 1e-9);
+    text += fmt::format("  {:<9} {:<28} {:>6} {:>6.1f}% {:>10.3f} {:>10.1f} {:>8.1f}\n", name_of(key.first), key.second,
+                        sum.count / steps, 100.0 * sum.seconds / total, 1e3 * sum.seconds / steps,
+                        sum.flops / sum.seconds * 1e-9, sum.bytes / sum.seconds * 1e-9);
   return text;
 }
 

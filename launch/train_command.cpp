@@ -33,7 +33,8 @@ void train(const TrainArguments& arguments) {
 }  // namespace
 
 void add_train_command(CLI::App& app, std::function<void()>& action) {
-  CLI::App* verb = app.add_subcommand("train", "pretrain a model; resumes by itself when the run directory holds a checkpoint");
+  CLI::App* verb =
+      app.add_subcommand("train", "pretrain a model; resumes by itself when the run directory holds a checkpoint");
   const auto arguments = std::make_shared<TrainArguments>();
   verb->add_option("config", arguments->config, "CONFIG.toml (capstan config lists every key)")->required();
   verb->add_option("overrides", arguments->overrides, "key.path=value, stronger than the file");
@@ -41,7 +42,8 @@ void add_train_command(CLI::App& app, std::function<void()>& action) {
       "Examples:\n"
       "  capstan train configs/runs/shakespeare-cpu.toml data.corpora=my-corpus\n"
       "  mpirun -n 2 capstan train run.toml train.steps=2000 optimizer.learning_rate=6e-4\n"
-      "SIGTERM, SIGINT or SIGUSR1 to a rank (SIGUSR1 to mpirun): the step is finished on all ranks, a checkpoint is written\n"
+      "SIGTERM, SIGINT or SIGUSR1 to a rank (SIGUSR1 to mpirun): the step is finished on all ranks, a checkpoint is "
+      "written\n"
       "and the exit code is 75; the same command then goes on. A second SIGINT ends at once.");
   verb->callback([arguments, &action] { action = [arguments] { train(*arguments); }; });
 }

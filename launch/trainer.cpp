@@ -58,8 +58,10 @@ void Trainer::open_corpora() {
   const int64_t vocabulary = corpora.at(0)->tokenizer().vocabulary();
   if (config_.model.vocabulary == 0) config_.model.vocabulary = vocabulary;
   if (config_.model.vocabulary < vocabulary)
-    throw Error::make(ExitCode::config, "model.vocabulary is {}, but the tokenizer of {} has {} tokens; leave model.vocabulary out or raise it",
-                      config_.model.vocabulary, config_.data.corpora[0], vocabulary);
+    throw Error::make(
+        ExitCode::config,
+        "model.vocabulary is {}, but the tokenizer of {} has {} tokens; leave model.vocabulary out or raise it",
+        config_.model.vocabulary, config_.data.corpora[0], vocabulary);
   const uint64_t seed = static_cast<uint64_t>(config_.train.seed);
   train_stream_ = std::make_unique<CorpusStream>(corpora, Split::train, config_.model.context, seed);
   validation_stream_ = std::make_unique<CorpusStream>(corpora, Split::validation, config_.model.context, seed);
@@ -69,8 +71,10 @@ void Trainer::open_corpora() {
 }
 
 void Trainer::make_program() {
-  training_ = std::make_unique<TrainingProgram>(mesh_, Device{&backend_, groups_.communicators()}, training_spec(config_, true));
-  feed_ = std::make_unique<DataFeed>(*train_stream_, config_.train.microbatch * config_.accumulation(), mesh_.coordinate(Axis::dp));
+  training_ = std::make_unique<TrainingProgram>(mesh_, Device{&backend_, groups_.communicators()},
+                                                training_spec(config_, true));
+  feed_ = std::make_unique<DataFeed>(*train_stream_, config_.train.microbatch * config_.accumulation(),
+                                     mesh_.coordinate(Axis::dp));
   const Plan& plan = training_->program().plan("train");
   for (const Part part : {Part::forward, Part::backward}) {
     step_flops_ += static_cast<double>(config_.accumulation()) * plan.flops(part, false);
@@ -81,26 +85,29 @@ void Trainer::make_program() {
 void Trainer::announce() const {
   const Program& program = training_->program();
   console_.say(fmt::format("model    {} parameters, {} layers, width {}, context {}, vocabulary {}",
-                           program.parameters().elements(), config_.model.layers, config_.model.width, config_.model.context, config_.model.vocabulary));
-  console_.say(fmt::format("layout   {}; {} thread{} a rank; {} kernels ({}); {}", mesh_.describe(), threads_, threads_ == 1 ? "" : "s",
-                           backend_.name, backend_.instruction_set, world_.transport()));
-  console_.say(fmt::format("batch    {} sequences = {} microbatch{} of {} on each of {} rank{}", config_.train.global_batch,
-                           config_.accumulation(), config_.accumulation() == 1 ? "" : "es", config_.train.microbatch,
-                           config_.layout.dp, config_.layout.dp == 1 ? "" : "s"));
-  console_.say(fmt::format("memory   {} persistent + {} transient a rank, planned before step 0; outside it {} of samples and {} of corpus chunks",
-                           bytes_text(static_cast<double>(program.persistent_bytes())), bytes_text(static_cast<double>(program.transient_bytes())),
-                           bytes_text(static_cast<double>(feed_->bytes())),
-                           bytes_text(static_cast<double>(train_stream_->memory_bytes() + validation_stream_->memory_bytes()))));
-  console_.say(fmt::format("corpus   {} training tokens, {} samples an epoch; the run reads {:.2f} epochs", train_stream_->tokens(),
-                           train_stream_->samples_per_epoch(),
+                           program.parameters().elements(), config_.model.layers, config_.model.width,
+                           config_.model.context, config_.model.vocabulary));
+  console_.say(fmt::format("layout   {}; {} thread{} a rank; {} kernels ({}); {}", mesh_.describe(), threads_,
+                           threads_ == 1 ? "" : "s", backend_.name, backend_.instruction_set, world_.transport()));
+  console_.say(fmt::format("batch    {} sequences = {} microbatch{} of {} on each of {} rank{}",
+                           config_.train.global_batch, config_.accumulation(), config_.accumulation() == 1 ? "" : "es",
+                           config_.train.microbatch, config_.layout.dp, config_.layout.dp == 1 ? "" : "s"));
+  console_.say(fmt::format(
+      "memory   {} persistent + {} transient a rank, planned before step 0; outside it {} of samples and {} of corpus "
+      "chunks",
+      bytes_text(static_cast<double>(program.persistent_bytes())),
+      bytes_text(static_cast<double>(program.transient_bytes())), bytes_text(static_cast<double>(feed_->bytes())),
+      bytes_text(static_cast<double>(train_stream_->memory_bytes() + validation_stream_->memory_bytes()))));
+  console_.say(fmt::format("corpus   {} training tokens, {} samples an epoch; the run reads {:.2f} epochs",
+                           train_stream_->tokens(), train_stream_->samples_per_epoch(),
                            static_cast<double>(config_.train.steps) * static_cast<double>(config_.train.global_batch) /
                                static_cast<double>(train_stream_->samples_per_epoch())));
 }
 
 std::string Trainer::numerics() const {
-  return fmt::format("capstan {} backend {} isa {} threads {} microbatch {} dp {} precision {} plan {}", CAPSTAN_VERSION, backend_.name,
-                     backend_.instruction_set, threads_, config_.train.microbatch, config_.layout.dp, name_of(config_.train.dtype()),
-                     training_->program().digest());
+  return fmt::format("capstan {} backend {} isa {} threads {} microbatch {} dp {} precision {} plan {}",
+                     CAPSTAN_VERSION, backend_.name, backend_.instruction_set, threads_, config_.train.microbatch,
+                     config_.layout.dp, name_of(config_.train.dtype()), training_->program().digest());
 }
 
 void Trainer::resume() {
@@ -131,10 +138,11 @@ void Trainer::resume() {
 
 void Trainer::check_resumed(const TrainingState& found) const {
   if (found.tokenizer != state_.tokenizer)
-    throw Error::make(ExitCode::config,
-                      "the checkpoint in {} was trained with another tokenizer (hash {}) than that of {} (hash {}); use the "
-                      "corpus it was trained on, or another run.dir",
-                      directory_.checkpoints().string(), found.tokenizer, config_.data.corpora[0], state_.tokenizer);
+    throw Error::make(
+        ExitCode::config,
+        "the checkpoint in {} was trained with another tokenizer (hash {}) than that of {} (hash {}); use the "
+        "corpus it was trained on, or another run.dir",
+        directory_.checkpoints().string(), found.tokenizer, config_.data.corpora[0], state_.tokenizer);
   const RunConfig before = parse_run_config(found.config, "config of the checkpoint");
   std::string refused;
   for (const ConfigDifference& difference : resume_differences(before, config_)) {
@@ -145,11 +153,15 @@ void Trainer::check_resumed(const TrainingState& found) const {
       console_.say("resume   changed " + text);
   }
   if (!refused.empty())
-    throw Error::make(ExitCode::config, "these keys may not change when a run is resumed:{}\nput them back, or choose another run.dir", refused);
-  if (found.corpus != state_.corpus) console_.say("resume   the corpus, seed or context changed: the cursor goes on, the order is new");
+    throw Error::make(ExitCode::config,
+                      "these keys may not change when a run is resumed:{}\nput them back, or choose another run.dir",
+                      refused);
+  if (found.corpus != state_.corpus)
+    console_.say("resume   the corpus, seed or context changed: the cursor goes on, the order is new");
   if (found.numerics != state_.numerics)
-    console_.say(fmt::format("resume   results will not be bitwise those of an uninterrupted run:\n           then {}\n           now  {}",
-                             found.numerics, state_.numerics));
+    console_.say(fmt::format(
+        "resume   results will not be bitwise those of an uninterrupted run:\n           then {}\n           now  {}",
+        found.numerics, state_.numerics));
 }
 
 double Trainer::reduce_control(double weights) {
@@ -167,36 +179,25 @@ Trainer::StepResult Trainer::step() {
   Program& program = training_->program();
   const SampleTally tally = feed_->read(state_.samples, static_cast<uint64_t>(config_.train.global_batch));
   result.data_seconds = since(start);
-  result.weights = reduce_control(tally.weight);
+  StepSetting setting;
+  setting.weights = reduce_control(tally.weight);
+  setting.learning_rate =
+      learning_rate_at(config_.schedule, config_.optimizer.learning_rate, state_.step, config_.train.steps);
+  setting.updates = state_.updates;
+  setting.clip = config_.optimizer.clip;
+  setting.random_key =
+      static_cast<uint64_t>(config_.train.seed) * 0x9E3779B97F4A7C15ull + static_cast<uint64_t>(state_.step);
   result.stop = program.at<double>("step.control.reduced")[kStopRequests] > 0.0;
-
-  kernels::StepScalars& scalars = *program.at<kernels::StepScalars>("step.scalars");
-  scalars = {};
-  scalars.learning_rate = learning_rate_at(config_.schedule, config_.optimizer.learning_rate, state_.step, config_.train.steps);
-  scalars.correction1 = 1.0 - std::pow(config_.optimizer.beta1, static_cast<double>(state_.updates + 1));
-  scalars.correction2 = 1.0 - std::pow(config_.optimizer.beta2, static_cast<double>(state_.updates + 1));
-  scalars.clip_limit = config_.optimizer.clip;
-  scalars.gradient_scale = result.weights > 0.0 ? 1.0 / result.weights : 0.0;
-
-  double* report = program.at<double>("step.report");
-  std::fill(report, report + kBadRanks + mesh_.size(Axis::dp), 0.0);
-  uint64_t* random = program.at<uint64_t>("step.random");
-  random[0] = static_cast<uint64_t>(config_.train.seed) * 0x9E3779B97F4A7C15ull + static_cast<uint64_t>(state_.step);
-  const int64_t micro = config_.train.microbatch, count = config_.accumulation();
-  for (int64_t m = 0; m < count; ++m) {
+  training_->set_step(setting);
+  const int64_t micro = config_.train.microbatch;
+  for (int64_t m = 0; m < config_.accumulation(); ++m) {
     feed_->place(program, m * micro, micro, micro);
-    random[1] = static_cast<uint64_t>((mesh_.coordinate(Axis::dp) * count + m) * micro);
     if (failpoint("train.microbatch")) program.at<float>("input.loss_weights")[0] = NAN;
     training_->microbatch(m);
   }
-  if (!std::isfinite(report[kLossSum])) report[kBadRanks + mesh_.coordinate(Axis::dp)] = 1.0;
-  training_->update();
-  const double* reduced = program.at<double>("step.report.reduced");
-  result.loss = result.weights > 0.0 ? reduced[kLossSum] / result.weights : 0.0;
-  result.norm = scalars.gradient_norm;
-  result.skipped = scalars.skip != 0.0;
-  for (int rank = 0; rank < mesh_.size(Axis::dp); ++rank)
-    if (reduced[kBadRanks + rank] > 0.0) result.bad_ranks.push_back(rank);
+  result.outcome = training_->finish_step();
+  result.learning_rate = setting.learning_rate;
+  result.loss = setting.weights > 0.0 ? result.outcome.loss_sum / setting.weights : 0.0;
   result.seconds = since(start);
   return result;
 }
@@ -207,29 +208,32 @@ void Trainer::count_step(const StepResult& result) {
   state_.tokens += static_cast<uint64_t>(config_.train.global_batch * config_.model.context);
   saved_ = false;
   mean_seconds_ = mean_seconds_ == 0.0 ? result.seconds : 0.9 * mean_seconds_ + 0.1 * result.seconds;
-  if (!result.skipped) {
+  if (!result.outcome.skipped) {
     ++state_.updates;
     state_.bad_in_a_row = 0;
     return;
   }
   ++state_.bad_steps, ++state_.bad_in_a_row;
   std::string who;
-  for (const int rank : result.bad_ranks) who += fmt::format("{}{}", who.empty() ? "the loss on rank " : ", ", rank);
+  for (const int rank : result.outcome.bad_ranks)
+    who += fmt::format("{}{}", who.empty() ? "the loss on rank " : ", ", rank);
   if (who.empty()) who = "the gradient norm (every rank's loss is finite)";
-  console_.say(fmt::format("warning  step {}: {} is not finite; the step was skipped ({} in a row, {} in all)", state_.step, who,
-                           state_.bad_in_a_row, state_.bad_steps));
+  console_.say(fmt::format("warning  step {}: {} is not finite; the step was skipped ({} in a row, {} in all)",
+                           state_.step, who, state_.bad_in_a_row, state_.bad_steps));
   if (state_.bad_in_a_row >= config_.train.maximum_bad_steps)
-    throw Error::make(ExitCode::numerical,
-                      "{} steps in a row were not finite, the last at step {} ({}); lower optimizer.learning_rate, or look at "
-                      "the data around sample {}",
-                      state_.bad_in_a_row, state_.step, who, state_.samples);
+    throw Error::make(
+        ExitCode::numerical,
+        "{} steps in a row were not finite, the last at step {} ({}); lower optimizer.learning_rate, or look at "
+        "the data around sample {}",
+        state_.bad_in_a_row, state_.step, who, state_.samples);
 }
 
 std::string Trainer::progress_text(const StepResult& result) const {
   const double rate = static_cast<double>(config_.train.global_batch * config_.model.context) / mean_seconds_;
-  std::string text = fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s  MFU {:.0f}%  ETA {}", state_.step, config_.train.steps, result.loss,
-                                 rate, 100.0 * step_flops_ / mean_seconds_ / product_rate_,
-                                 duration_text(mean_seconds_ * static_cast<double>(config_.train.steps - state_.step)));
+  std::string text =
+      fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s  MFU {:.0f}%  ETA {}", state_.step, config_.train.steps,
+                  result.loss, rate, 100.0 * step_flops_ / mean_seconds_ / product_rate_,
+                  duration_text(mean_seconds_ * static_cast<double>(config_.train.steps - state_.step)));
   if (last_validation_ > 0.0) text += fmt::format("  validation {:.4f}", last_validation_);
   return text;
 }
@@ -239,14 +243,14 @@ void Trainer::log_step(const StepResult& result) {
   MetricsLine line{{"step", state_.step},
                    {"tokens", state_.tokens},
                    {"loss", result.loss},
-                   {"learning_rate", training_->program().at<kernels::StepScalars>("step.scalars")->learning_rate},
-                   {"grad_norm", result.norm},
+                   {"learning_rate", result.learning_rate},
+                   {"grad_norm", result.outcome.gradient_norm},
                    {"step_seconds", result.seconds},
                    {"tokens_per_second", tokens / result.seconds},
                    {"mfu", step_flops_ / result.seconds / product_rate_},
                    {"hfu", step_flops_done_ / result.seconds / product_rate_},
                    {"data_wait_seconds", result.data_seconds}};
-  if (result.skipped) line.push_back({"skipped", int64_t{1}});
+  if (result.outcome.skipped) line.push_back({"skipped", int64_t{1}});
   const bool last = state_.step == config_.train.steps;
   if (due(config_.train.evaluate_every) || last) evaluate(line);
   if (log_) log_->append(line);
@@ -265,30 +269,35 @@ void Trainer::save() {
   if (log_) log_->sync();
   CommunicatorGroup group(world_);
   StateSlices state = state_slices(*training_, world_.rank(), world_.size());
-  const SaveResult result = save_checkpoint(directory_.checkpoints(), static_cast<uint64_t>(state_.step), std::move(state.tensors),
-                                            std::move(state.slices), state_.to_json(), group, static_cast<int>(config_.checkpoint.keep));
+  const SaveResult result =
+      save_checkpoint(directory_.checkpoints(), static_cast<uint64_t>(state_.step), std::move(state.tensors),
+                      std::move(state.slices), state_.to_json(), group, static_cast<int>(config_.checkpoint.keep));
   for (const std::string& warning : result.warnings) console_.say("warning  " + warning);
   saved_ = true;
 }
 
 int Trainer::run() {
   if (state_.step >= config_.train.steps) {
-    console_.say(fmt::format("done     the run has its {} steps already; raise train.steps to go on", config_.train.steps));
+    console_.say(
+        fmt::format("done     the run has its {} steps already; raise train.steps to go on", config_.train.steps));
     return 0;
   }
-  product_rate_ = measure_product_rate(backend_, activation_dtype(precision_of(config_.train)), backend_.name == "cpu" ? 512 : 96, 3);
+  product_rate_ = measure_product_rate(backend_, activation_dtype(precision_of(config_.train)),
+                                       backend_.name == "cpu" ? 512 : 96, 3);
   while (state_.step < config_.train.steps) {
     const StepResult result = step();
     count_step(result);
     log_step(result);
     if (result.stop || due(config_.checkpoint.every) || state_.step == config_.train.steps) save();
     if (result.stop && state_.step < config_.train.steps) {
-      console_.say(fmt::format("stopped  on request at step {}; checkpoint in {}. Start the same command again to go on.", state_.step,
-                               (directory_.checkpoints() / checkpoint_name(static_cast<uint64_t>(state_.step))).string()));
+      console_.say(fmt::format(
+          "stopped  on request at step {}; checkpoint in {}. Start the same command again to go on.", state_.step,
+          (directory_.checkpoints() / checkpoint_name(static_cast<uint64_t>(state_.step))).string()));
       return static_cast<int>(ExitCode::checkpointed);
     }
   }
-  console_.say(fmt::format("done     {} steps, {} tokens; run directory {}", state_.step, state_.tokens, directory_.path().string()));
+  console_.say(fmt::format("done     {} steps, {} tokens; run directory {}", state_.step, state_.tokens,
+                           directory_.path().string()));
   return 0;
 }
 

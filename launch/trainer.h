@@ -26,9 +26,9 @@ class Trainer {
 
  private:
   struct StepResult {
-    double loss = 0.0, norm = 0.0, weights = 0.0, seconds = 0.0, data_seconds = 0.0;
-    bool stop = false, skipped = false;
-    std::vector<int> bad_ranks;
+    StepOutcome outcome;
+    double loss = 0.0, learning_rate = 0.0, seconds = 0.0, data_seconds = 0.0;
+    bool stop = false;
   };
 
   void open_corpora();
@@ -61,11 +61,11 @@ class Trainer {
   std::unique_ptr<DataFeed> feed_;
   std::unique_ptr<RunLog> log_;
   TrainingState state_;
-  double product_rate_ = 0.0;      ///< FLOP/s of this rank's processors
+  double product_rate_ = 0.0;                        ///< FLOP/s of this rank's processors
   double step_flops_ = 0.0, step_flops_done_ = 0.0;  ///< of this rank and step: the model's, and with recomputation
-  double mean_seconds_ = 0.0;      ///< of recent steps, for the ETA
+  double mean_seconds_ = 0.0;                        ///< of recent steps, for the ETA
   double last_validation_ = 0.0;
-  bool saved_ = false;             ///< the state as it stands is on disk
+  bool saved_ = false;  ///< the state as it stands is on disk
 };
 
 }  // namespace capstan

@@ -17,9 +17,12 @@ kernels::Backend backend_for(const TrainConfig& train) {
 
 Precision precision_of(const TrainConfig& train) {
   switch (train.precision) {
-    case TrainConfig::Precision::fp64: return Precision::fp64;
-    case TrainConfig::Precision::bf16: return Precision::bf16;
-    default: return Precision::fp32;
+    case TrainConfig::Precision::fp64:
+      return Precision::fp64;
+    case TrainConfig::Precision::bf16:
+      return Precision::bf16;
+    default:
+      return Precision::fp32;
   }
 }
 
@@ -27,10 +30,14 @@ namespace {
 
 Recompute recompute_of(const RecomputeConfig& config) {
   switch (config.kind) {
-    case RecomputeConfig::Kind::none: return {};
-    case RecomputeConfig::Kind::selective: return {Recompute::Policy::selective};
-    case RecomputeConfig::Kind::full: return {Recompute::Policy::full};
-    case RecomputeConfig::Kind::layers: return {Recompute::Policy::full, static_cast<int>(config.layers)};
+    case RecomputeConfig::Kind::none:
+      return {};
+    case RecomputeConfig::Kind::selective:
+      return {Recompute::Policy::selective};
+    case RecomputeConfig::Kind::full:
+      return {Recompute::Policy::full};
+    case RecomputeConfig::Kind::layers:
+      return {Recompute::Policy::full, static_cast<int>(config.layers)};
   }
   return {};
 }
@@ -40,7 +47,8 @@ Recompute recompute_of(const RecomputeConfig& config) {
 TrainingSpec training_spec(const RunConfig& config, bool training) {
   TrainingSpec spec;
   spec.model = config.model;
-  spec.optimizer = {config.optimizer.beta1, config.optimizer.beta2, config.optimizer.epsilon, config.optimizer.weight_decay};
+  spec.optimizer = {config.optimizer.beta1, config.optimizer.beta2, config.optimizer.epsilon,
+                    config.optimizer.weight_decay};
   spec.precision = precision_of(config.train);
   spec.microbatch = config.train.microbatch;
   spec.microbatches = config.accumulation();

@@ -1,20 +1,22 @@
 #!/usr/bin/env python3
 """Totals by label from ctest's JUnit file; names what was skipped and what failed; repeats ctest's closing lines.
 
-    summary.py TESTS.xml TESTS.log
+    summary.py TESTS.xml TESTS.log TESTS.json
 
 Exits 1 when a test failed or none passed, so that a run which tested nothing cannot look green.
 """
+import json
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
 
 
-def labels_of(case):
-    for item in case.iter("property"):
-        if item.get("name") == "cmake_labels":
-            return [label for label in item.get("value", "").split(";") if label]
-    return []
+def labels_by_test(listing):
+    """From `ctest --show-only=json-v1`: the JUnit file of older ctests has no labels."""
+    with open(listing, encoding="utf-8") as file:
+        tests = json.load(file)["tests"]
+    return {test["name"]: [label for item in test.get("properties", []) if item["name"] == "LABELS"
+                           for label in item["value"]] for test in tests}
 
 
 def outcome_of(case):
@@ -38,11 +40,12 @@ def reason_of(case):
 
 
 def main():
-    tests, log = sys.argv[1:3]
+    tests, log, listing = sys.argv[1:4]
+    labels = labels_by_test(listing)
     cases = list(ElementTree.parse(tests).getroot().iter("testcase"))
     totals = {}
     for case in cases:
-        for label in labels_of(case) or ["(no label)"]:
+        for label in labels.get(case.get("name")) or ["(no label)"]:
             row = totals.setdefault(label, {"passed": 0, "failed": 0, "skipped": 0, "seconds": 0.0})
             row[outcome_of(case)] += 1
             row["seconds"] += float(case.get("time") or 0)

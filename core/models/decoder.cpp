@@ -15,12 +15,18 @@ namespace {
 kernels::ActivationKind kind_of(Activation activation) {
   using enum kernels::ActivationKind;
   switch (activation) {
-    case Activation::gelu: return gelu;
-    case Activation::gelu_tanh: return gelu_tanh;
-    case Activation::relu: return relu;
-    case Activation::squared_relu: return squared_relu;
-    case Activation::swiglu: return silu;
-    case Activation::geglu: return gelu;
+    case Activation::gelu:
+      return gelu;
+    case Activation::gelu_tanh:
+      return gelu_tanh;
+    case Activation::relu:
+      return relu;
+    case Activation::squared_relu:
+      return squared_relu;
+    case Activation::swiglu:
+      return silu;
+    case Activation::geglu:
+      return gelu;
   }
   return none;
 }
@@ -31,7 +37,8 @@ uint64_t site_of(int64_t layer, Site site) { return static_cast<uint64_t>(layer)
 
 }  // namespace
 
-Decoder::LinearParameters Decoder::declare_linear(ParameterSet& set, const std::string& name, int64_t out, int64_t in, double deviation) {
+Decoder::LinearParameters Decoder::declare_linear(ParameterSet& set, const std::string& name, int64_t out, int64_t in,
+                                                  double deviation) {
   LinearParameters parameters;
   parameters.weight = set.declare({prefix_ + name + ".weight", {out, in}, {Init::Kind::normal, deviation}});
   if (config_.bias) parameters.bias = set.declare({prefix_ + name + ".bias", {out}, {Init::Kind::zeros}, false});
@@ -48,7 +55,8 @@ Decoder::NormParameters Decoder::declare_norm(ParameterSet& set, const std::stri
 
 void Decoder::declare_layer(ParameterSet& set, int64_t index) {
   const std::string base = fmt::format("layers.{}.", index);
-  const int64_t width = config_.width, q = config_.heads * config_.head(), kv = config_.kv() * config_.head(), mlp = config_.mlp();
+  const int64_t width = config_.width, q = config_.heads * config_.head(), kv = config_.kv() * config_.head(),
+                mlp = config_.mlp();
   const double deviation = config_.init_std;
   // Residual branches start smaller, so that the stream's variance does not grow with depth (Radford et al., 2019).
   const double residual = deviation / std::sqrt(2.0 * static_cast<double>(config_.layers));
@@ -65,15 +73,19 @@ void Decoder::declare_layer(ParameterSet& set, int64_t index) {
   layers_.push_back(layer);
 }
 
-Decoder::Decoder(const DecoderConfig& config, ParameterSet& set, const std::string& prefix) : config_(config), prefix_(prefix) {
+Decoder::Decoder(const DecoderConfig& config, ParameterSet& set, const std::string& prefix)
+    : config_(config), prefix_(prefix) {
   const int64_t rows = padded_vocabulary(config.vocabulary);
   const Init normal{Init::Kind::normal, config.init_std};
-  token_embedding_ = set.declare({prefix + "token_embedding.weight", {rows, config.width}, normal, true, false, config.vocabulary});
+  token_embedding_ =
+      set.declare({prefix + "token_embedding.weight", {rows, config.width}, normal, true, false, config.vocabulary});
   if (config.positions == Positions::learned)
     position_embedding_ = set.declare({prefix + "position_embedding.weight", {config.context, config.width}, normal});
   for (int64_t i = 0; i < config.layers; ++i) declare_layer(set, i);
   final_norm_ = declare_norm(set, "final_norm");
-  head_ = config.tied ? token_embedding_ : set.declare({prefix + "head.weight", {rows, config.width}, normal, true, false, config.vocabulary});
+  head_ = config.tied
+              ? token_embedding_
+              : set.declare({prefix + "head.weight", {rows, config.width}, normal, true, false, config.vocabulary});
 }
 
 std::vector<float> Decoder::alibi_slopes() const {
@@ -82,7 +94,8 @@ std::vector<float> Decoder::alibi_slopes() const {
   int64_t power = 1;
   while (power * 2 <= heads) power *= 2;
   std::vector<float> slopes;
-  for (int64_t i = 1; i <= power; ++i) slopes.push_back(static_cast<float>(std::exp2(-8.0 * static_cast<double>(i) / static_cast<double>(power))));
+  for (int64_t i = 1; i <= power; ++i)
+    slopes.push_back(static_cast<float>(std::exp2(-8.0 * static_cast<double>(i) / static_cast<double>(power))));
   for (int64_t i = 1; static_cast<int64_t>(slopes.size()) < heads; i += 2)
     slopes.push_back(static_cast<float>(std::exp2(-4.0 * static_cast<double>(i) / static_cast<double>(power))));
   return slopes;
@@ -94,7 +107,8 @@ void Decoder::declare_constants(PersistentSpace& persistent) const {
 }
 
 Value Decoder::apply(Recorder& recorder, const LinearParameters& parameters, Value x) const {
-  return linear(recorder, x, recorder.parameter(parameters.weight), parameters.bias >= 0 ? recorder.parameter(parameters.bias) : Value{});
+  return linear(recorder, x, recorder.parameter(parameters.weight),
+                parameters.bias >= 0 ? recorder.parameter(parameters.bias) : Value{});
 }
 
 Value Decoder::embed(Recorder& recorder, const DecoderInputs& inputs) const {
@@ -103,11 +117,14 @@ Value Decoder::embed(Recorder& recorder, const DecoderInputs& inputs) const {
   return dropout(recorder, x, {}, config_.dropout, 0);
 }
 
-Value Decoder::attend(Recorder& recorder, const Layer& layer, int64_t index, Value normed, const DecoderInputs& inputs) const {
-  Value q = apply(recorder, layer.q, normed), k = apply(recorder, layer.k, normed), v = apply(recorder, layer.v, normed);
+Value Decoder::attend(Recorder& recorder, const Layer& layer, int64_t index, Value normed,
+                      const DecoderInputs& inputs) const {
+  Value q = apply(recorder, layer.q, normed), k = apply(recorder, layer.k, normed),
+        v = apply(recorder, layer.v, normed);
   if (config_.positions == Positions::rotary) {
     RotarySpec spec;
-    spec.rotary_dims = static_cast<int64_t>(std::llround(config_.rotary_fraction * static_cast<double>(config_.head()))) / 2 * 2;
+    spec.rotary_dims =
+        static_cast<int64_t>(std::llround(config_.rotary_fraction * static_cast<double>(config_.head()))) / 2 * 2;
     spec.base = config_.rotary_base;
     spec.interleaved = config_.rotary_interleaved;
     spec.heads = config_.heads;
@@ -132,8 +149,11 @@ Value Decoder::attend(Recorder& recorder, const Layer& layer, int64_t index, Val
 Value Decoder::mlp(Recorder& recorder, const Layer& layer, Value normed) const {
   const kernels::ActivationKind kind = kind_of(config_.activation);
   if (config_.gated())
-    return apply(recorder, layer.down, activate_gated(recorder, apply(recorder, layer.gate, normed), apply(recorder, layer.up, normed), kind));
-  if (recorder.training()) return apply(recorder, layer.down, activate(recorder, apply(recorder, layer.up, normed), kind));
+    return apply(
+        recorder, layer.down,
+        activate_gated(recorder, apply(recorder, layer.gate, normed), apply(recorder, layer.up, normed), kind));
+  if (recorder.training())
+    return apply(recorder, layer.down, activate(recorder, apply(recorder, layer.up, normed), kind));
   const Value up = linear(recorder, normed, recorder.parameter(layer.up.weight),
                           layer.up.bias >= 0 ? recorder.parameter(layer.up.bias) : Value{}, kind);
   return apply(recorder, layer.down, up);
@@ -142,7 +162,8 @@ Value Decoder::mlp(Recorder& recorder, const Layer& layer, Value normed) const {
 Value Decoder::hidden(Recorder& recorder, const DecoderInputs& inputs) const {
   const auto normalise = [&](Value x, Value branch, const NormParameters& parameters) {
     return norm(recorder, x, branch, recorder.parameter(parameters.weight),
-                parameters.bias >= 0 ? recorder.parameter(parameters.bias) : Value{}, config_.norm == NormKind::rms, config_.norm_epsilon);
+                parameters.bias >= 0 ? recorder.parameter(parameters.bias) : Value{}, config_.norm == NormKind::rms,
+                config_.norm_epsilon);
   };
   Value stream = embed(recorder, inputs);
   Value branch;  // what the previous sublayer adds to the stream; the next norm adds it on its way
@@ -151,7 +172,8 @@ Value Decoder::hidden(Recorder& recorder, const DecoderInputs& inputs) const {
     recorder.set_region(static_cast<int>(i));
     recorder.set_scope(fmt::format("{}layers.{}", prefix_, i));
     const NormResult first = normalise(stream, branch, layer.attention_norm);
-    branch = dropout(recorder, attend(recorder, layer, i, first.y, inputs), {}, config_.dropout, site_of(i, kAttentionOutput));
+    branch = dropout(recorder, attend(recorder, layer, i, first.y, inputs), {}, config_.dropout,
+                     site_of(i, kAttentionOutput));
     const NormResult second = normalise(first.sum, branch, layer.mlp_norm);
     branch = dropout(recorder, mlp(recorder, layer, second.y), {}, config_.dropout, site_of(i, kMlpOutput));
     stream = second.sum;

@@ -24,10 +24,10 @@ inline int64_t padded_vocabulary(int64_t vocabulary) {
 
 /// What the decoder reads. Caches are present in prefill and decode plans: one k and one v per layer.
 struct DecoderInputs {
-  Value tokens;        ///< (B, T) i32
-  Value positions;     ///< (B, T) i32
-  Value document_ids;  ///< (B, T) i32 or absent
-  Value key_lengths;   ///< (B) i32 with caches
+  Value tokens;                                 ///< (B, T) i32
+  Value positions;                              ///< (B, T) i32
+  Value document_ids;                           ///< (B, T) i32 or absent
+  Value key_lengths;                            ///< (B) i32 with caches
   std::vector<Value> key_caches, value_caches;  ///< per layer (B, capacity, G D)
 };
 
@@ -62,7 +62,8 @@ class Decoder {
     LinearParameters q, k, v, o, gate, up, down;
   };
 
-  LinearParameters declare_linear(ParameterSet& set, const std::string& name, int64_t out, int64_t in, double deviation);
+  LinearParameters declare_linear(ParameterSet& set, const std::string& name, int64_t out, int64_t in,
+                                  double deviation);
   NormParameters declare_norm(ParameterSet& set, const std::string& name);
   void declare_layer(ParameterSet& set, int64_t index);
 

@@ -26,8 +26,8 @@ struct DecoderConfig {
   NormKind norm = NormKind::layer;
   double norm_epsilon = 1e-5;
   Activation activation = Activation::gelu_tanh;
-  bool bias = true;  ///< in linear layers, and in layer norms
-  bool tied = true;  ///< the head is the token embedding
+  bool bias = true;    ///< in linear layers, and in layer norms
+  bool tied = true;    ///< the head is the token embedding
   int64_t window = 0;  ///< sliding attention window in tokens; 0: whole context
   double init_std = 0.02;
   double dropout = 0.0;  ///< from train.dropout: embeddings, attention weights, residual branches

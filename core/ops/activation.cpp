@@ -22,8 +22,11 @@ class ActivationGradient final : public Op {
     if (in[2].present) out.push_back(out[0]);
     return out;
   }
-  std::vector<Signature> signatures(std::span<const InputSpec> in) const override { return pointwise(in, in[2].present ? 2 : 1); }
-  // Gated: dup may be dy, since the kernel reads an element of dy before it writes there; dx then has memory of its own.
+  std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
+    return pointwise(in, in[2].present ? 2 : 1);
+  }
+  // Gated: dup may be dy, since the kernel reads an element of dy before it writes there; dx then has memory of its
+  // own.
   std::vector<InPlace> in_place() const override { return {{0, 0}}; }
   Bound bind(const BindContext& c) const override {
     kernels::ActivationBackwardArgs args;
@@ -74,7 +77,8 @@ class Activate final : public Op {
   bool cheap() const override { return true; }
   void adjoint(Adjoint& a) const override {
     const bool gated = a.has_input(1);
-    OpPtr op = gated ? OpPtr(std::make_shared<GatedGradient>(kind_)) : OpPtr(std::make_shared<ActivationGradient>(kind_));
+    OpPtr op =
+        gated ? OpPtr(std::make_shared<GatedGradient>(kind_)) : OpPtr(std::make_shared<ActivationGradient>(kind_));
     const std::vector<Value> gradients = a.recorder().record(
         op, {a.gradient(0), a.input(0), gated ? a.input(1) : Value{}}, Purpose::gradient_activation);
     a.contribute(0, gradients[0]);

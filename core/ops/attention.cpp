@@ -12,7 +12,18 @@ struct MaskRules {
   int64_t window;
 };
 
-enum Operand : int { kQ, kK, kV, kQueryDocuments, kKeyDocuments, kKeyLengths, kPrefixLengths, kSlopes, kRandom, kOperands };
+enum Operand : int {
+  kQ,
+  kK,
+  kV,
+  kQueryDocuments,
+  kKeyDocuments,
+  kKeyLengths,
+  kPrefixLengths,
+  kSlopes,
+  kRandom,
+  kOperands
+};
 
 /// What both directions share: shape, mask pointers, dropout and the forward cost.
 class AttentionBase : public Op {
@@ -54,12 +65,31 @@ class AttentionBase : public Op {
     args.dropout.first_sample = a.in[kRandom] ? args.dropout.key + 1 : nullptr;
     args.scratch = a.scratch;
   }
+  /// What the mask and dropout read must be as long as what they are read for.
+  void check_operands(std::span<const InputSpec> in) const {
+    const int64_t batch = in[kQ].spec.shape[0];
+    const auto check = [&](Operand operand, const Shape& shape, DType dtype) {
+      const InputSpec& given = in[operand];
+      CAPSTAN_CHECK(!given.present || (given.spec.shape == shape && given.spec.dtype == dtype),
+                    "{}: operand {} is {}, wanted {}{}", name(), static_cast<int>(operand), to_string(given.spec),
+                    capstan::name_of(dtype), to_string(shape));
+    };
+    check(kQueryDocuments, {batch, in[kQ].spec.shape[1]}, DType::i32);
+    check(kKeyDocuments, {batch, in[kK].spec.shape[1]}, DType::i32);
+    check(kKeyLengths, {batch}, DType::i32);
+    check(kPrefixLengths, {batch}, DType::i32);
+    check(kSlopes, {spec_.heads}, DType::f32);
+    check(kRandom, {2}, DType::i64);
+    CAPSTAN_CHECK(in[kQueryDocuments].present == in[kKeyDocuments].present,
+                  "{}: documents of queries and keys come together", name());
+  }
   /// FLOPs of `products` T x T products, counting the half of them that a causal mask leaves.
   Cost product_cost(std::span<const TensorSpec> in, std::span<const TensorSpec> out, double products) const {
     const double batch = static_cast<double>(in[kQ].shape[0]), queries = static_cast<double>(in[kQ].shape[1]);
     double keys = static_cast<double>(in[kK].shape[1]);
     if (rules_.window > 0) keys = std::min(keys, static_cast<double>(rules_.window));
-    const double visible = rules_.causal && rules_.window == 0 && queries == keys ? queries * (keys + 1) / 2 : queries * keys;
+    const double visible =
+        rules_.causal && rules_.window == 0 && queries == keys ? queries * (keys + 1) / 2 : queries * keys;
     Cost cost = Op::cost(in, out);
     cost.flops = products * 2.0 * batch * visible * static_cast<double>(in[kQ].shape[2]);
     return cost;
@@ -92,14 +122,18 @@ class AttentionGradient final : public AttentionBase {
   // inputs: the forward operands, then o, logsumexp, do -> dq, dk, dv
   std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
     const DType dtype = in[kQ].spec.dtype;
+    check_operands(in);
     return {{in[kQ].spec.shape, dtype}, {in[kK].spec.shape, dtype}, {in[kV].spec.shape, dtype}};
   }
   std::vector<Signature> signatures(std::span<const InputSpec>) const override { return placement_rules(3, 3); }
-  Cost cost(std::span<const TensorSpec> in, std::span<const TensorSpec> out) const override { return product_cost(in, out, 5); }
+  Cost cost(std::span<const TensorSpec> in, std::span<const TensorSpec> out) const override {
+    return product_cost(in, out, 5);
+  }
   Bound bind(const BindContext& c) const override {
     const kernels::AttentionShape shape = local_shape_of(c);
     const auto self = std::make_shared<AttentionGradient>(*this);  // the closure may outlive the tape
-    return {c.backend.attention_backward_scratch(shape), [self, run = c.backend.attention_backward, shape](const RunArgs& a) {
+    return {c.backend.attention_backward_scratch(shape),
+            [self, run = c.backend.attention_backward, shape](const RunArgs& a) {
               kernels::AttentionBackwardArgs args;
               args.shape = shape;
               self->point_operands(args, a);
@@ -123,15 +157,19 @@ class Attention final : public AttentionBase {
   std::string_view name() const override { return "attention"; }
   std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
     const TensorSpec &q = in[kQ].spec, &k = in[kK].spec;
-    CAPSTAN_CHECK(q.shape.size() == 3 && k.shape.size() == 3 && k.shape == in[kV].spec.shape && q.shape[0] == k.shape[0] &&
-                      q.shape[2] % spec_.heads == 0 && k.shape[2] == q.shape[2] / spec_.heads * spec_.kv_heads,
+    CAPSTAN_CHECK(q.shape.size() == 3 && k.shape.size() == 3 && k.shape == in[kV].spec.shape &&
+                      q.shape[0] == k.shape[0] && q.shape[2] % spec_.heads == 0 &&
+                      k.shape[2] == q.shape[2] / spec_.heads * spec_.kv_heads,
                   "attention: q {}, k {}, v {}, {} heads, {} key/value heads", to_string(q), to_string(k),
                   to_string(in[kV].spec), spec_.heads, spec_.kv_heads);
+    check_operands(in);
     return {{q.shape, q.dtype}, {{q.shape[0], spec_.heads, q.shape[1]}, accumulation_of(q.dtype)}};
   }
   std::vector<Signature> signatures(std::span<const InputSpec>) const override { return placement_rules(0, 2); }
   Kept kept() const override { return {(1u << kOperands) - 1, 0b11}; }
-  Cost cost(std::span<const TensorSpec> in, std::span<const TensorSpec> out) const override { return product_cost(in, out, 2); }
+  Cost cost(std::span<const TensorSpec> in, std::span<const TensorSpec> out) const override {
+    return product_cost(in, out, 2);
+  }
 
   void adjoint(Adjoint& a) const override {
     std::vector<Value> inputs;
@@ -167,7 +205,9 @@ class Rotary final : public Op {
                        spec_.interleaved ? " interleaved" : "");
   }
   std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
-    CAPSTAN_CHECK(in[0].spec.shape.back() % spec_.heads == 0, "rotary: {} over {} heads", to_string(in[0].spec), spec_.heads);
+    CAPSTAN_CHECK(in[0].spec.shape.back() % spec_.heads == 0 && in[1].spec.dtype == DType::i32 &&
+                      in[1].spec.elements() == row_count(in[0].spec.shape),
+                  "rotary: {} over {} heads, positions {}", to_string(in[0].spec), spec_.heads, to_string(in[1].spec));
     return {{in[0].spec.shape, in[0].spec.dtype}};
   }
   std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
@@ -179,7 +219,8 @@ class Rotary final : public Op {
   std::vector<InPlace> in_place() const override { return {{0, 0}}; }
   bool cheap() const override { return true; }
   void adjoint(Adjoint& a) const override {
-    a.contribute(0, a.recorder().record_one(std::make_shared<Rotary>(spec_, true), {a.gradient(0), a.input(1)}, Purpose::gradient_activation));
+    a.contribute(0, a.recorder().record_one(std::make_shared<Rotary>(spec_, true), {a.gradient(0), a.input(1)},
+                                            Purpose::gradient_activation));
   }
   Bound bind(const BindContext& c) const override {
     kernels::RotaryArgs args;
@@ -213,7 +254,9 @@ class CacheAppend final : public Op {
     return {{in[2].spec.shape, in[2].spec.dtype}};
   }
   std::vector<Signature> signatures(std::span<const InputSpec>) const override {
-    return {all_replicate(3, 1), {{Shard(0), Shard(0), Shard(0)}, {Shard(0)}}, {{Shard(2), Replicate, Shard(2)}, {Shard(2)}}};
+    return {all_replicate(3, 1),
+            {{Shard(0), Shard(0), Shard(0)}, {Shard(0)}},
+            {{Shard(2), Replicate, Shard(2)}, {Shard(2)}}};
   }
   Bound bind(const BindContext& c) const override {
     kernels::CacheAppendArgs args;
@@ -230,13 +273,15 @@ class CacheAppend final : public Op {
 
 }  // namespace
 
-Value attention(Recorder& recorder, Value q, Value k, Value v, const AttentionSpec& spec, const AttentionMaskSpec& mask) {
+Value attention(Recorder& recorder, Value q, Value k, Value v, const AttentionSpec& spec,
+                const AttentionMaskSpec& mask) {
   AttentionSpec used = spec;
   if (!recorder.training()) used.dropout = 0.0;
   const Value random = used.dropout > 0.0 ? recorder.persistent("step.random") : Value{};
   return recorder
       .record(std::make_shared<Attention>(used, MaskRules{mask.causal, mask.window}),
-              {q, k, v, mask.query_documents, mask.key_documents, mask.key_lengths, mask.prefix_lengths, mask.alibi_slopes, random})
+              {q, k, v, mask.query_documents, mask.key_documents, mask.key_lengths, mask.prefix_lengths,
+               mask.alibi_slopes, random})
       .at(0);
 }
 
@@ -245,7 +290,8 @@ Value rotary(Recorder& recorder, Value x, Value positions, const RotarySpec& spe
 }
 
 Value append_to_cache(Recorder& recorder, Value x, Value key_lengths, Value cache) {
-  return recorder.record_into(std::make_shared<CacheAppend>(), {x, key_lengths, cache}, {cache}, Accumulate::never).at(0);
+  return recorder.record_into(std::make_shared<CacheAppend>(), {x, key_lengths, cache}, {cache}, Accumulate::never)
+      .at(0);
 }
 
 }  // namespace capstan

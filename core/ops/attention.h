@@ -26,7 +26,8 @@ struct AttentionSpec {
 };
 
 /// q (batch, queries, heads * size), k and v (batch, keys, kv_heads * size) -> (batch, queries, heads * size).
-Value attention(Recorder& recorder, Value q, Value k, Value v, const AttentionSpec& spec, const AttentionMaskSpec& mask);
+Value attention(Recorder& recorder, Value q, Value k, Value v, const AttentionSpec& spec,
+                const AttentionMaskSpec& mask);
 
 struct RotarySpec {
   int64_t heads = 1;

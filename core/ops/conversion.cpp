@@ -42,7 +42,8 @@ class Conversion final : public Op {
   }
 
   void adjoint(Adjoint& a) const override {
-    if (a.needs(0) && a.gradient(0).present()) a.contribute(0, a.recorder().convert(a.gradient(0), axis_, dual_of(from_)));
+    if (a.needs(0) && a.gradient(0).present())
+      a.contribute(0, a.recorder().convert(a.gradient(0), axis_, dual_of(from_)));
   }
 
   Bound bind(const BindContext& context) const override {
@@ -71,7 +72,8 @@ class Conversion final : public Op {
     return {0, [=](const RunArgs& a) {
               for (int64_t o = 0; o < view.outer; ++o)
                 std::memcpy(static_cast<char*>(a.out[0]) + static_cast<size_t>(o * part * view.inner) * size,
-                            static_cast<const char*>(a.in[0]) + static_cast<size_t>((o * view.extent + first) * view.inner) * size,
+                            static_cast<const char*>(a.in[0]) +
+                                static_cast<size_t>((o * view.extent + first) * view.inner) * size,
                             static_cast<size_t>(part * view.inner) * size);
             }};
   }
@@ -111,7 +113,10 @@ class Conversion final : public Op {
     const size_t run = static_cast<size_t>(view.extent / ranks * view.inner) * size;
     for (int r = 0; r < ranks; ++r)
       for (int64_t o = 0; o < view.outer; ++o, to += run)
-        std::memcpy(to, static_cast<const char*>(from) + (static_cast<size_t>(o) * static_cast<size_t>(ranks) + static_cast<size_t>(r)) * run, run);
+        std::memcpy(to,
+                    static_cast<const char*>(from) +
+                        (static_cast<size_t>(o) * static_cast<size_t>(ranks) + static_cast<size_t>(r)) * run,
+                    run);
   }
   /// Joins one dense run per rank along dim from_.dim.
   void unpack(const Shape& shape, int ranks, size_t size, const char* from, void* to) const {
@@ -119,7 +124,9 @@ class Conversion final : public Op {
     const size_t run = static_cast<size_t>(view.extent / ranks * view.inner) * size;
     for (int r = 0; r < ranks; ++r)
       for (int64_t o = 0; o < view.outer; ++o, from += run)
-        std::memcpy(static_cast<char*>(to) + (static_cast<size_t>(o) * static_cast<size_t>(ranks) + static_cast<size_t>(r)) * run, from, run);
+        std::memcpy(static_cast<char*>(to) +
+                        (static_cast<size_t>(o) * static_cast<size_t>(ranks) + static_cast<size_t>(r)) * run,
+                    from, run);
   }
 
   Axis axis_;

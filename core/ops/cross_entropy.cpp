@@ -15,7 +15,9 @@ class CrossEntropyGradient final : public Op {
   std::string_view name() const override { return "cross-entropy gradient"; }
   std::string attributes() const override { return fmt::format("v={}", vocabulary_); }
   // inputs: logits, targets, weights, logsumexp, step.scalars -> dlogits
-  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override { return {{in[0].spec.shape, in[0].spec.dtype}}; }
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
+    return {{in[0].spec.shape, in[0].spec.dtype}};
+  }
   std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
     return alike_on_leading(rank_of(in[1]), {true, true, true, true, false}, {true});
   }
@@ -50,8 +52,10 @@ class CrossEntropy final : public Op {
   // inputs: logits, targets, weights, step.scalars -> loss_sum, logsumexp, nll
   std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
     CAPSTAN_CHECK(in[0].spec.shape.back() >= vocabulary_ && row_count(in[0].spec.shape) == in[1].spec.elements() &&
-                      in[1].spec.shape == in[2].spec.shape,
-                  "cross-entropy: logits {}, targets {}, weights {}", to_string(in[0].spec), to_string(in[1].spec), to_string(in[2].spec));
+                      in[1].spec.shape == in[2].spec.shape && in[1].spec.dtype == DType::i32 &&
+                      in[2].spec.dtype == DType::f32,
+                  "cross-entropy: logits {}, targets {}, weights {}", to_string(in[0].spec), to_string(in[1].spec),
+                  to_string(in[2].spec));
     const TensorSpec statistic{in[1].spec.shape, accumulation_of(in[0].spec.dtype)};
     return {{{1}, DType::f64}, statistic, statistic};
   }
@@ -91,9 +95,9 @@ class CrossEntropy final : public Op {
 
 CrossEntropyResult cross_entropy(Recorder& recorder, Value logits, Value targets, Value weights, Value loss_sum,
                                  int64_t vocabulary) {
-  const std::vector<Value> out = recorder.record_into(
-      std::make_shared<CrossEntropy>(vocabulary), {logits, targets, weights, recorder.persistent("step.scalars")},
-      {loss_sum}, Accumulate::after_first_microbatch);
+  const std::vector<Value> out = recorder.record_into(std::make_shared<CrossEntropy>(vocabulary),
+                                                      {logits, targets, weights, recorder.persistent("step.scalars")},
+                                                      {loss_sum}, Accumulate::after_first_microbatch);
   return {out[2]};
 }
 

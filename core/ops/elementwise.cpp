@@ -11,7 +11,8 @@ namespace {
 std::vector<Signature> elementwise(std::span<const InputSpec> inputs, size_t outputs, bool linear) {
   std::vector<Signature> signatures =
       alike_on_leading(rank_of(inputs[0]), std::vector<bool>(inputs.size(), true), std::vector<bool>(outputs, true));
-  if (linear) signatures.push_back({std::vector<Placement>(inputs.size(), Partial), std::vector<Placement>(outputs, Partial)});
+  if (linear)
+    signatures.push_back({std::vector<Placement>(inputs.size(), Partial), std::vector<Placement>(outputs, Partial)});
   return signatures;
 }
 
@@ -43,7 +44,9 @@ class Scale final : public Op {
   explicit Scale(double factor) : factor_(factor) {}
   std::string_view name() const override { return "scale"; }
   std::string attributes() const override { return fmt::format("{}", factor_); }
-  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override { return {{in[0].spec.shape, in[0].spec.dtype}}; }
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
+    return {{in[0].spec.shape, in[0].spec.dtype}};
+  }
   std::vector<Signature> signatures(std::span<const InputSpec> in) const override { return elementwise(in, 1, true); }
   std::vector<InPlace> in_place() const override { return {{0, 0}}; }
   bool cheap() const override { return true; }
@@ -66,9 +69,13 @@ class Cast final : public Op {
   std::string attributes() const override { return name_of(to_); }
   std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override { return {{in[0].spec.shape, to_}}; }
   // A copy is linear; rounding to another dtype is not.
-  std::vector<Signature> signatures(std::span<const InputSpec> in) const override { return elementwise(in, 1, in[0].spec.dtype == to_); }
+  std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
+    return elementwise(in, 1, in[0].spec.dtype == to_);
+  }
   bool cheap() const override { return true; }
-  void adjoint(Adjoint& a) const override { a.contribute(0, cast(a.recorder(), a.gradient(0), a.recorder().activations())); }
+  void adjoint(Adjoint& a) const override {
+    a.contribute(0, cast(a.recorder(), a.gradient(0), a.recorder().activations()));
+  }
   Bound bind(const BindContext& c) const override {
     const int64_t count = element_count(c.in_local[0]);
     return {0, [run = c.backend.cast, count, from = c.in[0].dtype, to = to_](const RunArgs& a) {
@@ -86,7 +93,9 @@ class Dropout final : public Op {
   std::string_view name() const override { return "dropout"; }
   std::string attributes() const override { return fmt::format("p={} site={}", probability_, site_); }
   // inputs: x, residual (optional), step.random
-  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override { return {{in[0].spec.shape, in[0].spec.dtype}}; }
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
+    return {{in[0].spec.shape, in[0].spec.dtype}};
+  }
   std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
     // Only whole samples: the logical index of an element counts samples (a shard of another dim needs its offset).
     (void)in;
@@ -133,12 +142,15 @@ Value scale(Recorder& recorder, Value x, double factor) {
   return recorder.record_one(std::make_shared<Scale>(factor), {x}, recorder.tape().at(x.id).purpose);
 }
 Value cast(Recorder& recorder, Value x, DType to) {
-  return recorder.spec(x).dtype == to ? x : recorder.record_one(std::make_shared<Cast>(to), {x}, recorder.tape().at(x.id).purpose);
+  return recorder.spec(x).dtype == to
+             ? x
+             : recorder.record_one(std::make_shared<Cast>(to), {x}, recorder.tape().at(x.id).purpose);
 }
 
 Value dropout(Recorder& recorder, Value x, Value residual, double probability, uint64_t site) {
   if (probability == 0.0 || !recorder.training()) return residual.present() ? add(recorder, x, residual) : x;
-  return recorder.record_one(std::make_shared<Dropout>(probability, site), {x, residual, recorder.persistent("step.random")});
+  return recorder.record_one(std::make_shared<Dropout>(probability, site),
+                             {x, residual, recorder.persistent("step.random")});
 }
 
 void add_into(Recorder& recorder, Value a, Value b, Value target) {

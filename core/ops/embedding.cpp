@@ -48,6 +48,7 @@ class Embedding final : public Op {
                   to_string(in[0].spec), to_string(in[1].spec));
     Shape shape = in[0].spec.shape;
     shape.push_back(in[1].spec.shape[1]);
+    CAPSTAN_CHECK(!in[2].present || in[2].spec.shape == shape, "embedding: base {}", to_string(in[2].spec));
     return {{shape, in[1].spec.dtype}};
   }
   std::vector<Signature> signatures(std::span<const InputSpec> in) const override {

@@ -18,7 +18,8 @@ Cost product_cost(double m, double n, double k, std::span<const TensorSpec> in, 
 Bound bind_product(const BindContext& c, const kernels::MatmulShape& shape, int a, int b, int bias) {
   std::shared_ptr<kernels::PreparedMatmul> product = c.backend.prepare_matmul(shape);
   return {product->scratch_bytes(), [product, a, b, bias](const RunArgs& args) {
-            product->run({args.in[a], args.in[b], bias >= 0 ? args.in[bias] : nullptr, args.out[0], args.accumulate}, args.scratch);
+            product->run({args.in[a], args.in[b], bias >= 0 ? args.in[bias] : nullptr, args.out[0], args.accumulate},
+                         args.scratch);
           }};
 }
 
@@ -56,8 +57,14 @@ class Linear final : public Op {
                         static_cast<double>(in[0].shape.back()), in, out);
   }
   Bound bind(const BindContext& c) const override {
-    kernels::MatmulShape shape{row_count(c.in_local[0]), c.out_local[0].back(), c.in_local[0].back(), false, true,
-                               c.in[0].dtype, c.in[1].dtype, c.out[0].dtype};
+    kernels::MatmulShape shape{row_count(c.in_local[0]),
+                               c.out_local[0].back(),
+                               c.in_local[0].back(),
+                               false,
+                               true,
+                               c.in[0].dtype,
+                               c.in[1].dtype,
+                               c.out[0].dtype};
     shape.bias = c.has_in[2];
     shape.activation = activation_;
     return bind_product(c, shape, 0, 1, c.has_in[2] ? 2 : -1);
@@ -91,8 +98,14 @@ class LinearInputGradient final : public Op {
                         static_cast<double>(in[0].shape.back()), in, out);
   }
   Bound bind(const BindContext& c) const override {
-    kernels::MatmulShape shape{row_count(c.in_local[0]), c.out_local[0].back(), c.in_local[0].back(), false, false,
-                               c.in[0].dtype, c.in[1].dtype, c.out[0].dtype};
+    kernels::MatmulShape shape{row_count(c.in_local[0]),
+                               c.out_local[0].back(),
+                               c.in_local[0].back(),
+                               false,
+                               false,
+                               c.in[0].dtype,
+                               c.in[1].dtype,
+                               c.out[0].dtype};
     shape.may_accumulate = c.has_in[2];
     std::shared_ptr<kernels::PreparedMatmul> product = c.backend.prepare_matmul(shape);
     const int64_t count = element_count(c.out_local[0]);
@@ -124,8 +137,9 @@ class LinearWeightGradient final : public Op {
                         static_cast<double>(row_count(in[0].shape)), in, out);
   }
   Bound bind(const BindContext& c) const override {
-    kernels::MatmulShape shape{c.out_local[0][0], c.out_local[0][1], row_count(c.in_local[0]), true, false,
-                               c.in[0].dtype, c.in[1].dtype, c.out[0].dtype};
+    kernels::MatmulShape shape{
+        c.out_local[0][0], c.out_local[0][1], row_count(c.in_local[0]), true, false, c.in[0].dtype,
+        c.in[1].dtype,     c.out[0].dtype};
     shape.may_accumulate = true;
     return bind_product(c, shape, 0, 1, -1);
   }
@@ -150,7 +164,8 @@ class BiasGradient final : public Op {
     args.rows = row_count(c.in_local[0]);
     args.n = c.in_local[0].back();
     args.dtype = c.in[0].dtype;
-    return {c.backend.bias_gradient_scratch(args.rows, args.n), [run = c.backend.bias_gradient, args](const RunArgs& a) {
+    return {c.backend.bias_gradient_scratch(args.rows, args.n),
+            [run = c.backend.bias_gradient, args](const RunArgs& a) {
               kernels::BiasGradientArgs now = args;
               now.dy = a.in[0], now.db = a.out[0], now.accumulate = a.accumulate, now.scratch = a.scratch;
               run(now);
@@ -168,7 +183,8 @@ void write_gradient(Adjoint& a, int i, OpPtr op, const std::vector<Value>& input
 }
 
 void Linear::adjoint(Adjoint& a) const {
-  CAPSTAN_CHECK(activation_ == kernels::ActivationKind::none, "a product fused with its activation keeps nothing for backward");
+  CAPSTAN_CHECK(activation_ == kernels::ActivationKind::none,
+                "a product fused with its activation keeps nothing for backward");
   const Value dy = a.gradient(0);
   if (a.needs(0))
     a.replace(0, a.recorder().record_one(std::make_shared<LinearInputGradient>(), {dy, a.input(1), a.so_far(0)},
@@ -180,7 +196,8 @@ void Linear::adjoint(Adjoint& a) const {
 }  // namespace
 
 Value linear(Recorder& recorder, Value x, Value weight, Value bias, kernels::ActivationKind activation) {
-  CAPSTAN_CHECK(activation == kernels::ActivationKind::none || !recorder.training(), "linear: fused activation in training");
+  CAPSTAN_CHECK(activation == kernels::ActivationKind::none || !recorder.training(),
+                "linear: fused activation in training");
   return recorder.record_one(std::make_shared<Linear>(activation), {x, weight, bias});
 }
 

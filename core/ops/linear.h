@@ -7,8 +7,8 @@
 
 namespace capstan {
 
-/// x (..., in), weight [out, in], bias [out] or absent -> (..., out). With an activation the pre-activation is not kept:
-/// only for plans without a backward pass (throws Error(internal) otherwise).
+/// x (..., in), weight [out, in], bias [out] or absent -> (..., out). With an activation the pre-activation is not
+/// kept: only for plans without a backward pass (throws Error(internal) otherwise).
 Value linear(Recorder& recorder, Value x, Value weight, Value bias,
              kernels::ActivationKind activation = kernels::ActivationKind::none);
 

@@ -23,7 +23,8 @@ class NormGradient final : public Op {
                                                     std::vector<bool>{true, false, false});
     for (Signature& rule : rules) {
       rule.outputs.resize(bias_ ? 3 : 2);
-      for (size_t i = 1; i < rule.outputs.size(); ++i) rule.outputs[i] = rule.outputs[0].is_shard() ? Partial : Replicate;
+      for (size_t i = 1; i < rule.outputs.size(); ++i)
+        rule.outputs[i] = rule.outputs[0].is_shard() ? Partial : Replicate;
     }
     return rules;
   }
@@ -37,7 +38,8 @@ class NormGradient final : public Op {
     return {c.backend.norm_backward_scratch(args.rows, args.width, args.dtype),
             [run = c.backend.norm_backward, args, bias = bias_](const RunArgs& a) {
               kernels::NormBackwardArgs now = args;
-              now.dy = a.in[0], now.s = a.in[1], now.weight = a.in[2], now.rstd = a.in[3], now.mean = a.in[4], now.dsum = a.in[5];
+              now.dy = a.in[0], now.s = a.in[1], now.weight = a.in[2], now.rstd = a.in[3], now.mean = a.in[4],
+              now.dsum = a.in[5];
               now.ds = a.out[0], now.dweight = a.out[1], now.dbias = bias ? a.out[2] : nullptr;
               now.accumulate = a.accumulate, now.scratch = a.scratch;
               run(now);
@@ -57,8 +59,13 @@ class Norm final : public Op {
   // inputs: x, residual (optional), weight, bias (optional) -> y, rstd, mean (layer), sum (with residual)
   std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
     const TensorSpec& x = in[0].spec;
-    CAPSTAN_CHECK(in[2].spec.shape == Shape{x.shape.back()}, "norm: x {} and weight {}", to_string(x), to_string(in[2].spec));
-    CAPSTAN_CHECK(!in[1].present || in[1].spec.shape == x.shape, "norm: x {} and residual {}", to_string(x), to_string(in[1].spec));
+    CAPSTAN_CHECK(in[2].spec.shape == Shape{x.shape.back()}, "norm: x {} and weight {}", to_string(x),
+                  to_string(in[2].spec));
+    CAPSTAN_CHECK(in[2].spec.dtype == x.dtype &&
+                      (!in[3].present || (in[3].spec.shape == in[2].spec.shape && in[3].spec.dtype == x.dtype)),
+                  "norm: weight {} and bias {}", to_string(in[2].spec), to_string(in[3].spec));
+    CAPSTAN_CHECK(!in[1].present || in[1].spec.shape == x.shape, "norm: x {} and residual {}", to_string(x),
+                  to_string(in[1].spec));
     const TensorSpec statistic{Shape(x.shape.begin(), x.shape.end() - 1), accumulation_of(x.dtype)};
     std::vector<TensorSpec> out{{x.shape, x.dtype}, statistic};
     if (!rms_) out.push_back(statistic);
@@ -88,8 +95,8 @@ class Norm final : public Op {
     const std::vector<Value> inputs{a.gradient(0), s, a.input(2), a.output(1), rms_ ? Value{} : a.output(2), dsum};
     std::vector<Value> buffers{{}, a.parameter_buffer(2)};
     if (bias) buffers.push_back(a.parameter_buffer(3));
-    const std::vector<Value> gradients = a.recorder().record_into(std::make_shared<NormGradient>(rms_, bias), inputs, buffers,
-                                                                  a.claim({2, 3}), Purpose::gradient_activation);
+    const std::vector<Value> gradients = a.recorder().record_into(
+        std::make_shared<NormGradient>(rms_, bias), inputs, buffers, a.claim({2, 3}), Purpose::gradient_activation);
     if (!residual_) {
       if (a.needs(0)) a.replace(0, gradients[0]);
       return;

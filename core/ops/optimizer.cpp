@@ -30,7 +30,9 @@ class Clip final : public Op {
  public:
   std::string_view name() const override { return "clip"; }
   // inputs: square sum, step.scalars -> step.scalars
-  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override { return {{in[1].spec.shape, in[1].spec.dtype}}; }
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
+    return {{in[1].spec.shape, in[1].spec.dtype}};
+  }
   std::vector<Signature> signatures(std::span<const InputSpec>) const override { return {all_replicate(2, 1)}; }
   Bound bind(const BindContext& c) const override {
     return {0, [run = c.backend.clip](const RunArgs& a) {
@@ -48,8 +50,14 @@ class AdamW final : public Op {
   }
   // inputs: gradient, step.scalars, master, moment1, moment2 (the last three are also outputs), working's dtype carrier
   std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
+    for (const size_t i : {0u, 3u, 4u})
+      CAPSTAN_CHECK(in[i].spec.shape == in[2].spec.shape && in[i].spec.dtype == in[2].spec.dtype,
+                    "adamw: operand {} is {}, the parameters {}", i, to_string(in[i].spec), to_string(in[2].spec));
+    CAPSTAN_CHECK(!in[5].present || in[5].spec.shape == in[2].spec.shape, "adamw: working copies {}",
+                  to_string(in[5].spec));
     std::vector<TensorSpec> out;
-    for (int i = 2; i < 5; ++i) out.push_back({in[static_cast<size_t>(i)].spec.shape, in[static_cast<size_t>(i)].spec.dtype});
+    for (int i = 2; i < 5; ++i)
+      out.push_back({in[static_cast<size_t>(i)].spec.shape, in[static_cast<size_t>(i)].spec.dtype});
     if (in[5].present) out.push_back({in[5].spec.shape, in[5].spec.dtype});
     return out;
   }
@@ -62,7 +70,8 @@ class AdamW final : public Op {
   }
   Bound bind(const BindContext& c) const override {
     kernels::AdamWArgs args;
-    args.beta1 = spec_.beta1, args.beta2 = spec_.beta2, args.epsilon = spec_.epsilon, args.weight_decay = spec_.weight_decay;
+    args.beta1 = spec_.beta1, args.beta2 = spec_.beta2, args.epsilon = spec_.epsilon,
+    args.weight_decay = spec_.weight_decay;
     args.count = element_count(c.in_local[0]);
     args.dtype = c.in[0].dtype;
     if (c.has_in[5]) args.working_dtype = c.in[5].dtype;
@@ -90,11 +99,13 @@ void record_clip(Recorder& recorder, Value sum) {
   recorder.record_into(std::make_shared<Clip>(), {sum, scalars}, {scalars}, Accumulate::never);
 }
 
-void record_adamw(Recorder& recorder, const AdamWSpec& spec, Value gradient, Value master, Value moment1, Value moment2, Value working) {
+void record_adamw(Recorder& recorder, const AdamWSpec& spec, Value gradient, Value master, Value moment1, Value moment2,
+                  Value working) {
   std::vector<Value> outputs{master, moment1, moment2};
   if (working.present()) outputs.push_back(working);
-  recorder.record_into(std::make_shared<AdamW>(spec), {gradient, recorder.persistent("step.scalars"), master, moment1, moment2, working},
-                       outputs, Accumulate::never);
+  recorder.record_into(std::make_shared<AdamW>(spec),
+                       {gradient, recorder.persistent("step.scalars"), master, moment1, moment2, working}, outputs,
+                       Accumulate::never);
 }
 
 }  // namespace capstan

@@ -15,6 +15,7 @@ void record_square_sum(Recorder& recorder, Value x, Value sum, bool first);
 /// Fills clip_scale, gradient_norm and skip of step.scalars from `sum`.
 void record_clip(Recorder& recorder, Value sum);
 /// One run of flat state; working may be absent. All persistent, same element count.
-void record_adamw(Recorder& recorder, const AdamWSpec& spec, Value gradient, Value master, Value moment1, Value moment2, Value working);
+void record_adamw(Recorder& recorder, const AdamWSpec& spec, Value gradient, Value master, Value moment1, Value moment2,
+                  Value working);
 
 }  // namespace capstan

@@ -14,7 +14,8 @@ inline Signature all_replicate(size_t inputs, size_t outputs) {
 }
 
 /// For each dim < dims: the operands marked true are sharded on it, the others replicated. Plus all Replicate.
-inline std::vector<Signature> alike_on_leading(int dims, const std::vector<bool>& inputs, const std::vector<bool>& outputs) {
+inline std::vector<Signature> alike_on_leading(int dims, const std::vector<bool>& inputs,
+                                               const std::vector<bool>& outputs) {
   std::vector<Signature> signatures{all_replicate(inputs.size(), outputs.size())};
   for (int dim = 0; dim < dims; ++dim) {
     Signature signature = all_replicate(inputs.size(), outputs.size());

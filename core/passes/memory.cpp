@@ -23,7 +23,8 @@ class MemoryPass {
     plan.offset.assign(tape_.tensors.size(), 0);
     for (size_t id = 0; id < tape_.tensors.size(); ++id)
       if (buffer_of_[id] >= 0) plan.offset[id] = buffers_[static_cast<size_t>(buffer_of_[id])].offset;
-    for (const int buffer : scratch_buffer_) plan.scratch.push_back(buffer < 0 ? 0 : buffers_[static_cast<size_t>(buffer)].offset);
+    for (const int buffer : scratch_buffer_)
+      plan.scratch.push_back(buffer < 0 ? 0 : buffers_[static_cast<size_t>(buffer)].offset);
     for (const Buffer& buffer : buffers_) plan.bytes = std::max(plan.bytes, buffer.offset + room(buffer.bytes));
     plan.sum_of_tensors = sum_;
     measure_peak(plan);
@@ -58,7 +59,9 @@ class MemoryPass {
   }
 
   /// Forward and backward are replayed together per microbatch; every other part stands alone.
-  static int group_of(Part part) { return part == Part::backward ? static_cast<int>(Part::forward) : static_cast<int>(part); }
+  static int group_of(Part part) {
+    return part == Part::backward ? static_cast<int>(Part::forward) : static_cast<int>(part);
+  }
 
   void make_buffers(const std::vector<size_t>& scratch) {
     scratch_buffer_.assign(tape_.nodes.size(), -1);
@@ -81,9 +84,11 @@ class MemoryPass {
   void share_with_inputs(const Node& node, int i) {
     std::vector<int> taken;
     for (const InPlace& pair : node.op->in_place()) {
-      const TensorId out = node.outputs[static_cast<size_t>(pair.output)], in = node.inputs[static_cast<size_t>(pair.input)];
+      const TensorId out = node.outputs[static_cast<size_t>(pair.output)],
+                     in = node.inputs[static_cast<size_t>(pair.input)];
       if (!transient(out) || !transient(in) || buffer_of_[static_cast<size_t>(out)] >= 0) continue;
-      if (last_[static_cast<size_t>(in)] != i) continue;
+      // An op that reads one tensor as two operands would find the second one written over.
+      if (last_[static_cast<size_t>(in)] != i || std::count(node.inputs.begin(), node.inputs.end(), in) > 1) continue;
       const int buffer = buffer_of_[static_cast<size_t>(in)];
       Buffer& shared = buffers_[static_cast<size_t>(buffer)];
       if (shared.last != i || shared.bytes < bytes_of_tensor(out)) continue;
@@ -94,12 +99,15 @@ class MemoryPass {
     }
   }
 
-  bool together(const Buffer& a, const Buffer& b) const { return !options_.reuse || (a.first <= b.last && b.first <= a.last); }
+  bool together(const Buffer& a, const Buffer& b) const {
+    return !options_.reuse || (a.first <= b.last && b.first <= a.last);
+  }
 
   void place() {
     std::vector<size_t> order(buffers_.size());
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return buffers_[a].bytes > buffers_[b].bytes; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](size_t a, size_t b) { return buffers_[a].bytes > buffers_[b].bytes; });
     std::vector<size_t> by_offset;  // placed ones, ascending
     for (const size_t index : order) {
       Buffer& buffer = buffers_[index];
@@ -121,8 +129,10 @@ class MemoryPass {
     const size_t nodes = tape_.nodes.size();
     std::vector<std::array<int64_t, kPurposeCount>> change(nodes + 1);
     for (const Buffer& buffer : buffers_) {
-      change[static_cast<size_t>(buffer.first)][static_cast<size_t>(buffer.purpose)] += static_cast<int64_t>(buffer.bytes);
-      change[static_cast<size_t>(buffer.last) + 1][static_cast<size_t>(buffer.purpose)] -= static_cast<int64_t>(buffer.bytes);
+      change[static_cast<size_t>(buffer.first)][static_cast<size_t>(buffer.purpose)] +=
+          static_cast<int64_t>(buffer.bytes);
+      change[static_cast<size_t>(buffer.last) + 1][static_cast<size_t>(buffer.purpose)] -=
+          static_cast<int64_t>(buffer.bytes);
     }
     std::array<int64_t, kPurposeCount> now{};
     int64_t most = -1;

@@ -12,9 +12,9 @@
 namespace capstan {
 
 struct MemoryOptions {
-  size_t guard = 0;       ///< bytes left after each buffer; tests fill them with a pattern
+  size_t guard = 0;  ///< bytes left after each buffer; tests fill them with a pattern
   bool in_place = true;
-  bool reuse = true;      ///< false: every tensor its own bytes (to find wrong lifetimes)
+  bool reuse = true;  ///< false: every tensor its own bytes (to find wrong lifetimes)
 };
 
 /// One run of the transient arena and when it is in use.
@@ -26,11 +26,11 @@ struct Buffer {
 };
 
 struct MemoryPlan {
-  std::vector<size_t> offset;           ///< of each transient tensor; unused for persistent ones
-  std::vector<size_t> scratch;          ///< of each node
+  std::vector<size_t> offset;   ///< of each transient tensor; unused for persistent ones
+  std::vector<size_t> scratch;  ///< of each node
   std::vector<Buffer> buffers;
-  size_t bytes = 0;                     ///< size of the transient arena
-  size_t sum_of_tensors = 0;            ///< were nothing shared
+  size_t bytes = 0;                             ///< size of the transient arena
+  size_t sum_of_tensors = 0;                    ///< were nothing shared
   std::array<size_t, kPurposeCount> at_peak{};  ///< bytes by purpose at the node where most is alive
 };
 

@@ -31,9 +31,7 @@ class RecomputePass {
           if (id != kNoTensor && tape_.at(id).persistent < 0) producer_[static_cast<size_t>(id)] = static_cast<int>(i);
   }
 
-  bool recomputed_region(int region) const {
-    return region >= 0 && (choice_.layers < 0 || region < choice_.layers);
-  }
+  bool recomputed_region(int region) const { return region >= 0 && (choice_.layers < 0 || region < choice_.layers); }
 
   void find_dropped() {
     dropped_.assign(tape_.tensors.size(), false);
@@ -43,7 +41,8 @@ class RecomputePass {
       if (!recomputed_region(node.region) || node.op->is_loss()) continue;
       dropped_[id] = choice_.policy == Recompute::Policy::full || node.op->cheap();
     }
-    for (const Node& node : tape_.nodes) {  // what another region reads in the forward pass is kept: it enters that region
+    for (const Node& node :
+         tape_.nodes) {  // what another region reads in the forward pass is kept: it enters that region
       if (node.part != Part::forward) continue;
       for (const TensorId id : node.inputs)
         if (id != kNoTensor && producer_[static_cast<size_t>(id)] >= 0 &&

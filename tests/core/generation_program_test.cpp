@@ -17,10 +17,13 @@ namespace {
 constexpr int64_t kContext = 72;
 
 DecoderConfig model_of(const std::string& name) {
-  DecoderConfig config = name == "llama" ? testing::tiny_llama() : name == "alibi" ? testing::tiny_alibi() : testing::tiny_gpt();
+  DecoderConfig config = name == "llama"   ? testing::tiny_llama()
+                         : name == "alibi" ? testing::tiny_alibi()
+                                           : testing::tiny_gpt();
   if (name == "window") {
     config = testing::tiny_llama();
-    config.rotary_interleaved = true, config.rotary_fraction = 0.5, config.window = 5, config.activation = Activation::squared_relu;
+    config.rotary_interleaved = true, config.rotary_fraction = 0.5, config.window = 5,
+    config.activation = Activation::squared_relu;
   }
   config.context = kContext;
   config.init_std = 0.3;  // so that every path shows in the logits
@@ -30,7 +33,8 @@ DecoderConfig model_of(const std::string& name) {
 std::vector<int32_t> text(int64_t length, int64_t vocabulary, uint64_t stream) {
   std::vector<int32_t> tokens;
   for (int64_t i = 0; i < length; ++i)
-    tokens.push_back(static_cast<int32_t>(philox_word(3, stream, static_cast<uint64_t>(i)) % static_cast<uint64_t>(vocabulary)));
+    tokens.push_back(
+        static_cast<int32_t>(philox_word(3, stream, static_cast<uint64_t>(i)) % static_cast<uint64_t>(vocabulary)));
   return tokens;
 }
 
@@ -58,7 +62,8 @@ class Generation : public ::testing::TestWithParam<const char*> {
     training.allocate_and_initialise();
     Program& program = training.program();
     for (int64_t i = 0; i < kContext; ++i) {
-      program.at<int32_t>("input.tokens")[i] = i < static_cast<int64_t>(tokens.size()) ? tokens[static_cast<size_t>(i)] : 0;
+      program.at<int32_t>("input.tokens")[i] =
+          i < static_cast<int64_t>(tokens.size()) ? tokens[static_cast<size_t>(i)] : 0;
       program.at<int32_t>("input.positions")[i] = static_cast<int32_t>(i);
       program.at<int32_t>("input.targets")[i] = 0, program.at<int32_t>("input.document_ids")[i] = 0;
       program.at<float>("input.loss_weights")[i] = 1.0f;
@@ -93,7 +98,8 @@ class Generation : public ::testing::TestWithParam<const char*> {
   }
 
   /// Prefills all but the last token of a prompt, then decodes it and what follows it to the end of the text.
-  void expect_continuation(const std::vector<int32_t>& tokens, const std::vector<std::vector<double>>& wanted, size_t prompt) {
+  void expect_continuation(const std::vector<int32_t>& tokens, const std::vector<std::vector<double>>& wanted,
+                           size_t prompt) {
     generation_->prefill({tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(prompt) - 1});
     for (size_t t = prompt - 1; t < tokens.size(); ++t) {
       expect_logits(decode(tokens[t]), wanted[t], fmt::format("prompt {}, token {}", prompt, t));

@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "tests/support/tiny_training.h"
 
 namespace capstan {
@@ -20,9 +22,7 @@ using testing::TinyTraining;
 
 class Models : public ::testing::TestWithParam<int> {
  protected:
-  static DecoderConfig model() {
-    return GetParam() == 0 ? tiny_gpt() : GetParam() == 1 ? tiny_llama() : tiny_alibi();
-  }
+  static DecoderConfig model() { return GetParam() == 0 ? tiny_gpt() : GetParam() == 1 ? tiny_llama() : tiny_alibi(); }
   kernels::Backend backend_ = kernels::reference_backend();
   std::unique_ptr<Communicator> self_ = self_communicator();
 };
@@ -59,7 +59,8 @@ TEST_P(Models, GradientsAreFiniteDifferences) {
     }
     EXPECT_LE(std::sqrt(difference), 1e-7 * std::sqrt(size) + 1e-9) << parameter.name;
     // A bias of all keys moves every score of a query alike, which softmax does not see.
-    const bool blind = config.positions != Positions::rotary && parameter.name.find("attention.k.bias") != std::string::npos;
+    const bool blind =
+        config.positions != Positions::rotary && parameter.name.find("attention.k.bias") != std::string::npos;
     if (!blind) EXPECT_GT(size, 1e-12) << parameter.name << " has no influence on the loss";
   }
 }
@@ -72,7 +73,7 @@ TEST_P(Models, LossFalls) {
     training.prepare(i, 1e-2);
     training.fill_microbatch(0, 0);  // the same batch again: it must be learnt by heart
     training.training().microbatch(0);
-    training.training().update();
+    training.training().finish_step();
     last = training.program().at<double>("step.report.reduced")[kLossSum] / training.weight_sum();
     if (i == 0) first = last;
   }
@@ -88,8 +89,8 @@ TEST_P(Models, RecomputationIsBitwise) {
   std::vector<Step> expected;
   std::vector<float> weights;
   size_t plain_nodes = 0;
-  for (const Recompute choice : {Recompute{}, Recompute{Recompute::Policy::selective}, Recompute{Recompute::Policy::full},
-                                 Recompute{Recompute::Policy::full, 1}}) {
+  for (const Recompute choice : {Recompute{}, Recompute{Recompute::Policy::selective},
+                                 Recompute{Recompute::Policy::full}, Recompute{Recompute::Policy::full, 1}}) {
     spec.plan.recompute = choice;
     TinyTraining training(spec, backend_, *self_);
     const std::vector<Step> steps = training.steps(4);
@@ -133,7 +134,9 @@ TEST_P(Models, GuardWordsSurvive) {
   training.program().fill_guards("train");
   training.steps(2);
   EXPECT_EQ(training.program().find_broken_guard("train"), "");
-  training.program().at<float>("step.report")[training.program().persistent().at(training.program().persistent().find("step.report")).bytes / sizeof(float)] = 1.0f;
+  training.program().at<float>(
+      "step.report")[training.program().persistent().at(training.program().persistent().find("step.report")).bytes /
+                     sizeof(float)] = 1.0f;
   EXPECT_NE(training.program().find_broken_guard("train"), "");
 }
 

@@ -173,7 +173,8 @@ void expect_same_gradients(const GoldenTraining& training, double global_norm, d
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& parameter = parameters.at(static_cast<int>(i));
     const std::vector<double> wanted = training.golden().read("gradients/" + parameter.name);
-    EXPECT_LE(distance(training.values("gradient.", parameter), wanted), limit * std::max(norm_of(wanted), 1e-3 * global_norm))
+    EXPECT_LE(distance(training.values("gradient.", parameter), wanted),
+              limit * std::max(norm_of(wanted), 1e-3 * global_norm))
         << parameter.name;
   }
 }

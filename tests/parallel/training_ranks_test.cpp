@@ -47,7 +47,9 @@ std::vector<Outcome> train(TrainingSpec spec, int ranks, int64_t microbatches) {
     Outcome& mine = outcomes[static_cast<size_t>(group.rank())];
     for (int i = 0; i < kStepCount; ++i) mine.steps.push_back(training.step(i, kLearningRate));
     const bool f64 = training.training().master_dtype() == DType::f64;
-    const auto read = [&](const char* name) { return f64 ? training.values<double>(name) : wide(training.values<float>(name)); };
+    const auto read = [&](const char* name) {
+      return f64 ? training.values<double>(name) : wide(training.values<float>(name));
+    };
     mine.parameters = read("parameters"), mine.moments = read("moment1");
     mine.digest = training.program().digest();
   });
@@ -65,7 +67,8 @@ void expect_close(const TrainingSpec& spec, const std::vector<double>& a, const 
   for (size_t p = 0; p < parameters.size(); ++p) {
     const Parameter& parameter = parameters.at(static_cast<int>(p));
     if (parameter.name.ends_with("attention.k.bias")) continue;  // its gradient is rounding noise in any layout
-    const size_t first = static_cast<size_t>(layout.first[p]), count = static_cast<size_t>(element_count(parameter.shape));
+    const size_t first = static_cast<size_t>(layout.first[p]),
+                 count = static_cast<size_t>(element_count(parameter.shape));
     double difference = 0.0, size = 0.0;
     for (size_t i = first; i < first + count; ++i) difference += (a[i] - b[i]) * (a[i] - b[i]), size += a[i] * a[i];
     const double floor = kLearningRate * std::sqrt(static_cast<double>(count));
@@ -133,7 +136,10 @@ TEST_P(TrainingRanks, RunTwiceIsBitwise) {
 
 std::string name_of_case(const ::testing::TestParamInfo<std::tuple<int, double>>& test) {
   const int which = std::get<0>(test.param);
-  return std::string(which == 0 ? "gpt" : which == 1 ? "llama" : "alibi") + (std::get<1>(test.param) > 0 ? "_dropout" : "");
+  return std::string(which == 0   ? "gpt"
+                     : which == 1 ? "llama"
+                                  : "alibi") +
+         (std::get<1>(test.param) > 0 ? "_dropout" : "");
 }
 INSTANTIATE_TEST_SUITE_P(Decoders, TrainingRanks,
                          ::testing::Combine(::testing::Values(0, 1, 2), ::testing::Values(0.0, 0.1)), name_of_case);

@@ -1,8 +1,6 @@
 #pragma once
 // A small decoder, random data and a plain step loop: what the engine's tests share.
 
-#include <cmath>
-#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -69,9 +67,6 @@ class TinyTraining {
         at("input.positions")[i] = static_cast<int32_t>(second ? t - context / 2 : t);
         weights[i] = t % 5 == 3 ? 0.0f : 1.0f;
       }
-    uint64_t* random = program().at<uint64_t>("step.random");
-    random[0] = 99 + static_cast<uint64_t>(step);
-    random[1] = static_cast<uint64_t>(group_.rank() * per_rank + m * spec.microbatch);
   }
 
   double weight_sum() const {
@@ -84,14 +79,7 @@ class TinyTraining {
   kernels::StepScalars& scalars() { return *program().at<kernels::StepScalars>("step.scalars"); }
 
   void prepare(int64_t step, double learning_rate) {
-    std::memset(program().address("step.report"), 0, program().persistent().at(program().persistent().find("step.report")).bytes);
-    kernels::StepScalars& s = scalars();
-    s = {};
-    s.learning_rate = learning_rate;
-    s.correction1 = 1.0 - std::pow(training_->spec().optimizer.beta1, static_cast<double>(step + 1));
-    s.correction2 = 1.0 - std::pow(training_->spec().optimizer.beta2, static_cast<double>(step + 1));
-    s.clip_limit = 1.0;
-    s.gradient_scale = 1.0 / weight_sum();
+    training_->set_step({learning_rate, step, 1.0, weight_sum(), 99 + static_cast<uint64_t>(step)});
   }
 
   Step step(int64_t index, double learning_rate = 1e-2) {
@@ -100,8 +88,8 @@ class TinyTraining {
       fill_microbatch(index, m);
       training_->microbatch(m);
     }
-    training_->update();
-    return {program().at<double>("step.report.reduced")[kLossSum] / weight_sum(), scalars().gradient_norm};
+    const StepOutcome outcome = training_->finish_step();
+    return {outcome.loss_sum / weight_sum(), outcome.gradient_norm};
   }
 
   std::vector<Step> steps(int count) {

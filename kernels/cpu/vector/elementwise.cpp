@@ -24,9 +24,17 @@ void convert(const CastArgs& a) {
       });
 }
 
+/// A step's own sums (loss, flags) are f64 whatever the model's dtype: a handful of numbers.
+void add_doubles(const AddArgs& args) {
+  const double *a = static_cast<const double*>(args.a), *b = static_cast<const double*>(args.b);
+  double* y = static_cast<double*>(args.y);
+  for (int64_t i = 0; i < args.count; ++i) y[i] = a[i] + b[i];
+}
+
 }  // namespace
 
 void add(const AddArgs& args) {
+  if (args.dtype == DType::f64) return add_doubles(args);
   with_element(args.dtype, [&](auto element) {
     using T = decltype(element);
     const T *a = static_cast<const T*>(args.a), *b = static_cast<const T*>(args.b);
@@ -55,8 +63,7 @@ void cast(const CastArgs& args) {
   if (args.from == DType::f32 && args.to == DType::bf16) return convert<float, Bf16>(args);
   if (args.from == DType::bf16 && args.to == DType::f32) return convert<Bf16, float>(args);
   assert(args.from == args.to);
-  with_element(args.from,
-               [&](auto element) { copy_bytes(args.x, args.y, args.count * static_cast<int64_t>(sizeof element)); });
+  copy_bytes(args.x, args.y, args.count * static_cast<int64_t>(bytes_of(args.from)));
 }
 
 void cache_append(const CacheAppendArgs& args) {
