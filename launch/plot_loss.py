@@ -128,7 +128,8 @@ class Svg:
 
     def page(self):
         return ('<svg xmlns="http://www.w3.org/2000/svg" width="800" height="480" font-family="sans-serif" '
-                'font-size="12">\n<rect width="800" height="480" fill="white"/>\n' + "\n".join(self.items) + "\n</svg>\n")
+                'font-size="12">\n<rect width="800" height="480" fill="white"/>\n' + "\n".join(self.items) +
+                "\n</svg>\n")
 
 
 def picture(train, validation, title):

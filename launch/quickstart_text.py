@@ -209,7 +209,8 @@ def apt(*arguments, folder):
 def refresh_lists():
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     try:
-        subprocess.run([*as_root, "apt-get", "-q", "update"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        subprocess.run([*as_root, "apt-get", "-q", "update"], stdin=subprocess.DEVNULL, capture_output=True,
+                       check=False)
     except FileNotFoundError:
         pass  # no sudo: the downloads that fail will say so
 

@@ -24,6 +24,9 @@ foreach(file ${products})
     set(interpreter ${CAPSTAN_TEST_PYTHON} -B)
   endif()
   add_test(NAME product.${name} COMMAND ${interpreter} ${file})
+  if(label STREQUAL mpi)
+    set_tests_properties(product.${name} PROPERTIES RESOURCE_LOCK mpirun)  # see tests/CMakeLists.txt
+  endif()
   set_tests_properties(product.${name} PROPERTIES LABELS ${label} TIMEOUT ${timeout} SKIP_RETURN_CODE 77
     ENVIRONMENT "CAPSTAN_BINARY=$<TARGET_FILE:capstan>;CAPSTAN_SOURCE=${CMAKE_SOURCE_DIR};CAPSTAN_BUILD=${CMAKE_BINARY_DIR};OMP_WAIT_POLICY=passive")
 endforeach()

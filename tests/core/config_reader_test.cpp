@@ -87,6 +87,7 @@ TEST(ConfigReader, BareWordsAndAwkwardNamesAreStrings) {
   EXPECT_EQ(dir("\"quoted\""), "quoted");
   EXPECT_EQ(dir("a=b#c"), "a=b#c");
   EXPECT_EQ(dir("x\nmodel.layers = 9"), "x\nmodel.layers = 9") << "a value cannot smuggle in another key";
+  EXPECT_THAT(mistakes("", {"train.seed=1\nw = 2"}), HasSubstr("wanted an integer"));
 }
 
 TEST(ConfigReader, PresetFirstThenFileThenOverrides) {

@@ -266,8 +266,10 @@ TEST_F(State, PaddingStaysZero) {
     for (const char* flat : {"parameters", "gradients", "moment1", "moment2"}) {
       const std::vector<float> values = training.values<float>(flat);
       ASSERT_EQ(values.size(), meant.size());
-      for (size_t i = 0; i < values.size(); ++i)
-        if (!meant[i]) ++padding, EXPECT_EQ(values[i], 0.0f) << flat << " " << i;
+      for (size_t i = 0; i < values.size(); ++i) {
+        padding += !meant[i];
+        EXPECT_TRUE(meant[i] || values[i] == 0.0f) << flat << " " << i << " is " << values[i];
+      }
     }
     EXPECT_GT(padding, 4 * 2 * 3 * 16) << "two tables have three rows of padding each";
   }
@@ -280,7 +282,7 @@ TEST_F(State, WeightDecayTouchesMatricesOnly) {
   training.fill_microbatch(0, 0);
   std::fill_n(training.program().at<float>("input.loss_weights"), 2 * 12, 0.0f);
   training.training().microbatch(0);
-  training.training().update();
+  training.training().finish_step();
   const std::vector<double> after = training.values<double>("parameters");
   const FlatLayout& layout = training.training().layout();
   ASSERT_EQ(layout.runs.size(), 2u);

@@ -53,15 +53,23 @@ class Tapes : public ::testing::TestWithParam<std::tuple<int, int>> {
 
   void SetUp() override { ASSERT_EQ(verify_complaint(tape_), ""); }
 
+  bool used(size_t id) const {
+    const auto in = [&](const std::vector<TensorId>& ids) {
+      return std::find(ids.begin(), ids.end(), static_cast<TensorId>(id)) != ids.end();
+    };
+    return std::any_of(tape_.nodes.begin(), tape_.nodes.end(),
+                       [&](const Node& n) { return in(n.inputs) || in(n.outputs); });
+  }
   /// Of verify(), or of the program that shall plan the tape.
   std::string planning_complaint(const Tape& tape) {
     const std::string found = verify_complaint(tape);
-    return found.empty() ? complaint([&] { training_->program().add("changed", tape); }) : found;
+    return found.empty() ? complaint([&] { training_->program().add(fmt::format("changed{}", ++changes_), tape); })
+                         : found;
   }
   bool trained_by(const Node& node) const { return node.part == Part::forward || node.part == Part::backward; }
   std::string describe(size_t node) const { return fmt::format("node {} ({})", node, tape_.nodes[node].op->name()); }
 
-  int ranks_;
+  int ranks_, changes_ = 0;
   kernels::Backend backend_ = kernels::reference_backend();
   std::unique_ptr<Communicator> self_ = self_communicator();
   std::unique_ptr<TrainingProgram> training_;
@@ -103,6 +111,7 @@ TEST_P(Tapes, EveryNodeThatRunsBeforeItsOperandIsFound) {
 TEST_P(Tapes, EveryChangedExtentIsFound) {
   for (size_t id = 0; id < tape_.tensors.size(); ++id)
     for (size_t dim = 0; dim < tape_.tensors[id].spec.shape.size(); ++dim) {
+      if (!used(id)) continue;
       Tape broken = tape_;
       broken.tensors[id].spec.shape[dim] += 1;
       EXPECT_THAT(planning_complaint(broken), HasSubstr("node ")) << tape_.tensors[id].name << " dim " << dim;
@@ -111,6 +120,7 @@ TEST_P(Tapes, EveryChangedExtentIsFound) {
 
 TEST_P(Tapes, EveryChangedRankIsFound) {
   for (size_t id = 0; id < tape_.tensors.size(); ++id) {
+    if (!used(id)) continue;
     Tape broken = tape_;
     broken.tensors[id].spec.shape.insert(broken.tensors[id].spec.shape.begin(), 2);
     EXPECT_THAT(planning_complaint(broken), HasSubstr("node ")) << tape_.tensors[id].name;
@@ -120,7 +130,7 @@ TEST_P(Tapes, EveryChangedRankIsFound) {
 TEST_P(Tapes, EveryChangedDtypeIsFound) {
   for (size_t id = 0; id < tape_.tensors.size(); ++id)
     for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::i32, DType::i64}) {
-      if (dtype == tape_.tensors[id].spec.dtype) continue;
+      if (!used(id) || dtype == tape_.tensors[id].spec.dtype) continue;
       Tape broken = tape_;
       broken.tensors[id].spec.dtype = dtype;
       EXPECT_THAT(planning_complaint(broken), HasSubstr("node ")) << tape_.tensors[id].name << " as " << name_of(dtype);
@@ -132,7 +142,7 @@ TEST_P(Tapes, EveryChangedPlacementIsFound) {
   for (size_t id = 0; id < tape_.tensors.size(); ++id)
     for (const Placement placement : {Replicate, Shard(0), Shard(1), Partial}) {
       const TensorSpec& spec = tape_.tensors[id].spec;
-      if (placement == on(spec.placements, Axis::dp)) continue;
+      if (!used(id) || placement == on(spec.placements, Axis::dp)) continue;
       Tape broken = tape_;
       broken.tensors[id].spec.placements = with(spec.placements, Axis::dp, placement);
       EXPECT_THAT(planning_complaint(broken), HasSubstr("node "))

@@ -101,21 +101,15 @@ class GoldenTraining {
   }
 
   double run_step(int64_t step) {
-    Program& program = training_->program();
     fill(step);
-    kernels::StepScalars& scalars = *program.at<kernels::StepScalars>("step.scalars");
-    scalars = {};
-    scalars.learning_rate = 1e-3;
-    scalars.correction1 = 1.0 - std::pow(0.9, static_cast<double>(step + 1));
-    scalars.correction2 = 1.0 - std::pow(0.95, static_cast<double>(step + 1));
-    scalars.clip_limit = 1.0;
-    scalars.gradient_scale = 1.0 / static_cast<double>(kBatch * kContext);
+    training_->set_step({1e-3, step, 1.0, static_cast<double>(kBatch * kContext), 0});
     training_->microbatch(0);
-    const double loss = program.at<double>("step.loss_sum")[0] / static_cast<double>(kBatch * kContext);
-    training_->update();
-    return loss;
+    const StepOutcome outcome = training_->finish_step();
+    EXPECT_FALSE(outcome.skipped);
+    norm_ = outcome.gradient_norm;
+    return outcome.loss_sum / static_cast<double>(kBatch * kContext);
   }
-  double norm() const { return training_->program().at<kernels::StepScalars>("step.scalars")->gradient_norm; }
+  double norm() const { return norm_; }
 
  private:
   void set(const Parameter& parameter) {
@@ -144,6 +138,7 @@ class GoldenTraining {
   }
 
   bool wide_;
+  double norm_ = 0.0;  ///< of the last step's gradient
   Golden golden_;
   std::unique_ptr<Communicator> self_;
   std::unique_ptr<TrainingProgram> training_;

@@ -9,7 +9,8 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from harness import BINARY, ENVIRONMENT, TIMEOUT, ProductTest, capstan, checkpoints, metrics, numbers, train  # noqa: E402
+from harness import (  # noqa: E402
+    BINARY, ENVIRONMENT, TIMEOUT, ProductTest, capstan, checkpoints, metrics, numbers, train)
 
 SHORT = ("train.steps=8", "checkpoint.every=4", "train.evaluate_every=0")
 

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# label: cpu
 """The corpus verbs from outside: corpus_h5py.py BINARY
 
 Builds corpora with the program, opens their shards with h5py and compares every token, document and attribute with the
@@ -27,7 +28,7 @@ except ImportError:
     xxhash = None
 
 END = 256
-BINARY = Path(sys.argv[1]).resolve()
+BINARY = Path(sys.argv[1] if len(sys.argv) > 1 else os.environ["CAPSTAN_BINARY"]).resolve()
 
 
 def run(*arguments, code=0, says=()):

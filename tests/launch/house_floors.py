@@ -16,8 +16,10 @@ BELOW = {
     "launch": ["kernels", "core", "parallel", "io", "cluster"],
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s*["<]([^">]+)[">]')
-PRINTS = re.compile(r"\bstd::(cout|cerr|clog)\b|\b(printf|puts|putchar|fprintf|perror)\s*\(|\bfmt::print\b|\bstd::print")
-EXITS = re.compile(r"(?<![\w.>])(std::)?(exit|_exit|quick_exit)\s*\(|\bstd::(abort|terminate)\s*\(|(?<!\w)::abort\s*\(")
+PRINTS = re.compile(r"\bstd::(cout|cerr|clog)\b|\b(printf|puts|putchar|fprintf|perror)\s*\(|"
+                    r"\bfmt::print\b|\bstd::print")
+EXITS = re.compile(r"(?<![\w.>])(std::)?(exit|_exit|quick_exit)\s*\(|"
+                   r"\bstd::(abort|terminate)\s*\(|(?<!\w)::abort\s*\(")
 OPEN_ENDS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|not (yet )?implemented", re.IGNORECASE)
 # Where a process must be ended on purpose: a failpoint acts as a crash would, an MPI job is brought down as one.
 MAY_EXIT = {"core/failpoint.cpp", "parallel/mpi_communicator.cpp"}
@@ -47,7 +49,8 @@ def check(root):
                     if "../" in include.group(1):
                         problems.append(f"{name}:{number}: include by full path from the root, not {include.group(1)}")
                     elif top in BELOW and top != floor and top not in below:
-                        problems.append(f"{name}:{number}: floor {floor} includes {include.group(1)}, which is above it")
+                        included = include.group(1)
+                        problems.append(f"{name}:{number}: floor {floor} includes {included}, which is above it")
                 if OPEN_ENDS.search(line):
                     problems.append(f"{name}:{number}: an open end: {line.strip()}")
             for number, line in enumerate(without_comments_and_strings(text).splitlines(), 1):

@@ -48,8 +48,8 @@ class Text(unittest.TestCase):
             self.assertNotIn(mark, plain)
 
     def test_dictionary_entries(self):
-        text = ("00-database-info\nabout the database\n\n\nbyte\noctet\n\n   <unit> Eight {bits}, the smallest addressable "
-                "unit\n   of memory.\n\n   (1999-01-01)\n\nsee elsewhere\n\n   {byte}\n")
+        text = ("00-database-info\nabout the database\n\n\nbyte\noctet\n\n   <unit> Eight {bits}, the smallest "
+                "addressable unit\n   of memory.\n\n   (1999-01-01)\n\nsee elsewhere\n\n   {byte}\n")
         entries = list(filter(None, map(quickstart_text.entry_text, quickstart_text.from_dictionary(text))))
         self.assertEqual(entries, ["byte, octet\n\nEight bits, the smallest addressable unit of memory."])
 

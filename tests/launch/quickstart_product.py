@@ -4,7 +4,6 @@
 """launch/quickstart on a small text of its own: to the end, stopped by signals and resumed, and run again when done."""
 import os
 import pathlib
-import re
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from harness import BINARY, ENVIRONMENT, SOURCE, metrics, write_text  # noqa: E402
+from harness import BINARY, ENVIRONMENT, SOURCE, checkpoints, metrics, write_text  # noqa: E402
 
 
 class Quickstart(unittest.TestCase):
@@ -26,9 +25,9 @@ class Quickstart(unittest.TestCase):
 
     def start(self, steps):
         small = ["model.layers=2", "model.width=64", "model.heads=2", "model.context=64"]
-        return subprocess.Popen([str(SOURCE / "launch/quickstart"), "--steps", str(steps), "--text", str(self.home / "tale"),
-                                 *small], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                text=True, start_new_session=True,
+        command = [SOURCE / "launch/quickstart", "--steps", steps, "--text", self.home / "tale", *small]
+        return subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                encoding="utf-8", errors="replace", start_new_session=True,
                                 env={**ENVIRONMENT, "CAPSTAN_HOME": str(self.home), "CAPSTAN_BINARY": str(BINARY)})
 
     def finish(self, job, code):
@@ -63,8 +62,7 @@ class Quickstart(unittest.TestCase):
             self.assertIn("go on with", output)
             last = metrics(self.run_dir)[-1]["step"]
             self.assertGreater(last, steps)
-            newest = sorted(path.name for path in (self.run_dir / "checkpoints").iterdir())[-1]
-            self.assertEqual(int(re.search(r"\d+", newest).group()), last)
+            self.assertEqual(checkpoints(self.run_dir)[-1], last)
             steps = last
         self.assertEqual([row["step"] for row in metrics(self.run_dir)], list(range(1, steps + 1)))
 

@@ -37,7 +37,8 @@ class Save(ProductTest):
         self.assertIn(code, codes, output)
         self.assertIn(4, checkpoints(run), f"{fail}: the good checkpoint is gone\n{output}")
         if checkpoints(run)[-1] == 8:
-            self.assertEqual(capstan("evaluate", "--run", run, "--step", "8").returncode, 0, f"{fail}: half a checkpoint")
+            answer = capstan("evaluate", "--run", run, "--step", "8")
+            self.assertEqual(answer.returncode, 0, f"{fail}: half a checkpoint\n{answer.stderr}")
         self.trained(name, *STEPS)
         self.assertEqual(numbers(metrics(run)), self.digits, fail)
         return output

@@ -131,7 +131,8 @@ class Train(ProductTest):
     def test_too_many_such_steps_end_the_run(self):
         spoilt = ",".join(f"train.microbatch:{step}:nan@0" for step in range(6, 20))
         run = self.folder / "run"
-        code, output = train(2, self.config, *self.settings(run, "train.maximum_bad_steps=3"), env={"CAPSTAN_FAIL": spoilt})
+        code, output = train(2, self.config, *self.settings(run, "train.maximum_bad_steps=3"),
+                             env={"CAPSTAN_FAIL": spoilt})
         self.assertEqual(code, 79, output)
         self.assertIn("rank 0", output)
         self.assertIn("step 8", output)

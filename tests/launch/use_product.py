@@ -28,7 +28,8 @@ class Use(ProductTest):
 
     def test_generate_is_a_function_of_its_seed(self):
         def write(seed, *more):
-            return self.good("generate", "--run", self.run_dir, "--prompt", "The ", "--tokens", "80", "--seed", seed, *more)
+            return self.good("generate", "--run", self.run_dir, "--prompt", "The ", "--tokens", "80", "--seed", seed,
+                             *more)
         self.assertEqual(write("1"), write("1"))
         self.assertNotEqual(write("1"), write("2"))
         self.assertEqual(write("1", "--temperature", "0"), write("2", "--temperature", "0"))
@@ -44,7 +45,8 @@ class Use(ProductTest):
         self.assertTrue(any(math.isclose(number, bits, rel_tol=0.05) for number in found), (bits, text))
 
     def test_inspect_needs_neither_corpus_nor_mpi(self):
-        text = self.good("inspect", SOURCE / "configs/runs/gpt2-124m.toml", "train.global_batch=8", "train.microbatch=4")
+        text = self.good("inspect", SOURCE / "configs/runs/gpt2-124m.toml", "train.global_batch=8",
+                         "train.microbatch=4")
         self.assertRegex(text, r"124[,.]?\d")
         for word in ("parameter", "gradient", "moment", "activation", "scratch", "arena", "digest"):
             self.assertIn(word, text.lower())
