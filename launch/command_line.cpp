@@ -45,10 +45,11 @@ int own_rank() { return number_from("OMPI_COMM_WORLD_RANK", 0); }
 
 std::string program_name() { return ranks_started() > 1 ? fmt::format("capstan[rank {}]", own_rank()) : "capstan"; }
 
-/// A mistake on the command line or in the config is the same on every rank: the others give rank 0 the time to say it
-/// first; the launcher, which needs about a second, then ends them before they say it again.
+/// A mistake on the command line or in the config, or losses that are not finite, are the same on every rank: the
+/// others give rank 0 the time to say it first; the launcher, which needs about a second, then ends them before they
+/// say it again.
 void let_rank_0_speak(ExitCode code) {
-  if (own_rank() > 0 && (code == ExitCode::usage || code == ExitCode::config))
+  if (own_rank() > 0 && (code == ExitCode::usage || code == ExitCode::config || code == ExitCode::numerical))
     std::this_thread::sleep_for(std::chrono::seconds(2));
 }
 

@@ -17,11 +17,11 @@ struct TrainArguments {
 };
 
 void train(const TrainArguments& arguments) {
+  const StopSignal stop;  // first of all: a launcher that sends USR1 while ranks start must not end them
   run_on_ranks({}, [&](MpiSession& session) {
     RunConfig config = load_run_config(arguments.config, arguments.overrides);
     check_for_training(config);
     check_for_world(config, session.world().size());
-    const StopSignal stop;
     Console console(session.world().rank() == 0);
     Trainer trainer(config, session.world(), stop, console);
     const int code = trainer.run();

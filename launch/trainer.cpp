@@ -115,6 +115,11 @@ void Trainer::resume() {
   std::vector<std::string> complaints;
   std::optional<Checkpoint> checkpoint = open_newest_good(directory_.checkpoints(), complaints, group);
   for (const std::string& complaint : complaints) console_.say("warning  " + complaint);
+  if (!checkpoint && !complaints.empty())  // to begin anew would end in deleting what might yet be repaired
+    throw Error::make(ExitCode::bad_data,
+                      "{} holds {} checkpoint{}, and none of them can be used; move them away to begin anew, or choose "
+                      "another run.dir",
+                      directory_.checkpoints().string(), complaints.size(), complaints.size() == 1 ? "" : "s");
   training_->allocate_and_initialise();
   state_.numerics = numerics();
   if (checkpoint) {
@@ -214,18 +219,24 @@ void Trainer::count_step(const StepResult& result) {
     return;
   }
   ++state_.bad_steps, ++state_.bad_in_a_row;
+  console_.say(fmt::format("warning  step {}: {} is not finite; the step was skipped ({} in a row, {} in all)",
+                           state_.step, blame(result), state_.bad_in_a_row, state_.bad_steps));
+}
+
+std::string Trainer::blame(const StepResult& result) {
   std::string who;
   for (const int rank : result.outcome.bad_ranks)
     who += fmt::format("{}{}", who.empty() ? "the loss on rank " : ", ", rank);
-  if (who.empty()) who = "the gradient norm (every rank's loss is finite)";
-  console_.say(fmt::format("warning  step {}: {} is not finite; the step was skipped ({} in a row, {} in all)",
-                           state_.step, who, state_.bad_in_a_row, state_.bad_steps));
-  if (state_.bad_in_a_row >= config_.train.maximum_bad_steps)
-    throw Error::make(
-        ExitCode::numerical,
-        "{} steps in a row were not finite, the last at step {} ({}); lower optimizer.learning_rate, or look at "
-        "the data around sample {}",
-        state_.bad_in_a_row, state_.step, who, state_.samples);
+  return who.empty() ? "the gradient norm (every rank's loss is finite)" : who;
+}
+
+void Trainer::end_if_hopeless(const StepResult& result) const {
+  if (!result.outcome.skipped || state_.bad_in_a_row < config_.train.maximum_bad_steps) return;
+  throw Error::make(
+      ExitCode::numerical,
+      "{} steps in a row were not finite, the last at step {} ({}); lower optimizer.learning_rate, or look "
+      "at the data around sample {}",
+      state_.bad_in_a_row, state_.step, blame(result), state_.samples);
 }
 
 std::string Trainer::progress_text(const StepResult& result) const {
@@ -288,6 +299,7 @@ int Trainer::run() {
     const StepResult result = step();
     count_step(result);
     log_step(result);
+    end_if_hopeless(result);
     if (result.stop || due(config_.checkpoint.every) || state_.step == config_.train.steps) save();
     if (result.stop && state_.step < config_.train.steps) {
       console_.say(fmt::format(

@@ -41,6 +41,8 @@ class Trainer {
   StepResult step();
   double reduce_control(double weights);
   void count_step(const StepResult& result);
+  static std::string blame(const StepResult& result);
+  void end_if_hopeless(const StepResult& result) const;
   void log_step(const StepResult& result);
   void evaluate(MetricsLine& line);
   void save();

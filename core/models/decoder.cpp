@@ -165,6 +165,9 @@ Value Decoder::hidden(Recorder& recorder, const DecoderInputs& inputs) const {
                 parameters.bias >= 0 ? recorder.parameter(parameters.bias) : Value{}, config_.norm == NormKind::rms,
                 config_.norm_epsilon);
   };
+  // A prefix ends in a dot; a scope does not.
+  const std::string scope = prefix_.substr(0, prefix_.empty() ? 0 : prefix_.size() - 1);
+  recorder.set_scope(scope);
   Value stream = embed(recorder, inputs);
   Value branch;  // what the previous sublayer adds to the stream; the next norm adds it on its way
   for (int64_t i = 0; i < config_.layers; ++i) {
@@ -179,7 +182,7 @@ Value Decoder::hidden(Recorder& recorder, const DecoderInputs& inputs) const {
     stream = second.sum;
   }
   recorder.set_region(-1);
-  recorder.set_scope(prefix_);
+  recorder.set_scope(scope);
   return normalise(stream, branch, final_norm_).y;
 }
 

@@ -18,7 +18,8 @@ Parameter normal(const std::string& name, Shape shape, double deviation = 0.02) 
 }
 
 TEST(InitialValue, DependsOnSeedNameAndIndexOnly) {
-  const Parameter a = normal("layers.0.attention.q.weight", {64, 64}), b = normal("layers.1.attention.q.weight", {64, 64});
+  const Parameter a = normal("layers.0.attention.q.weight", {64, 64}),
+                  b = normal("layers.1.attention.q.weight", {64, 64});
   Parameter wider = a;
   wider.shape = {128, 64};
   std::vector<double> forward, backward;
@@ -103,21 +104,25 @@ TEST(FlatLayout, DecayFirstEachAlignedFrozenNowhere) {
 
 std::vector<float> slopes_of(int64_t heads) {
   DecoderConfig config;
-  config.heads = heads, config.width = heads, config.layers = 1, config.vocabulary = 16, config.positions = Positions::alibi;
+  config.heads = heads, config.width = heads, config.layers = 1, config.vocabulary = 16,
+  config.positions = Positions::alibi;
   ParameterSet set;
   return Decoder(config, set).alibi_slopes();
 }
 
 /// Press et al. (2022): 2^(-8 i / heads) for a power of two; others add the odd terms of twice that power.
 TEST(AlibiSlopes, AreThoseOfThePaper) {
-  EXPECT_EQ(slopes_of(8), (std::vector<float>{0.5f, 0.25f, 0.125f, 0.0625f, 0.03125f, 0.015625f, 0.0078125f, 0.00390625f}));
+  EXPECT_EQ(slopes_of(8),
+            (std::vector<float>{0.5f, 0.25f, 0.125f, 0.0625f, 0.03125f, 0.015625f, 0.0078125f, 0.00390625f}));
   const std::vector<float> twelve = slopes_of(12);
   ASSERT_EQ(twelve.size(), 12u);
   for (size_t i = 0; i < 8; ++i) EXPECT_EQ(twelve[i], slopes_of(8)[i]);
-  for (size_t i = 0; i < 4; ++i) EXPECT_FLOAT_EQ(twelve[8 + i], static_cast<float>(std::pow(2.0, -0.5 - static_cast<double>(i))));
+  for (size_t i = 0; i < 4; ++i)
+    EXPECT_FLOAT_EQ(twelve[8 + i], static_cast<float>(std::pow(2.0, -0.5 - static_cast<double>(i))));
   const std::vector<float> many = slopes_of(112);
   ASSERT_EQ(many.size(), 112u);
-  for (size_t i = 0; i < 64; ++i) EXPECT_FLOAT_EQ(many[i], static_cast<float>(std::pow(2.0, -static_cast<double>(i + 1) / 8.0)));
+  for (size_t i = 0; i < 64; ++i)
+    EXPECT_FLOAT_EQ(many[i], static_cast<float>(std::pow(2.0, -static_cast<double>(i + 1) / 8.0)));
   for (size_t i = 0; i < 48; ++i)
     EXPECT_FLOAT_EQ(many[64 + i], static_cast<float>(std::pow(2.0, -static_cast<double>(2 * i + 1) / 16.0)));
 }

@@ -43,7 +43,7 @@ class Tapes : public ::testing::TestWithParam<std::tuple<int, int>> {
     DecoderConfig config = which == 0   ? testing::tiny_gpt()
                            : which == 1 ? testing::tiny_llama()
                                         : testing::tiny_alibi();
-    config.dropout = 0.1;
+    config.dropout = 0.1, config.layers = 1;
     Device device{&backend_, {}};
     device.communicators.of.fill(self_.get());
     training_ = std::make_unique<TrainingProgram>(Mesh::data_parallel(ranks_, 0), device,
@@ -174,7 +174,7 @@ TEST_P(Tapes, EveryWrongAccumulationOfAGradientIsFound) {
       EXPECT_THAT(verify_complaint(broken), HasSubstr(describe(i)));
       ++changed;
     }
-  EXPECT_GT(changed, 20);
+  EXPECT_GT(changed, 10);
 }
 
 /// Operands with one meaning each: a persistent tensor of another rank in their place does not fit.

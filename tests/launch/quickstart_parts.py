@@ -131,22 +131,24 @@ class CommandLine(unittest.TestCase):
 
     def test_summary_counts_and_cannot_be_green_without_tests(self):
         with tempfile.TemporaryDirectory() as folder:
-            tests, log = pathlib.Path(folder) / "t.xml", pathlib.Path(folder) / "t.log"
-            label = '<properties><property name="cmake_labels" value="{}"/></properties>'
+            tests, log, listing = (pathlib.Path(folder) / name for name in ("t.xml", "t.log", "t.json"))
+            labels = {"a": "plan", "b": "cpu", "c": "cuda"}
+            listing.write_text(json.dumps({"tests": [
+                {"name": name, "properties": [{"name": "LABELS", "value": [label]}]} for name, label in labels.items()]}))
             case = '<testcase name="{}" time="1.5" status="{}">{}</testcase>'
             log.write_text("67% tests passed, 1 tests failed out of 3\n")
-            tests.write_text("<testsuite>" + case.format("a", "run", label.format("plan")) +
-                             case.format("b", "fail", "<failure/>" + label.format("cpu")) +
-                             case.format("c", "notrun", "<skipped/><system-out>SKIP: no GPU</system-out>" +
-                                         label.format("cuda")) + "</testsuite>")
-            answer = launch(sys.executable, "-B", ROOT / "tests/summary.py", tests, log)
+            tests.write_text("<testsuite>" + case.format("a", "run", "") + case.format("b", "fail", "<failure/>") +
+                             case.format("c", "notrun", "<skipped/><system-out>SKIP: no GPU</system-out>") +
+                             "</testsuite>")
+            answer = launch(sys.executable, "-B", ROOT / "tests/summary.py", tests, log, listing)
             self.assertEqual(answer.returncode, 1)
             self.assertIn("67% tests passed", answer.stdout)
             self.assertIn("c: no GPU", answer.stdout)
             self.assertRegex(answer.stdout, r"plan +1 +0 +0")
             self.assertRegex(answer.stdout, r"cpu +0 +1 +0")
             tests.write_text("<testsuite></testsuite>")
-            self.assertEqual(launch(sys.executable, "-B", ROOT / "tests/summary.py", tests, log).returncode, 1)
+            answer = launch(sys.executable, "-B", ROOT / "tests/summary.py", tests, log, listing)
+            self.assertEqual(answer.returncode, 1)
 
 
 if __name__ == "__main__":

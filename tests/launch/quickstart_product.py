@@ -26,8 +26,8 @@ class Quickstart(unittest.TestCase):
     def start(self, steps):
         small = ["model.layers=2", "model.width=64", "model.heads=2", "model.context=64"]
         command = [SOURCE / "launch/quickstart", "--steps", steps, "--text", self.home / "tale", *small]
-        return subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                encoding="utf-8", errors="replace", start_new_session=True,
+        return subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", start_new_session=True,
                                 env={**ENVIRONMENT, "CAPSTAN_HOME": str(self.home), "CAPSTAN_BINARY": str(BINARY)})
 
     def finish(self, job, code):
