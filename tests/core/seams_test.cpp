@@ -140,18 +140,21 @@ INSTANTIATE_TEST_SUITE_P(
         MaskCase{.name = "all", .window = 4, .documents = true, .prefix = true, .slopes = true, .dropout = 0.2}),
     [](const auto& test) { return std::string(test.param.name); });
 
-/// dy is read by the product and is the sum so far of the same tensor: nothing may be written over it.
+/// dy is read by the product and is the sum so far of the same tensor, and the product is the last to read it where its
+/// weight is frozen. (A product that goes row by row forgives being written over; memory_test holds the rule itself.)
 TEST(ResidualProduct, HasItsGradient) {
-  SmallProgram small;
-  small.add("x", {2, 3, 8}, DType::f64);
-  const int in = small.parameter("in", {8, 8}), weight = small.parameter("w", {8, 8});
-  small.lay_out_state();
-  small.build([&](Recorder& r) {
-    const Value x = linear(r, r.persistent("x"), r.parameter(in), {});
-    small.add_loss(r, add(r, x, linear(r, x, r.parameter(weight), {})), 8, "loss");
-  });
-  for (int64_t i = 0; i < 48; ++i) small.program().at<double>("x")[i] = noise(1, i);
-  small.expect_gradients_are_finite_differences();
+  for (const bool frozen : {false, true}) {
+    SmallProgram small;
+    small.add("x", {2, 3, 8}, DType::f64);
+    const int in = small.parameter("in", {8, 8}), weight = small.parameter("w", {8, 8}, frozen);
+    small.lay_out_state();
+    small.build([&](Recorder& r) {
+      const Value x = linear(r, r.persistent("x"), r.parameter(in), {});
+      small.add_loss(r, add(r, x, linear(r, x, r.parameter(weight), {})), 8, "loss");
+    });
+    for (int64_t i = 0; i < 48; ++i) small.program().at<double>("x")[i] = noise(1, i);
+    small.expect_gradients_are_finite_differences();
+  }
 }
 
 // ---- several modules, losses, shared and frozen parameters ----------------------------------------------------------

@@ -39,12 +39,17 @@ DecoderConfig golden_model(const std::string& name) {
   return config;
 }
 
+std::filesystem::path source_tree() {
+  const char* tree = std::getenv("CAPSTAN_SOURCE");
+  if (!tree) throw Error::make(ExitCode::usage, "CAPSTAN_SOURCE must name the source tree");
+  return tree;
+}
+
 /// One golden file, every tensor as doubles.
 class Golden {
  public:
   Golden(const std::string& name, const std::string& precision)
-      : file_(SafetensorsFile::open(std::filesystem::path(std::getenv("CAPSTAN_SOURCE")) / "tests/golden" /
-                                    (name + "_" + precision + ".safetensors"))) {}
+      : file_(SafetensorsFile::open(source_tree() / "tests/golden" / (name + "_" + precision + ".safetensors"))) {}
 
   std::vector<double> read(const std::string& name) const {
     const SafetensorsEntry* entry = file_.find(name);

@@ -69,7 +69,7 @@ class RunDirectories(RepeatTest):
     def test_another_precision_on_resume(self):
         run = self.trained("run", *SHORT, "train.steps=4")
         before = snapshot(run)
-        self.refused(78, ["train.precision", "fp32 -> bf16"], "train.precision=bf16", run=run)
+        self.refused(78, ["train.precision", '"fp32" -> "bf16"'], "train.precision=bf16", run=run)
         self.assertEqual(snapshot(run), before)
 
     def test_a_failure_of_one_rank_ends_all_and_is_the_one_seen(self):
