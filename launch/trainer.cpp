@@ -115,11 +115,12 @@ void Trainer::resume() {
   std::vector<std::string> complaints;
   std::optional<Checkpoint> checkpoint = open_newest_good(directory_.checkpoints(), complaints, group);
   for (const std::string& complaint : complaints) console_.say("warning  " + complaint);
-  if (!checkpoint && !complaints.empty())  // to begin anew would end in deleting what might yet be repaired
+  const size_t finished = find_checkpoints(directory_.checkpoints()).size();  // a .partial is none
+  if (!checkpoint && finished > 0)  // to begin anew would end in deleting what might yet be repaired
     throw Error::make(ExitCode::bad_data,
                       "{} holds {} checkpoint{}, and none of them can be used; move them away to begin anew, or choose "
                       "another run.dir",
-                      directory_.checkpoints().string(), complaints.size(), complaints.size() == 1 ? "" : "s");
+                      directory_.checkpoints().string(), finished, finished == 1 ? "" : "s");
   training_->allocate_and_initialise();
   state_.numerics = numerics();
   if (checkpoint) {

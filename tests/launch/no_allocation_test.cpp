@@ -101,7 +101,7 @@ class NoAllocation : public ::testing::Test {
     std::ostringstream out, err;
     ASSERT_EQ(run_command_line(8, words, out, err), 0) << err.str();
     std::ofstream(folder_ / "run.toml")
-        << "[model]\nlayers = 2\nwidth = 64\nheads = 4\ncontext = 64\n"
+        << "[model]\nlayers = 2\nwidth = 64\nheads = 4\ncontext = 96\n"
         << "[train]\nglobal_batch = 16\nmicrobatch = 4\nevaluate_every = 0\nthreads = 1\n"
         << "[checkpoint]\nevery = 0\n";
   }
@@ -173,7 +173,8 @@ TEST_F(NoAllocation, TheCounterCounts) {
 }
 
 TEST_F(NoAllocation, WhatAStepTakesIsSeen) {
-  const std::string settings = "train.evaluate_every=1 train.evaluate_samples=16";  // an evaluation has its own buffers
+  const std::string settings =
+      "train.evaluate_every=1 train.evaluate_samples=16 train.microbatch=16";  // an evaluation has its own buffers
   EXPECT_GT(run(1, 12, settings).pieces, run(1, 3, settings).pieces);
 }
 
