@@ -4,13 +4,23 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 
 namespace capstan {
 namespace {
 constexpr std::chrono::milliseconds kOnTerminal{100}, kElsewhere{5000};
+
+/// A launcher may give its ranks a pseudo-terminal whatever its own output is: TERM=dumb says that nobody rewrites
+/// lines.
+bool on_terminal() {
+  const char* term = std::getenv("TERM");
+  return isatty(STDOUT_FILENO) != 0 && term != nullptr && std::strcmp(term, "dumb") != 0;
 }
 
-Console::Console(bool speaks) : speaks_(speaks), terminal_(isatty(STDOUT_FILENO) != 0) {}
+}  // namespace
+
+Console::Console(bool speaks) : speaks_(speaks), terminal_(on_terminal()) {}
 
 Console::~Console() {
   if (open_) std::fputc('\n', stdout);

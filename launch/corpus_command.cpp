@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "io/corpus.h"
 #include "io/corpus_builder.h"
+#include "io/corpus_tokens.h"
 
 namespace capstan {
 namespace {
@@ -185,6 +186,36 @@ void add_build(CLI::App& corpus, std::function<void()>& action) {
   verb->callback([arguments, &action] { action = [arguments] { run_build(*arguments); }; });
 }
 
+struct TextArguments {
+  std::string directory, split = "validation";
+};
+
+/// The whole split as text, a document after the other, in pieces that end with a token.
+void run_text(const TextArguments& arguments) {
+  constexpr uint64_t kPiece = 1 << 16, kCache = 1 << 20;
+  const std::shared_ptr<const Corpus> corpus = Corpus::open(arguments.directory);
+  CorpusTokens tokens({corpus}, arguments.split == "train" ? Split::train : Split::validation, kCache);
+  std::vector<uint32_t> piece;
+  for (uint64_t first = 0; first < tokens.size(); first += kPiece) {
+    piece.resize(std::min(kPiece, tokens.size() - first));
+    tokens.read(first, piece.size(), piece.data());
+    const std::string text = corpus->tokenizer().decode(piece);
+    if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size())
+      throw Error::make(ExitCode::io_error, "cannot write the text to standard output");
+  }
+}
+
+void add_text(CLI::App& corpus, std::function<void()>& action) {
+  const auto arguments = std::make_shared<TextArguments>();
+  CLI::App* verb = corpus.add_subcommand("text", "Print a split as text, as the model is asked to predict it");
+  verb->add_option("directory", arguments->directory, "a corpus directory")->required();
+  verb->add_option("--split", arguments->split, "train or validation")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"train", "validation"}));
+  verb->footer("Example:\n  capstan corpus text corpus --split validation | xz -9 | wc -c");
+  verb->callback([arguments, &action] { action = [arguments] { run_text(*arguments); }; });
+}
+
 void add_reader(CLI::App& corpus, std::function<void()>& action, const char* name, const char* what,
                 void (*run)(const std::string&)) {
   const auto directory = std::make_shared<std::string>();
@@ -201,6 +232,7 @@ void add_corpus_command(CLI::App& app, std::function<void()>& action) {
   add_build(*corpus, action);
   add_reader(*corpus, action, "info", "Show what a corpus holds, and a sample of it", run_info);
   add_reader(*corpus, action, "verify", "Read all of a corpus and check every hash", run_verify);
+  add_text(*corpus, action);
 }
 
 }  // namespace capstan
