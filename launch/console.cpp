@@ -1,6 +1,8 @@
 #include "launch/console.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -11,11 +13,19 @@ namespace capstan {
 namespace {
 constexpr std::chrono::milliseconds kOnTerminal{100}, kElsewhere{5000};
 
-/// A launcher may give its ranks a pseudo-terminal whatever its own output is: TERM=dumb says that nobody rewrites
-/// lines.
+/// mpirun gives its ranks a pseudo-terminal whatever its own output is; what counts is where the launcher writes.
+bool launcher_on_terminal() {
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) return true;
+  struct stat out {};
+  if (stat(fmt::format("/proc/{}/fd/1", getppid()).c_str(), &out) != 0) return true;  // not ours to see
+  constexpr unsigned kMemoryDevices = 1;                                              // /dev/null and its like
+  return S_ISCHR(out.st_mode) && major(out.st_rdev) != kMemoryDevices;
+}
+
+/// TERM=dumb says that nobody rewrites lines.
 bool on_terminal() {
   const char* term = std::getenv("TERM");
-  return isatty(STDOUT_FILENO) != 0 && term != nullptr && std::strcmp(term, "dumb") != 0;
+  return isatty(STDOUT_FILENO) != 0 && term != nullptr && std::strcmp(term, "dumb") != 0 && launcher_on_terminal();
 }
 
 }  // namespace

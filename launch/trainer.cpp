@@ -93,11 +93,12 @@ void Trainer::announce() const {
                            config_.train.global_batch, config_.accumulation(), config_.accumulation() == 1 ? "" : "es",
                            config_.train.microbatch, config_.layout.dp, config_.layout.dp == 1 ? "" : "s"));
   console_.say(fmt::format(
-      "memory   {} persistent + {} transient a rank, planned before step 0; outside it {} of samples and {} of corpus "
-      "chunks",
+      "memory   {} persistent + {} transient a rank, planned before step 0; outside it {} of samples, {} of corpus "
+      "chunks and {} shared with the ranks of this host",
       bytes_text(static_cast<double>(program.persistent_bytes())),
       bytes_text(static_cast<double>(program.transient_bytes())), bytes_text(static_cast<double>(feed_->bytes())),
-      bytes_text(static_cast<double>(train_stream_->memory_bytes() + validation_stream_->memory_bytes()))));
+      bytes_text(static_cast<double>(train_stream_->memory_bytes() + validation_stream_->memory_bytes())),
+      bytes_text(static_cast<double>(groups_.shared_bytes()))));
   console_.say(fmt::format("corpus   {} training tokens, {} samples an epoch; the run reads {:.2f} epochs",
                            train_stream_->tokens(), train_stream_->samples_per_epoch(),
                            static_cast<double>(config_.train.steps) * static_cast<double>(config_.train.global_batch) /

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "parallel/shared_memory_communicator.h"
 
 namespace capstan {
 
@@ -86,6 +87,11 @@ AxisCommunicators RankGroups::communicators() const {
   groups.of.fill(self_.get());
   groups.of[static_cast<size_t>(Axis::dp)] = dp_.get();
   return groups;
+}
+
+size_t RankGroups::shared_bytes() const {
+  const auto* shared = dynamic_cast<const SharedMemoryCommunicator*>(dp_.get());
+  return shared != nullptr ? shared->memory_bytes() : 0;
 }
 
 void require_equal(Communicator& world, const std::string& text, const std::string& what) {

@@ -25,6 +25,8 @@ class RankGroups {
  public:
   RankGroups(const Mesh& mesh, Communicator& world);
   AxisCommunicators communicators() const;
+  /// Memory through which ranks of this host pass what they sum; it lies outside the plan and is one for all of them.
+  size_t shared_bytes() const;
 
  private:
   std::unique_ptr<Communicator> self_, dp_;

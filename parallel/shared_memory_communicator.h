@@ -30,6 +30,8 @@ class SharedMemoryCommunicator : public Communicator {
   void send(const void* data, size_t bytes, int to) override;
   void receive(void* data, size_t bytes, int from) override;
   CommunicationCount count() const override { return counter_.value(); }
+  /// Of the window, what sums of any length touch: each rank's two halves, as terms of others and as sums of its own.
+  size_t memory_bytes() const { return 2 * static_cast<size_t>(size()) * slot_bytes(); }
 
   /// The sizes of a window for `ranks` ranks. Its memory grows with their square (mailboxes), hence the limit.
   static constexpr int kMostRanks = 512;
