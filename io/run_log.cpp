@@ -29,7 +29,7 @@ std::string value_text(const MetricsValue& value) {
   return std::isfinite(number) ? fmt::format("{}", number) : "null";
 }
 
-Error failed(const char* what, const fs::path& path, int error) {
+Error log_failed(const char* what, const fs::path& path, int error) {
   return Error::make(ExitCode::io_error, "{}: {} failed: {}", path.string(), what, std::strerror(error));
 }
 
@@ -97,12 +97,12 @@ void RunLog::append(const MetricsLine& line) {
   const int error = full || written >= 0 ? ENOSPC : errno;
   // Half a line would spoil the next one too. If even cutting it off fails, the next resume drops it.
   if (ftruncate(file_.get(), static_cast<off_t>(before)) != 0)
-    throw failed("write, then cutting it off,", path_, error);
-  throw failed("write", path_, error);
+    throw log_failed("write, then cutting it off,", path_, error);
+  throw log_failed("write", path_, error);
 }
 
 void RunLog::sync() {
-  if (fdatasync(file_.get()) != 0) throw failed("fdatasync", path_, errno);
+  if (fdatasync(file_.get()) != 0) throw log_failed("fdatasync", path_, errno);
 }
 
 uint64_t RunLog::resume(const fs::path& path, uint64_t step) {

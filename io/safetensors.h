@@ -15,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-#include "io/checkpoint_digest.h"
+#include "io/checkpoint/digest.h"
 #include "io/file_system.h"
 #include "kernels/types.h"
 

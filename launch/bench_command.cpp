@@ -120,6 +120,9 @@ void bench_step(const BenchArguments& arguments, Communicator& world) {
 void add_bench_command(CLI::App& app, std::function<void()>& action) {
   CLI::App* bench = app.add_subcommand("bench", "measure speed as a share of what the machine can do");
   bench->require_subcommand(1);
+  bench->footer(
+      "Example:\n  capstan bench step configs/runs/gpt2-124m.toml model.vocabulary=50257    (capstan bench step "
+      "--help)");
   CLI::App* verb = bench->add_subcommand(
       "step", "a training step on random tokens: tokens/s, share of the product ceiling, time by op");
   const auto arguments = std::make_shared<BenchArguments>();

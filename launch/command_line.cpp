@@ -18,8 +18,10 @@
 #include "launch/doctor_command.h"
 #include "launch/doctor_libraries.h"
 #include "launch/evaluate_command.h"
+#include "launch/fit_command.h"
 #include "launch/generate_command.h"
 #include "launch/inspect_command.h"
+#include "launch/tokenizer_command.h"
 #include "launch/train_command.h"
 
 namespace capstan {
@@ -31,8 +33,8 @@ constexpr const char* kVersion = CAPSTAN_VERSION;
 using Adder = void (*)(CLI::App&, std::function<void()>&);
 
 constexpr Adder kVerbs[] = {
-    add_corpus_command,   add_train_command, add_inspect_command, add_generate_command,
-    add_evaluate_command, add_bench_command, add_config_command,  add_doctor_command,
+    add_corpus_command,   add_tokenizer_command, add_train_command, add_inspect_command, add_generate_command,
+    add_evaluate_command, add_fit_command,       add_bench_command, add_config_command,  add_doctor_command,
 };
 
 int number_from(const char* variable, int otherwise) {

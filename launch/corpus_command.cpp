@@ -1,105 +1,19 @@
 #include "launch/corpus_command.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <chrono>
 #include <cstdio>
 #include <memory>
 
 #include "core/error.h"
-#include "io/corpus.h"
-#include "io/corpus_builder.h"
-#include "io/corpus_tokens.h"
+#include "io/corpus/corpus.h"
+#include "io/corpus/corpus_text.h"
+#include "launch/corpus_build_command.h"
+#include "launch/corpus_texts.h"
 
 namespace capstan {
 namespace {
-
-std::string thousands(uint64_t number) {
-  std::string digits = std::to_string(number);
-  for (size_t at = digits.size(); at > 3; at -= 3) digits.insert(at - 3, ",");
-  return digits;
-}
-
-std::string counted(uint64_t number, const char* thing) {
-  return fmt::format("{} {}{}", thousands(number), thing, number == 1 ? "" : "s");
-}
-
-std::string duration(double seconds) {
-  const auto whole = static_cast<uint64_t>(seconds);
-  if (whole < 60) return fmt::format("{} s", whole);
-  return whole < 3600 ? fmt::format("{} min {:02} s", whole / 60, whole % 60)
-                      : fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);
-}
-
-/// One line on a terminal's stderr, rewritten a few times a second; nothing when stderr goes elsewhere.
-class ProgressLine {
- public:
-  void show(const std::string& what, uint64_t done, uint64_t total) {
-    const Clock::time_point now = Clock::now();
-    if (!visible_ || (shown_ && now - last_ < std::chrono::milliseconds(200))) return;
-    last_ = now;
-    shown_ = true;
-    const double seconds = std::chrono::duration<double>(now - begin_).count();
-    const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
-    std::string line =
-        fmt::format("{}: {:.0f}%, {:.1f} MB/s", what,
-                    total ? 100.0 * static_cast<double>(done) / static_cast<double>(total) : 100.0, rate / 1e6);
-    if (rate > 0 && total > done) line += ", " + duration(static_cast<double>(total - done) / rate) + " left";
-    fmt::print(stderr, "\r\033[K{}", line);
-    std::fflush(stderr);
-  }
-  ~ProgressLine() {
-    if (shown_) std::fputs("\r\033[K", stderr);
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  const bool visible_ = isatty(STDERR_FILENO) == 1;
-  const Clock::time_point begin_ = Clock::now();
-  Clock::time_point last_{};
-  bool shown_ = false;
-};
-
-void print_splits(const CorpusManifest& manifest) {
-  fmt::print("  {:<11} {:>7} {:>16} {:>12} {:>16} {:>16}\n", "split", "shards", "tokens", "documents", "bytes of text",
-             "bytes on disk");
-  for (const Split which : {Split::train, Split::validation}) {
-    const SplitRecord& split = manifest.split(which);
-    uint64_t on_disk = 0;
-    for (const ShardRecord& shard : split.shards) on_disk += shard.file_size;
-    fmt::print("  {:<11} {:>7} {:>16} {:>12} {:>16} {:>16}\n", name_of(which), split.shards.size(),
-               thousands(split.tokens()), thousands(split.documents()), thousands(split.bytes()), thousands(on_disk));
-  }
-}
-
-struct BuildArguments {
-  CorpusBuildOptions options;
-  std::string tokenizer = "bytes";
-};
-
-void run_build(const BuildArguments& arguments) {
-  const std::unique_ptr<Tokenizer> tokenizer = tokenizer_from_name(arguments.tokenizer);
-  CorpusBuildResult result;
-  {
-    ProgressLine line;
-    result = build_corpus(arguments.options, *tokenizer, [&](const CorpusBuildProgress& progress) {
-      line.show(fmt::format("{}: {} documents, {} tokens", progress.stage, thousands(progress.documents),
-                            thousands(progress.tokens)),
-                progress.input_bytes, progress.input_total);
-    });
-  }
-  fmt::print("corpus {}: tokenizer {}, vocabulary {}\n", arguments.options.out.string(), tokenizer->name(),
-             thousands(tokenizer->vocabulary()));
-  print_splits(result.manifest);
-  if (!result.split_by_document)
-    fmt::print("  validation is the end of the text: there are fewer than 100 different documents\n");
-  if (result.empty_documents) fmt::print("  left out: {} without text\n", counted(result.empty_documents, "document"));
-  if (!result.skipped.empty())
-    fmt::print("  skipped: {} that {} empty or not text, such as {}\n", counted(result.skipped.size(), "file"),
-               result.skipped.size() == 1 ? "is" : "are", result.skipped.front().string());
-}
 
 /// Text for a terminal: control characters and broken UTF-8 become spaces, lines are indented.
 std::string tame(const std::string& text) {
@@ -121,12 +35,25 @@ std::string tame(const std::string& text) {
   return out;
 }
 
+void print_facts(const CorpusManifest& manifest) {
+  const SplitRule& rule = manifest.split_rule;
+  if (rule.by_document)
+    fmt::print("  held out: documents whose hash is below {} of 2^64 ({:.3g}%)\n", thousands(rule.threshold),
+               100 * static_cast<double>(rule.threshold) / 0x1p64);
+  else
+    fmt::print("  held out: the text from byte {} on\n", thousands(rule.train_bytes));
+  if (manifest.duplicates_dropped) fmt::print("  exact duplicates were dropped\n");
+  if (!manifest.metadata_fields.empty())
+    fmt::print("  metadata of every document: {}\n", fmt::join(manifest.metadata_fields, ", "));
+}
+
 void run_info(const std::string& directory) {
   const auto corpus = Corpus::open(directory);
   const CorpusManifest& manifest = corpus->manifest();
   fmt::print("corpus {}: tokenizer {} ({}), vocabulary {}, {} bytes a token\n", directory, manifest.tokenizer_name,
              manifest.tokenizer_hash, thousands(manifest.vocabulary), manifest.token_width());
   print_splits(manifest);
+  print_facts(manifest);
   fmt::print("  digest of the manifest: {}\n", corpus->digest());
   fmt::print("  the first training text:\n{}\n", tame(corpus_sample(*corpus, Split::train, 400)));
 }
@@ -157,52 +84,17 @@ void run_verify(const std::string& directory) {
   throw Error(code, message);
 }
 
-void add_build(CLI::App& corpus, std::function<void()>& action) {
-  const auto arguments = std::make_shared<BuildArguments>();
-  CorpusBuildOptions& options = arguments->options;
-  CLI::App* verb = corpus.add_subcommand("build", "Turn text into HDF5 shards and a manifest");
-  verb->add_option("--out", options.out, "directory of the corpus: new or empty")->required();
-  verb->add_option("--tokenizer", arguments->tokenizer, "bytes, or a tokenizer file")->capture_default_str();
-  verb->add_option("inputs", options.inputs,
-                   "text files, directories (all text in them) and JSONL files; plain, .gz or .zst")
-      ->required();
-  verb->add_option("--field", options.documents.field, "field of a JSONL object that holds the text")
-      ->capture_default_str();
-  const std::map<std::string, DocumentSplit> splits{{"none", DocumentSplit::none}, {"blank", DocumentSplit::blank}};
-  verb->add_option("--split-documents", options.documents.split,
-                   "where a text file's documents end: none (a file is one document) or blank (at blank lines)")
-      ->transform(CLI::CheckedTransformer(splits));
-  verb->add_option(
-      "--validation", options.validation,
-      "share to hold out for validation, at most 0.5 [0.01 of the documents; a tenth of the text when there "
-      "are fewer than 100]");
-  verb->add_option("--shard-tokens", options.shard_tokens,
-                   "a shard ends with the document that reaches this many tokens")
-      ->capture_default_str();
-  verb->footer(
-      "Examples:\n"
-      "  capstan corpus build --out corpus book.txt\n"
-      "  capstan corpus build --out corpus --field content pages.jsonl.zst more-text/");
-  verb->callback([arguments, &action] { action = [arguments] { run_build(*arguments); }; });
-}
-
 struct TextArguments {
   std::string directory, split = "validation";
 };
 
-/// The whole split as text, a document after the other, in pieces that end with a token.
+/// The whole split as text, a document after the other.
 void run_text(const TextArguments& arguments) {
-  constexpr uint64_t kPiece = 1 << 16, kCache = 1 << 20;
   const std::shared_ptr<const Corpus> corpus = Corpus::open(arguments.directory);
-  CorpusTokens tokens({corpus}, arguments.split == "train" ? Split::train : Split::validation, kCache);
-  std::vector<uint32_t> piece;
-  for (uint64_t first = 0; first < tokens.size(); first += kPiece) {
-    piece.resize(std::min(kPiece, tokens.size() - first));
-    tokens.read(first, piece.size(), piece.data());
-    const std::string text = corpus->tokenizer().decode(piece);
+  corpus_text(*corpus, arguments.split == "train" ? Split::train : Split::validation, [](std::string_view text) {
     if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size())
       throw Error::make(ExitCode::io_error, "cannot write the text to standard output");
-  }
+  });
 }
 
 void add_text(CLI::App& corpus, std::function<void()>& action) {
@@ -229,7 +121,7 @@ void add_reader(CLI::App& corpus, std::function<void()>& action, const char* nam
 void add_corpus_command(CLI::App& app, std::function<void()>& action) {
   CLI::App* corpus = app.add_subcommand("corpus", "Build, describe or verify a corpus of HDF5 shards");
   corpus->require_subcommand(1);
-  add_build(*corpus, action);
+  add_corpus_build(*corpus, action);
   add_reader(*corpus, action, "info", "Show what a corpus holds, and a sample of it", run_info);
   add_reader(*corpus, action, "verify", "Read all of a corpus and check every hash", run_verify);
   add_text(*corpus, action);

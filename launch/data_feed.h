@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/training_program.h"
-#include "io/corpus_stream.h"
+#include "io/corpus/stream.h"
 
 namespace capstan {
 

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "launch/command_line_ranks.h"
 #include "launch/console.h"
+#include "launch/data_report.h"
 #include "launch/evaluator.h"
 #include "launch/finished_run.h"
 #include "launch/program_state.h"
@@ -44,7 +45,8 @@ void evaluate_run(const EvaluateArguments& arguments, Communicator& world) {
   Console console(world.rank() == 0);
   for (const std::string& complaint : run.complaints) console.say("warning  " + complaint);
   CorpusStream stream(corpora_for(arguments, run), arguments.split == "train" ? Split::train : Split::validation,
-                      run.config.model.context, static_cast<uint64_t>(run.config.train.seed));
+                      run.config.model.context, static_cast<uint64_t>(run.config.train.seed), StreamOptions{},
+                      training_objective(run.config));
   omp_set_num_threads(threads_for(run.config.train, world));
   const kernels::Backend backend = backend_for(run.config.train);
   const Mesh mesh = mesh_of(run.config.layout, world.rank());

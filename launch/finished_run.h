@@ -6,8 +6,8 @@
 
 #include "core/config/run_config.h"
 #include "core/generation_program.h"
-#include "io/checkpoint.h"
-#include "io/corpus.h"
+#include "io/checkpoint/checkpoint.h"
+#include "io/corpus/corpus.h"
 #include "launch/run_directory.h"
 
 namespace capstan {

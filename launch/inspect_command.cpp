@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 
 #include "core/config/config_checks.h"
 #include "core/config/config_reader.h"
 #include "core/error.h"
-#include "io/corpus.h"
+#include "io/corpus/corpus.h"
+#include "launch/data_report.h"
 #include "launch/plan_report.h"
 #include "launch/training_setup.h"
 
@@ -29,6 +31,21 @@ void fill_vocabulary(RunConfig& config) {
                       "model.vocabulary is not set and there is no corpus to take it from; add model.vocabulary=N or "
                       "data.corpora=DIR");
   config.model.vocabulary = Corpus::open(config.data.corpora[0])->tokenizer().vocabulary();
+}
+
+/// What the run will read of each corpus; without the corpora there is nothing to say.
+void print_blend(const RunConfig& config) {
+  std::vector<std::shared_ptr<const Corpus>> corpora;
+  for (const std::string& path : config.data.corpora) {
+    if (!std::filesystem::exists(path)) return;
+    corpora.push_back(Corpus::open(path));
+  }
+  if (corpora.empty()) return;
+  CorpusStream stream(corpora, Split::train, config.model.context, static_cast<uint64_t>(config.train.seed),
+                      stream_options(config), training_objective(config));
+  const uint64_t samples = static_cast<uint64_t>(config.train.steps) * static_cast<uint64_t>(config.train.global_batch);
+  stream.continue_from({}, 0, samples);
+  for (const std::string& line : blend_lines(stream, 0, samples)) fmt::print("data        {}\n", line);
 }
 
 void inspect(const InspectArguments& arguments) {
@@ -53,6 +70,7 @@ void inspect(const InspectArguments& arguments) {
       "            {:.6g} FLOP a token, causal attention counted as the half it needs\n",
       config.accumulation(), config.train.microbatch, tokens, flops * 1e-9, done * 1e-9,
       flops * mesh.size(Axis::dp) / tokens);
+  print_blend(config);
   fmt::print("\nops of plan train, one microbatch and one update, this rank\n{}", op_table(plan));
   fmt::print("\ncollectives\n{}", collective_table(plan));
   fmt::print("\nmemory of this rank\n{}", memory_table(program));

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "core/training_program.h"
-#include "io/checkpoint.h"
-#include "io/checkpoint_save.h"
+#include "io/checkpoint/checkpoint.h"
+#include "io/checkpoint/save.h"
 
 namespace capstan {
 

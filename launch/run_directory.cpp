@@ -1,6 +1,11 @@
 #include "launch/run_directory.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <boost/json.hpp>
+#include <cerrno>
+#include <cstring>
 
 #include "core/config/config_writer.h"
 #include "core/error.h"
@@ -18,6 +23,22 @@ void RunDirectory::create() const {
                       path_.string(), error.message());
 }
 
+bool RunDirectory::lock() {
+  const std::filesystem::path name = path_ / "run.lock";
+  lock_ = FileDescriptor(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!lock_.valid())
+    throw Error::make(ExitCode::cannot_create, "cannot create {}: {}", name.string(), std::strerror(errno));
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  if (::fcntl(lock_.get(), F_SETLK, &whole) == 0) return true;
+  if (errno != EAGAIN && errno != EACCES) return false;
+  const bool known = ::fcntl(lock_.get(), F_GETLK, &whole) == 0 && whole.l_type != F_UNLCK && whole.l_pid > 0;
+  throw Error::make(ExitCode::cannot_create,
+                    "another job trains in {}{}; wait until it has ended, or choose another run.dir", path_.string(),
+                    known ? fmt::format(" (process {} of its host)", whole.l_pid) : "");
+}
+
 void RunDirectory::write_config(const RunConfig& config) const {
   write_file_atomically(this->config(), write_effective(config));
 }
@@ -29,10 +50,12 @@ std::string TrainingState::to_json() const {
                                       {"bad_steps", bad_steps},
                                       {"bad_in_a_row", bad_in_a_row},
                                       {"tokens", tokens},
+                                      {"blank_tokens", blank_tokens},
                                       {"tokenizer", tokenizer},
                                       {"corpus", corpus},
                                       {"config", config},
-                                      {"numerics", numerics}});
+                                      {"numerics", numerics},
+                                      {"ledger", json::parse(ledger.to_json())}});
 }
 
 TrainingState TrainingState::from_json(const std::string& text, const std::string& where) {
@@ -47,6 +70,11 @@ TrainingState TrainingState::from_json(const std::string& text, const std::strin
     state.tokens = static_cast<uint64_t>(number("tokens"));
     state.tokenizer = string("tokenizer"), state.corpus = string("corpus");
     state.config = string("config"), state.numerics = string("numerics");
+    const json::object& object = value.as_object();
+    if (const json::value* blank = object.if_contains("blank_tokens"))
+      state.blank_tokens = blank->to_number<uint64_t>();
+    if (const json::value* ledger = object.if_contains("ledger"))
+      state.ledger = Ledger::from_json(json::serialize(*ledger), where + ": ledger");
     return state;
   } catch (const std::exception& error) {
     throw Error::make(ExitCode::bad_data,

@@ -1,11 +1,13 @@
 #pragma once
-// RunDirectory: config.toml (as effective), metrics.jsonl, checkpoints/. Made by rank 0; every rank reads checkpoints.
-// TrainingState is what a checkpoint carries besides tensors.
+// RunDirectory: config.toml (as effective), metrics.jsonl, data.json, checkpoints/. Made by rank 0; every rank reads
+// checkpoints. TrainingState is what a checkpoint carries besides tensors.
 
 #include <filesystem>
 #include <string>
 
 #include "core/config/run_config.h"
+#include "io/corpus/ledger.h"
+#include "io/file_system.h"
 
 namespace capstan {
 
@@ -15,13 +17,20 @@ class RunDirectory {
   std::filesystem::path path() const { return path_; }
   std::filesystem::path config() const { return path_ / "config.toml"; }
   std::filesystem::path metrics() const { return path_ / "metrics.jsonl"; }
+  /// What was and will be read of each corpus, and the ledger.
+  std::filesystem::path data() const { return path_ / "data.json"; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
   /// Makes the directories. Error cannot_create.
   void create() const;
+  /// Keeps other jobs out for as long as this object and its process live; the kernel ends the lock with the process,
+  /// so none is ever left behind. Error cannot_create naming the job that holds it. False where the file system has no
+  /// locks.
+  bool lock();
   void write_config(const RunConfig& config) const;
 
  private:
   std::filesystem::path path_;
+  FileDescriptor lock_;
 };
 
 struct TrainingState {
@@ -31,10 +40,12 @@ struct TrainingState {
   int64_t bad_steps = 0;  ///< skipped so far, and in a row
   int64_t bad_in_a_row = 0;
   uint64_t tokens = 0;
-  std::string tokenizer;  ///< hash
-  std::string corpus;     ///< digest of the stream: equal means that the cursor names the same sample
-  std::string config;     ///< effective TOML
-  std::string numerics;   ///< what bitwise repetition depends on, as one line
+  uint64_t blank_tokens = 0;  ///< read blank: held out elsewhere, or left empty by packing
+  std::string tokenizer;      ///< hash
+  std::string corpus;         ///< digest of the stream: equal means that the cursor names the same sample
+  std::string config;         ///< effective TOML
+  std::string numerics;       ///< what bitwise repetition depends on, as one line
+  Ledger ledger;              ///< which samples were read, together with `samples`
 
   std::string to_json() const;
   static TrainingState from_json(const std::string& text, const std::string& where);

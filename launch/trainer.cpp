@@ -5,14 +5,18 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "core/config/config_reader.h"
 #include "core/config/config_writer.h"
 #include "core/error.h"
 #include "core/failpoint.h"
 #include "core/learning_rate.h"
-#include "io/checkpoint_save.h"
+#include "io/checkpoint/save.h"
+#include "io/file_system.h"
+#include "launch/data_report.h"
 #include "launch/evaluator.h"
+#include "launch/gradient_check.h"
 #include "launch/machine_ceiling.h"
 #include "launch/program_state.h"
 
@@ -44,7 +48,11 @@ Trainer::Trainer(RunConfig config, Communicator& world, const StopSignal& stop, 
   open_corpora();
   make_program();
   require_equal(world_, training_->program().digest(), "plan");
-  if (world_.rank() == 0) directory_.create();
+  if (world_.rank() == 0) {
+    directory_.create();
+    if (!directory_.lock())
+      console_.say("warning  this file system has no locks: a second job in the same run directory is not noticed");
+  }
   world_.barrier();
   announce();
   resume();
@@ -63,11 +71,12 @@ void Trainer::open_corpora() {
         "model.vocabulary is {}, but the tokenizer of {} has {} tokens; leave model.vocabulary out or raise it",
         config_.model.vocabulary, config_.data.corpora[0], vocabulary);
   const uint64_t seed = static_cast<uint64_t>(config_.train.seed);
-  train_stream_ = std::make_unique<CorpusStream>(corpora, Split::train, config_.model.context, seed);
-  validation_stream_ = std::make_unique<CorpusStream>(corpora, Split::validation, config_.model.context, seed);
+  train_stream_ = std::make_unique<CorpusStream>(corpora, Split::train, config_.model.context, seed,
+                                                 stream_options(config_), training_objective(config_));
+  validation_stream_ = std::make_unique<CorpusStream>(corpora, Split::validation, config_.model.context, seed,
+                                                      StreamOptions{}, training_objective(config_));
   require_equal(world_, train_stream_->digest() + validation_stream_->digest(), "corpus");
   state_.tokenizer = corpora[0]->tokenizer().hash();
-  state_.corpus = train_stream_->digest();
 }
 
 void Trainer::make_program() {
@@ -99,10 +108,46 @@ void Trainer::announce() const {
       bytes_text(static_cast<double>(program.transient_bytes())), bytes_text(static_cast<double>(feed_->bytes())),
       bytes_text(static_cast<double>(train_stream_->memory_bytes() + validation_stream_->memory_bytes())),
       bytes_text(static_cast<double>(groups_.shared_bytes()))));
-  console_.say(fmt::format("corpus   {} training tokens, {} samples an epoch; the run reads {:.2f} epochs",
-                           train_stream_->tokens(), train_stream_->samples_per_epoch(),
-                           static_cast<double>(config_.train.steps) * static_cast<double>(config_.train.global_batch) /
-                               static_cast<double>(train_stream_->samples_per_epoch())));
+  console_.say(
+      fmt::format("corpus   {} training tokens, {} samples an epoch; the run reads {:.2f} epochs",
+                  train_stream_->tokens(), train_stream_->samples_per_epoch(),
+                  static_cast<double>(planned_samples()) / static_cast<double>(train_stream_->samples_per_epoch())));
+}
+
+uint64_t Trainer::planned_samples() const {
+  return state_.samples + static_cast<uint64_t>(std::max<int64_t>(config_.train.steps - state_.step, 0)) *
+                              static_cast<uint64_t>(config_.train.global_batch);
+}
+
+/// `planned`: where the run will stand; 0 at its end.
+void Trainer::announce_data(uint64_t planned) const {
+  for (const std::string& line : blend_lines(*train_stream_, state_.samples, planned)) console_.say("data     " + line);
+  if (planned == 0 && state_.blank_tokens > 0)
+    console_.say(fmt::format("data     {} of {} tokens were blank: held out for validation elsewhere, or left empty",
+                             state_.blank_tokens, state_.tokens));
+}
+
+void Trainer::write_data() const {
+  if (world_.rank() != 0) return;
+  const std::string text = data_json(*train_stream_, static_cast<uint64_t>(state_.step), state_.samples,
+                                     planned_samples(), state_.blank_tokens);
+  const std::filesystem::path path = directory_.data();
+  constexpr uint64_t kMost = uint64_t{64} << 20;
+  // A run that is finished and started again changes nothing.
+  if (std::filesystem::exists(path) && read_whole_file(path, kMost) == text) return;
+  write_file_atomically(path, text);
+}
+
+/// The stream goes on where the checkpoint's ledger says, also when the settings of the data have changed.
+void Trainer::continue_data() {
+  if (train_stream_->continue_from(state_.ledger, state_.samples, planned_samples()))
+    console_.say(fmt::format(
+        "resume   the order of the data changes at sample {}: what was read of each corpus is not read again in its "
+        "epoch",
+        state_.samples));
+  if (state_.ledger.segments.empty() && state_.samples > 0)
+    console_.say("resume   this checkpoint has no ledger of samples: the order of the data begins anew");
+  require_equal(world_, train_stream_->digest(), "ledger of samples");
 }
 
 std::string Trainer::numerics() const {
@@ -130,17 +175,22 @@ void Trainer::resume() {
     load_state(*training_, *checkpoint);
     const TrainingState now = state_;
     state_ = found;
-    state_.numerics = now.numerics, state_.corpus = now.corpus;
+    state_.numerics = now.numerics;
     saved_ = true;
     console_.say(fmt::format("resume   from {} at step {}", checkpoint->path().string(), state_.step));
   }
   state_.config = write_effective(config_);
+  continue_data();
+  state_.ledger = train_stream_->ledger();
+  state_.corpus = train_stream_->digest();
+  announce_data(planned_samples());
   world_.barrier();
   if (world_.rank() != 0) return;
   const uint64_t moved = RunLog::resume(directory_.metrics(), static_cast<uint64_t>(state_.step));
   if (moved > 0) console_.say(fmt::format("resume   {} lines of metrics after that step were moved aside", moved));
   directory_.write_config(config_);
   log_ = std::make_unique<RunLog>(directory_.metrics());
+  write_data();
 }
 
 void Trainer::check_resumed(const TrainingState& found) const {
@@ -159,12 +209,14 @@ void Trainer::check_resumed(const TrainingState& found) const {
     else
       console_.say("resume   changed " + text);
   }
+  if (before.model.context != config_.model.context && config_.model.positions == Positions::learned)
+    refused +=
+        fmt::format("\n  model.context: {} -> {} (model.positions is learned: there is one vector for each place)",
+                    before.model.context, config_.model.context);
   if (!refused.empty())
     throw Error::make(ExitCode::config,
                       "these keys may not change when a run is resumed:{}\nput them back, or choose another run.dir",
                       refused);
-  if (found.corpus != state_.corpus)
-    console_.say("resume   the corpus, seed or context changed: the cursor goes on, the order is new");
   if (found.numerics != state_.numerics)
     console_.say(fmt::format(
         "resume   results will not be bitwise those of an uninterrupted run:\n           then {}\n           now  {}",
@@ -186,6 +238,7 @@ Trainer::StepResult Trainer::step() {
   Program& program = training_->program();
   const SampleTally tally = feed_->read(state_.samples, static_cast<uint64_t>(config_.train.global_batch));
   result.data_seconds = since(start);
+  blank_ += static_cast<int64_t>(tally.blank);
   StepSetting setting;
   setting.weights = reduce_control(tally.weight);
   setting.learning_rate =
@@ -195,14 +248,23 @@ Trainer::StepResult Trainer::step() {
   setting.random_key =
       static_cast<uint64_t>(config_.train.seed) * 0x9E3779B97F4A7C15ull + static_cast<uint64_t>(state_.step);
   result.stop = program.at<double>("step.control.reduced")[kStopRequests] > 0.0;
-  training_->set_step(setting);
   const int64_t micro = config_.train.microbatch;
-  for (int64_t m = 0; m < config_.accumulation(); ++m) {
-    feed_->place(program, m * micro, micro, micro);
-    if (failpoint("train.microbatch")) program.at<float>("input.loss_weights")[0] = NAN;
-    training_->microbatch(m);
-  }
+  const auto run_microbatches = [&] {
+    training_->set_step(setting);
+    for (int64_t m = 0; m < config_.accumulation(); ++m) {
+      feed_->place(program, m * micro, micro, micro);
+      if (failpoint("train.microbatch")) program.at<float>("input.loss_weights")[0] = NAN;
+      training_->microbatch(m);
+    }
+    if (failpoint("train.gradients"))
+      std::memset(program.address("gradients"), 0xff, bytes_of(training_->master_dtype()));
+  };
+  run_microbatches();
   result.outcome = training_->finish_step();
+  if (result.outcome.skipped && result.outcome.bad_ranks.empty()) {
+    run_microbatches();
+    result.bad_gradients = ranks_with_bad_gradients(*training_, world_);
+  }
   result.learning_rate = setting.learning_rate;
   result.loss = setting.weights > 0.0 ? result.outcome.loss_sum / setting.weights : 0.0;
   result.seconds = since(start);
@@ -229,7 +291,10 @@ std::string Trainer::blame(const StepResult& result) {
   std::string who;
   for (const int rank : result.outcome.bad_ranks)
     who += fmt::format("{}{}", who.empty() ? "the loss on rank " : ", ", rank);
-  return who.empty() ? "the gradient norm (every rank's loss is finite)" : who;
+  if (!who.empty()) return who;
+  for (const int rank : result.bad_gradients)
+    who += fmt::format("{}{}", who.empty() ? "the gradient of rank " : ", ", rank);
+  return who.empty() ? "the gradient norm (every rank's loss and gradient are finite, their sum is not)" : who;
 }
 
 void Trainer::end_if_hopeless(const StepResult& result) const {
@@ -280,12 +345,15 @@ void Trainer::evaluate(MetricsLine& line) {
 void Trainer::save() {
   if (saved_) return;
   if (log_) log_->sync();
+  world_.all_reduce(&blank_, 1, DType::i64, ReduceOp::sum, Reduction::fast);
+  state_.blank_tokens += static_cast<uint64_t>(std::exchange(blank_, 0));
   CommunicatorGroup group(world_);
   StateSlices state = state_slices(*training_, world_.rank(), world_.size());
   const SaveResult result =
       save_checkpoint(directory_.checkpoints(), static_cast<uint64_t>(state_.step), std::move(state.tensors),
                       std::move(state.slices), state_.to_json(), group, static_cast<int>(config_.checkpoint.keep));
   for (const std::string& warning : result.warnings) console_.say("warning  " + warning);
+  write_data();
   saved_ = true;
 }
 
@@ -310,6 +378,7 @@ int Trainer::run() {
       return static_cast<int>(ExitCode::checkpointed);
     }
   }
+  announce_data(0);
   console_.say(fmt::format("done     {} steps, {} tokens; run directory {}", state_.step, state_.tokens,
                            directory_.path().string()));
   return 0;

@@ -29,13 +29,18 @@ class Trainer {
     StepOutcome outcome;
     double loss = 0.0, learning_rate = 0.0, seconds = 0.0, data_seconds = 0.0;
     bool stop = false;
+    std::vector<int> bad_gradients;  ///< ranks, when the norm was not finite but every loss was
   };
 
   void open_corpora();
   void make_program();
   void announce() const;
   void resume();
+  void announce_data(uint64_t planned) const;
+  void write_data() const;
   void check_resumed(const TrainingState& state) const;
+  void continue_data();
+  uint64_t planned_samples() const;
   std::string numerics() const;
 
   StepResult step();
@@ -67,6 +72,7 @@ class Trainer {
   double step_flops_ = 0.0, step_flops_done_ = 0.0;  ///< of this rank and step: the model's, and with recomputation
   double mean_seconds_ = 0.0;                        ///< of recent steps, for the ETA
   double last_validation_ = 0.0;
+  int64_t blank_ = 0;   ///< tokens that this rank has read blank since the last checkpoint
   bool saved_ = false;  ///< the state as it stands is on disk
 };
 

@@ -57,6 +57,7 @@ TrainingSpec training_spec(const RunConfig& config, bool training) {
   spec.plan.recompute = recompute_of(config.layout.recompute);
   spec.plan.reduction = config.train.reduction;
   spec.training = training;
+  spec.separate_documents = config.data.document_mask;
   return spec;
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/config/config_mistakes.h"
@@ -105,6 +106,41 @@ void check_steps(const RunConfig& c, Conflicts& out) {
          fmt::format("warm-up of {} steps is longer than the run of {}", c.schedule.warmup_steps, c.train.steps)});
 }
 
+/// A list has a number for each corpus, or one for all where that makes sense.
+void check_list(const RunConfig& c, const char* key, const std::vector<double>& list, bool one_for_all,
+                Conflicts& out) {
+  const size_t corpora = c.data.corpora.size();
+  if (list.empty() || corpora == 0 || list.size() == corpora || (one_for_all && list.size() == 1)) return;
+  out.push_back({{key, "data.corpora"},
+                 fmt::format("wanted {}one number for each of the {} corpora, got {}",
+                             one_for_all ? "one number for all or " : "", corpora, list.size())});
+}
+
+void check_data(const RunConfig& c, Conflicts& out) {
+  const DataConfig& d = c.data;
+  check_list(c, "data.weights", d.weights, false, out);
+  check_list(c, "data.epochs", d.epochs, true, out);
+  check_list(c, "data.max_epochs", d.max_epochs, true, out);
+  if (!d.weights.empty() && !d.epochs.empty())
+    out.push_back({{"data.weights", "data.epochs"}, "both set the shares of the corpora; leave one of them out"});
+  for (const auto* list : {&d.weights, &d.epochs})
+    if (!list->empty() && *std::max_element(list->begin(), list->end()) <= 0)
+      out.push_back({{list == &d.weights ? "data.weights" : "data.epochs"}, "wanted a number above 0, all are 0"});
+  if (d.block > 0 && d.block % c.model.context != 0)
+    out.push_back({{"data.block", "model.context"},
+                   fmt::format("must be a multiple of the context, but {} is not one of {}; nearest: {}", d.block,
+                               c.model.context, (d.block / c.model.context + 1) * c.model.context)});
+  if (d.block > 0 && d.packing == DataConfig::Packing::best_fit)
+    out.push_back({{"data.block", "data.packing"}, "blocks are for packing stream; leave data.block out"});
+  if (d.objective != DataConfig::Objective::causal) {
+    constexpr const char* kNeeds[] = {"", "attention that is causal but for a prefix",
+                                      "an encoder (attention to both sides)", "an encoder and a decoder"};
+    out.push_back({{"data.objective"},
+                   fmt::format("this objective needs {}, and the model is a causal decoder; wanted causal",
+                               kNeeds[static_cast<int>(d.objective)])});
+  }
+}
+
 /// The batch over `dp` data ranks (0: not known yet, then only what holds for every dp).
 void check_batch(const RunConfig& c, int64_t dp, Conflicts& out) {
   const int64_t batch = c.train.global_batch, micro = c.train.microbatch, ranks = dp > 0 ? dp : 1;
@@ -167,6 +203,7 @@ std::vector<Conflict> config_conflicts(const RunConfig& config) {
   check_layout(config, out);
   check_numerics(config, out);
   check_steps(config, out);
+  check_data(config, out);
   check_batch(config, config.layout.dp, out);
   return out;
 }

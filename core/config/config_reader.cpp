@@ -43,6 +43,24 @@ std::optional<ConfigValue> list_of(const toml::node& node) {
   return ConfigValue(list);
 }
 
+std::optional<ConfigValue> numbers_of(const toml::node& node) {
+  std::vector<double> list;
+  const auto add = [&](const toml::node& item) {
+    if (const auto* integer = item.as_integer())
+      list.push_back(static_cast<double>(integer->get()));
+    else if (const auto* real = item.as_floating_point())
+      list.push_back(real->get());
+    else
+      return false;
+    return true;
+  };
+  const toml::array* array = node.as_array();
+  if (!array) return add(node) ? std::optional<ConfigValue>(list) : std::nullopt;
+  for (const toml::node& item : *array)
+    if (!add(item)) return std::nullopt;
+  return ConfigValue(list);
+}
+
 /// The node as the key's type; nothing when it is of another type. A whole number is a number too.
 std::optional<ConfigValue> value_of(const Key& key, const toml::node& node) {
   const auto* integer = node.as_integer();
@@ -62,6 +80,8 @@ std::optional<ConfigValue> value_of(const Key& key, const toml::node& node) {
       return text ? std::optional<ConfigValue>(text->get()) : std::nullopt;
     case KeyType::text_list:
       return list_of(node);
+    case KeyType::number_list:
+      return numbers_of(node);
     case KeyType::choice_or_count:
       if (integer) return ConfigValue(integer->get());
       return text ? std::optional<ConfigValue>(text->get()) : std::nullopt;

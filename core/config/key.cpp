@@ -43,6 +43,11 @@ struct ToToml {
   std::string operator()(int64_t x) const { return fmt::format("{}", x); }
   std::string operator()(double x) const { return real_text(x); }
   std::string operator()(const std::string& x) const { return quoted(x); }
+  std::string operator()(const std::vector<double>& list) const {
+    std::string out = "[";
+    for (const double item : list) out += (out.size() > 1 ? ", " : "") + real_text(item);
+    return out + "]";
+  }
   std::string operator()(const std::vector<std::string>& list) const {
     std::string out = "[";
     for (const std::string& item : list) out += (out.size() > 1 ? ", " : "") + quoted(item);
@@ -89,6 +94,8 @@ std::string Key::wanted() const {
       return joined(choices);
     case KeyType::text_list:
       return "a list of strings";
+    case KeyType::number_list:
+      return "a number or a list of numbers" + numbers;
     case KeyType::choice_or_count:
       return joined(choices) + ", or an integer" + numbers;
   }
@@ -112,6 +119,10 @@ bool Key::accepts(const ConfigValue& value) const {
       const auto* list = std::get_if<std::vector<std::string>>(&value);
       return list && std::none_of(list->begin(), list->end(),
                                   [](const std::string& item) { return item.empty() || has_zero_byte(item); });
+    }
+    case KeyType::number_list: {
+      const auto* list = std::get_if<std::vector<double>>(&value);
+      return list && std::all_of(list->begin(), list->end(), [this](double item) { return range.holds(item); });
     }
     case KeyType::choice_or_count:
       if (const auto* count = std::get_if<int64_t>(&value)) return range.holds(static_cast<double>(*count));

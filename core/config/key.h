@@ -18,10 +18,10 @@
 
 namespace capstan {
 
-enum class KeyType { boolean, integer, real, text, choice, text_list, choice_or_count };
+enum class KeyType { boolean, integer, real, text, choice, text_list, number_list, choice_or_count };
 
 /// What a key can hold. A choice is its name; choice_or_count is a name or a number.
-using ConfigValue = std::variant<bool, int64_t, double, std::string, std::vector<std::string>>;
+using ConfigValue = std::variant<bool, int64_t, double, std::string, std::vector<std::string>, std::vector<double>>;
 
 /// Whether a run may be continued with another value of the key.
 enum class OnResume { fixed, may_change };
@@ -130,6 +130,16 @@ Key text_list(std::string name, Path<Section, std::vector<std::string>> path, st
               std::string sentence) {
   Key key = plain(std::move(name), KeyType::text_list, path, std::move(sentence), on_resume);
   key.unit = std::move(unit);
+  return key;
+}
+
+/// `range` is that of each number. One number stands for a list of one.
+template <typename Section>
+Key number_list(std::string name, Path<Section, std::vector<double>> path, std::string unit, Range range,
+                OnResume on_resume, std::string sentence) {
+  Key key = plain(std::move(name), KeyType::number_list, path, std::move(sentence), on_resume);
+  key.unit = std::move(unit);
+  key.range = range;
   return key;
 }
 

@@ -71,7 +71,8 @@ void add_model_keys(std::vector<Key>& keys) {
   keys.push_back(integer("model.hidden", m(&D::hidden), "", extent_or_zero, kFixed,
                          "Width of the MLP; 0 means 4 x width, or 8/3 x width rounded up to a multiple of 64 when the "
                          "activation is gated."));
-  keys.push_back(integer("model.context", m(&D::context), "tokens", extent, kFixed, "Length of a sequence."));
+  keys.push_back(integer("model.context", m(&D::context), "tokens", extent, kMayChange,
+                         "Length of a sequence; with learned positions it may not change in mid-run."));
   keys.push_back(integer("model.vocabulary", m(&D::vocabulary), "tokens", extent_or_zero, kFixed,
                          "Size of the vocabulary; 0 means that of the corpus's tokenizer."));
   keys.push_back(choice("model.positions", m(&D::positions), {"none", "learned", "rotary", "alibi"}, kFixed,
@@ -99,7 +100,37 @@ void add_model_keys(std::vector<Key>& keys) {
 
 void add_data_keys(std::vector<Key>& keys) {
   keys.push_back(text_list("data.corpora", in(&RunConfig::data, &DataConfig::corpora), "directories", kMayChange,
-                           "Corpora made by capstan corpus build. They may move between resumes, not change."));
+                           "Corpora made by capstan corpus build; several are blended."));
+  const auto d = [](auto field) { return in(&RunConfig::data, field); };
+  using D = DataConfig;
+  keys.push_back(number_list("data.weights", d(&D::weights), "", at_least(0), kMayChange,
+                             "Share of each corpus in the samples, in any unit; empty means in proportion to their "
+                             "tokens, so that all are read equally often."));
+  keys.push_back(number_list("data.epochs", d(&D::epochs), "epochs", at_least(0), kMayChange,
+                             "Instead of weights: how often each corpus is read in proportion to the others."));
+  keys.push_back(number_list("data.max_epochs", d(&D::max_epochs), "epochs", at_least(0), kMayChange,
+                             "How often a corpus is read at most in the whole run; what that frees goes to the others "
+                             "by weight; empty or 0 means no cap."));
+  keys.push_back(choice("data.packing", d(&D::packing), {"stream", "best-fit"}, kMayChange,
+                        "How documents fill samples: one stream that is cut anywhere, or documents shorter than the "
+                        "context whole, where they fit best."));
+  keys.push_back(integer("data.block", d(&D::block), "tokens", between(0, kLargestExtent), kMayChange,
+                         "Length of text that stays whole in the order of an epoch, a multiple of model.context; set "
+                         "it when the context will grow in mid-run; 0 means one sample."));
+  keys.push_back(
+      boolean("data.document_mask", d(&D::document_mask), kFixed, "Attention and positions stay inside documents."));
+  keys.push_back(choice("data.objective", d(&D::objective), {"causal", "prefix", "masked", "span-corruption"}, kFixed,
+                        "What the model is asked about the text; the decoder is trained with causal."));
+  keys.push_back(real("data.mask_rate", d(&D::mask_rate), "", above_up_to(0, 1), kFixed,
+                      "Objective masked: share of the tokens that are asked for."));
+  keys.push_back(choice("data.mask_units", d(&D::mask_units), {"token", "word", "span"}, kFixed,
+                        "Objective masked: what is masked as one."));
+  keys.push_back(
+      boolean("data.mask_static", d(&D::mask_static), kFixed, "Objective masked: the same mask in every epoch."));
+  keys.push_back(real("data.noise_density", d(&D::noise_density), "", above_up_to(0, 0.9), kFixed,
+                      "Objective span-corruption: share of the tokens that are taken out."));
+  keys.push_back(real("data.noise_span", d(&D::noise_span), "tokens", between(1, 1000), kFixed,
+                      "Objective span-corruption: mean length of what is taken out at once."));
 }
 
 void add_layout_keys(std::vector<Key>& keys) {

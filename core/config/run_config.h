@@ -15,7 +15,22 @@
 namespace capstan {
 
 struct DataConfig {
+  enum class Packing { stream, best_fit };
+  enum class Objective { causal, prefix, masked, span_corruption };
+  enum class MaskUnits { token, word, span };
   std::vector<std::string> corpora;
+  std::vector<double> weights;     ///< of the corpora in the blend; empty: in proportion to their tokens
+  std::vector<double> epochs;      ///< of each corpus, or one number; instead of weights
+  std::vector<double> max_epochs;  ///< of each corpus, or one number; empty or 0: no cap
+  Packing packing = Packing::stream;
+  int64_t block = 0;  ///< tokens; 0: a sample
+  bool document_mask = true;
+  Objective objective = Objective::causal;
+  double mask_rate = 0.15;
+  MaskUnits mask_units = MaskUnits::token;
+  bool mask_static = false;
+  double noise_density = 0.15;
+  double noise_span = 3.0;
 };
 
 struct RecomputeConfig {

@@ -1,30 +1,21 @@
 #include "kernels/cpu/cpu_backend.h"
 
-#include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/matmul.h"
 
 namespace capstan::kernels {
-namespace {
 
-void fill(InstructionSet set, Backend& table) {
+const VectorKernels* vector_kernels_of(InstructionSet set) {
   switch (set) {
     case InstructionSet::sse4:
-      sse4::fill_vector_kernels(table);
-      sse4::fill_attention_kernels(table);
-      break;
+      return sse4::vector_kernels();
     case InstructionSet::avx2:
-      avx2::fill_vector_kernels(table);
-      avx2::fill_attention_kernels(table);
-      break;
+      return avx2::vector_kernels();
     case InstructionSet::avx512:
     case InstructionSet::avx512_bf16:
-      avx512::fill_vector_kernels(table);
-      avx512::fill_attention_kernels(table);
-      break;
+      return avx512::vector_kernels();
   }
+  return nullptr;
 }
-
-}  // namespace
 
 Backend cpu_backend(const std::string& instruction_set) {
   const InstructionSet set = choose_instruction_set(instruction_set);
@@ -33,7 +24,7 @@ Backend cpu_backend(const std::string& instruction_set) {
   table.instruction_set = name_of(set);
   table.dtypes = {DType::f32, DType::bf16};
   table.prepare_matmul = cpu_matmul_for(set);
-  fill(set, table);
+  vector_kernels_of(set)->fill_table(table);
   return table;
 }
 

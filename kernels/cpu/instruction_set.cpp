@@ -2,6 +2,8 @@
 
 #include <stdexcept>
 
+#include "kernels/cpu/cpu_backend.h"
+
 namespace capstan::kernels {
 namespace {
 
@@ -11,7 +13,7 @@ constexpr InstructionSet kBestFirst[] = {InstructionSet::avx512_bf16, Instructio
 std::string available() {
   std::string names;
   for (InstructionSet set : kBestFirst) {
-    if (processor_has(set)) names += (names.empty() ? "" : ", ") + std::string(name_of(set));
+    if (can_run(set)) names += (names.empty() ? "" : ", ") + std::string(name_of(set));
   }
   return names.empty() ? "none" : names;
 }
@@ -48,24 +50,29 @@ bool processor_has(InstructionSet set) {
   return false;
 }
 
+bool can_run(InstructionSet set) { return processor_has(set) && vector_kernels_of(set); }
+
 InstructionSet best_instruction_set() {
   for (InstructionSet set : kBestFirst) {
-    if (processor_has(set)) return set;
+    if (can_run(set)) return set;
   }
   throw std::invalid_argument(
-      "this processor lacks SSE4.2 (x86-64-v2), the least that the cpu kernels need; "
-      "use the reference kernels");
+      processor_has(InstructionSet::sse4)
+          ? "this build holds no kernels for this processor (it was made on another one, with "
+            "CAPSTAN_INSTRUCTION_SETS=native); build it here"
+          : "this processor lacks SSE4.2 (x86-64-v2), the least that the cpu kernels need; use the reference kernels");
 }
 
 InstructionSet choose_instruction_set(const std::string& name) {
   if (name.empty()) return best_instruction_set();
   for (InstructionSet set : kBestFirst) {
     if (name != name_of(set)) continue;
-    if (processor_has(set)) return set;
+    if (can_run(set)) return set;
     throw std::invalid_argument("instruction set " + name +
-                                " is not available here; this processor has: " + available());
+                                " is not available here; this processor and build have: " + available());
   }
-  throw std::invalid_argument("unknown instruction set \"" + name + "\"; this processor has: " + available());
+  throw std::invalid_argument("unknown instruction set \"" + name +
+                              "\"; this processor and build have: " + available());
 }
 
 }  // namespace capstan::kernels

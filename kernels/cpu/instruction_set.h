@@ -12,10 +12,13 @@ const char* name_of(InstructionSet set);
 
 bool processor_has(InstructionSet set);
 
-/// The best this processor has; throws std::invalid_argument when it has none (older than x86-64-v2).
+/// The processor has it and this build holds its kernels.
+bool can_run(InstructionSet set);
+
+/// The best that can run; throws std::invalid_argument when there is none (older than x86-64-v2).
 InstructionSet best_instruction_set();
 
-/// "" is the best; throws std::invalid_argument for an unknown name or one this processor lacks.
+/// "" is the best; throws std::invalid_argument for an unknown name or one that cannot run.
 InstructionSet choose_instruction_set(const std::string& name);
 
 }  // namespace capstan::kernels

@@ -6,27 +6,15 @@
 #include <string>
 #include <utility>
 
-#include "kernels/backend.h"
-#include "kernels/cpu/vector/gemm.h"
+#include "kernels/cpu/cpu_backend.h"
 
 namespace capstan::kernels {
 namespace {
 
-GemmKernels gemm_kernels_of(InstructionSet set) {
-  switch (set) {
-    case InstructionSet::sse4:
-      return sse4::gemm_kernels();
-    case InstructionSet::avx2:
-      return avx2::gemm_kernels();
-    default:
-      return avx512::gemm_kernels();
-  }
-}
-
 class OwnMatmul final : public PreparedMatmul {
  public:
   OwnMatmul(const MatmulShape& shape, InstructionSet set)
-      : shape_(shape), kernels_(gemm_kernels_of(set)), threads_(omp_get_max_threads()) {}
+      : shape_(shape), kernels_(vector_kernels_of(set)->gemm), threads_(omp_get_max_threads()) {}
   size_t scratch_bytes() const override { return kernels_.scratch_bytes(shape_, threads_); }
   void run(const MatmulArgs& args, void* scratch) const override { kernels_.run(shape_, args, threads_, scratch); }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Training speed of the same GPT in PyTorch on this machine's processors: the peer beside `capstan bench step`.
 
-    torch_step.py [--python EXE]... [--rows REGEX] [--rounds 5] [--steps 6] [--list]
+    torch_step.py [--capstan BINARY] [--python EXE]... [--rows REGEX] [--rounds 5] [--steps 6] [--list]
 
-Each --python is an interpreter that has torch (the distribution's, a virtual environment with a newer one). A row is a
+With --capstan the same rows are measured by `capstan bench step` too, in the same rounds. Each --python is an interpreter that has torch (the distribution's, a virtual environment with a newer one). A row is a
 model, batch, sequence length, dtype, ranks, and eager or compiled. Every round measures every row once, in a process of
 its own, so that a drift of the clock meets all alike; the result is the median over the rounds. One JSON object a line:
 first each measurement, at the end each row's median ("rounds" tells how many it is of).
@@ -24,6 +24,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 MODELS = {"10m": {"layers": 6, "heads": 6, "width": 384, "vocabulary": 4096, "context": 256},
@@ -117,7 +118,7 @@ def measure(row, rank):
     optimizer, kind = adamw(model.parameters())
     generator = torch.Generator().manual_seed(7 + rank)
     batch, times = row["batch"] // row["ranks"], []
-    for step in range(row["steps"] + 3):
+    for step in range(row["steps"] + row["warmup"]):
         data = (torch.rand(batch, row["seq"] + 1, generator=generator) ** 3 * config["vocabulary"]).long()
         inputs, targets = data[:, :-1].contiguous(), data[:, 1:].contiguous()
         start = time.perf_counter()
@@ -128,7 +129,7 @@ def measure(row, rank):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         loss = loss.item()
-        if step >= 3:  # the first compile, or touch their memory
+        if step >= row["warmup"]:  # the first compile, or touch their memory
             times.append(time.perf_counter() - start)
     if row["ranks"] > 1:
         torch.distributed.destroy_process_group()
@@ -182,6 +183,27 @@ def one_round(row, python, stock):
     return json.loads(outputs[0][0].splitlines()[-1])
 
 
+def capstan_round(row, binary):
+    """The same row by `capstan bench step`. Returns what one_round returns, and the ceiling of the same run."""
+    preset = {"10m": "small-10m", "124m": "gpt2-124m"}[row["model"]]
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as config:
+        config.write(f'[model]\npreset = "{preset}"\ncontext = {row["seq"]}\n'
+                     f'[train]\nglobal_batch = {row["batch"]}\nsteps = 100\nprecision = "{row["dtype"]}"\n')
+        config.flush()
+        command = [binary, "bench", "step", config.name, f'model.vocabulary={MODELS[row["model"]]["vocabulary"]}',
+                   "--rounds", str(row["steps"]), "--warmup", "2"]
+        if row["ranks"] > 1:
+            command = ["mpirun", "-n", str(row["ranks"]), *command]
+        env = dict(os.environ, OMP_NUM_THREADS=str(row["threads"]), OMPI_ALLOW_RUN_AS_ROOT="1",
+                   OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"error": (done.stderr or done.stdout)[-500:]}
+    figures = dict(re.findall(r"^(tokens/s|GFLOP/s|ceiling)\s+([0-9.]+)", done.stdout, re.MULTILINE))
+    return {"torch": "capstan", "tokens_per_second": float(figures["tokens/s"]),
+            "gflops": float(figures["GFLOP/s"]), "ceiling": float(figures["ceiling"])}
+
+
 def has_compile(python):
     code = "import torch; print(hasattr(torch, 'compile'))"
     env = environment({"threads": 1}, python, True)
@@ -191,10 +213,12 @@ def has_compile(python):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", action="append", help="an interpreter that has torch; this one when left out")
+    parser.add_argument("--capstan", metavar="BINARY", help="measure this binary in the same rounds")
+    parser.add_argument("--python", action="append", help="an interpreter that has torch; without it and --capstan: this one")
     parser.add_argument("--rows", default="", help="only rows whose name matches")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6, help="timed steps of a measurement; three more warm up")
+    parser.add_argument("--steps", type=int, default=6, help="timed steps of a measurement")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before them")
     parser.add_argument("--stock", action="store_true", help="leave the environment as it is")
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -203,16 +227,23 @@ def main():
     if arguments.measure:
         measure(json.loads(arguments.measure), arguments.rank)
         return
-    chosen = [dict(row, steps=arguments.steps) for row in rows() if re.search(arguments.rows, row["name"])]
+    chosen = [dict(row, steps=arguments.steps, warmup=arguments.warmup) for row in rows() if re.search(arguments.rows, row["name"])]
     if arguments.list:
         print("\n".join(row["name"] for row in chosen))
         return
-    pythons = arguments.python or [sys.executable]
+    pythons = arguments.python or ([] if arguments.capstan else [sys.executable])
     jobs = [(row, python) for python in pythons for row in chosen if row["mode"] == "eager" or has_compile(python)]
+    if arguments.capstan:
+        distinct = {row["name"].rsplit("-", 1)[0]: row for row in chosen}
+        jobs = [(dict(row, name=name, mode="capstan"), arguments.capstan) for name, row in distinct.items()] + jobs
+    jobs.sort(key=lambda job: job[0]["name"])  # a row's measurements one after the other
     results = {}
     for number in range(arguments.rounds):
         for row, python in jobs:
-            found = one_round(row, python, arguments.stock)
+            if row["mode"] == "capstan":
+                found = capstan_round(row, python)
+            else:
+                found = one_round(row, python, arguments.stock)
             print(json.dumps({"round": number, "row": row["name"], "python": python, **found}), flush=True)
             results.setdefault((row["name"], python), []).append(found)
     for (name, python), found in results.items():
@@ -221,7 +252,9 @@ def main():
             speeds = [item["tokens_per_second"] for item in good]
             print(json.dumps({"row": name, "python": python, "torch": good[0]["torch"], "rounds": len(good),
                               "tokens_per_second": statistics.median(speeds), "least": min(speeds),
-                              "most": max(speeds)}), flush=True)
+                              "most": max(speeds),
+                              **{key: statistics.median(item[key] for item in good)
+                                 for key in ("gflops", "ceiling") if key in good[0]}}), flush=True)
     sys.exit(0 if all("error" not in item for found in results.values() for item in found) else 1)
 
 

@@ -54,6 +54,8 @@ ConfigValue random_value(const Key& key, Random& random) {
       return random_text(random);
     case KeyType::choice:
       return key.choices[random() % key.choices.size()];
+    case KeyType::number_list:
+      return ConfigValue(std::vector<double>{0.25, 3});
     case KeyType::text_list: {
       std::vector<std::string> list(random() % 3);
       for (std::string& item : list) item = random_text(random);

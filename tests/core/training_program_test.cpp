@@ -61,7 +61,9 @@ TEST_P(Models, GradientsAreFiniteDifferences) {
     // A bias of all keys moves every score of a query alike, which softmax does not see.
     const bool blind =
         config.positions != Positions::rotary && parameter.name.find("attention.k.bias") != std::string::npos;
-    if (!blind) EXPECT_GT(size, 1e-12) << parameter.name << " has no influence on the loss";
+    if (!blind) {
+      EXPECT_GT(size, 1e-12) << parameter.name << " has no influence on the loss";
+    }
   }
 }
 
@@ -191,7 +193,9 @@ TEST(TrainingDocuments, ChangingOneDocumentLeavesTheOthersLossBitwise) {
     for (int64_t t = 0; t < 2 * config.context; ++t) {
       const bool edited = t >= second && t < second + half;
       changed += edited && before[static_cast<size_t>(t)] != after[static_cast<size_t>(t)];
-      if (!edited) EXPECT_EQ(before[static_cast<size_t>(t)], after[static_cast<size_t>(t)]) << "token " << t;
+      if (!edited) {
+        EXPECT_EQ(before[static_cast<size_t>(t)], after[static_cast<size_t>(t)]) << "token " << t;
+      }
     }
     EXPECT_GT(changed, 3);
   }

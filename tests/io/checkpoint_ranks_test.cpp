@@ -1,7 +1,7 @@
 // label: ranks
 // Checkpoints of several ranks: any cut gives the same content, any failure is everybody's, nobody is left waiting.
 #include "core/communicator.h"
-#include "io/checkpoint_save.h"
+#include "io/checkpoint/save.h"
 #include "tests/io/checkpoint_testing.h"
 
 namespace capstan::testing {

@@ -1,8 +1,8 @@
 // label: cpu
 // Checkpoints of one rank: round trip, partial reads, every kind of damage, pruning.
-#include "io/checkpoint.h"
+#include "io/checkpoint/checkpoint.h"
 
-#include "io/checkpoint_prune.h"
+#include "io/checkpoint/prune.h"
 #include "io/safetensors.h"
 #include "tests/io/checkpoint_testing.h"
 

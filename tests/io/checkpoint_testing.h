@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "core/error.h"
-#include "io/checkpoint.h"
-#include "io/checkpoint_save.h"
+#include "io/checkpoint/checkpoint.h"
+#include "io/checkpoint/save.h"
 
 namespace capstan::testing {
 namespace fs = std::filesystem;

@@ -6,7 +6,7 @@
 #include <set>
 #include <thread>
 
-#include "io/corpus_shard.h"
+#include "io/corpus/shard.h"
 #include "tests/io/corpus_testing.h"
 
 namespace capstan {

@@ -6,8 +6,8 @@
 #include <cstring>
 #include <random>
 
-#include "io/corpus_shard.h"
-#include "io/corpus_stream.h"
+#include "io/corpus/shard.h"
+#include "io/corpus/stream.h"
 #include "tests/io/corpus_testing.h"
 
 namespace capstan {
@@ -44,7 +44,7 @@ class CorpusDamage : public testing::Test {
       std::vector<int32_t> tokens(kContext);
       for (uint64_t k = 0; k < stream.samples_per_epoch(); ++k) {
         stream.fill(k, 1, SampleFields().set("tokens", tokens.data()));
-        const char* wanted = text_.data() + stream.sample_at(k) * kContext;
+        const char* wanted = text_.data() + stream.place(k).token;
         ASSERT_TRUE(std::equal(tokens.begin(), tokens.end(), wanted)) << "silently wrong";
       }
     });
@@ -141,6 +141,55 @@ TEST_F(CorpusDamage, RandomEditsAreNeverSilentlyWrong) {
   EXPECT_GT(found, 40u);
 }
 
+// A stream that has read and keeps the shard open, while somebody changes it: the tokens of the manifest's corpus, or
+// an Error that names the shard.
+TEST_F(CorpusDamage, ReplacedWhileItIsRead) {
+  std::string other(good_.size(), 'x');
+  std::string flipped = good_;
+  for (size_t place = 0; place < text_.size() * 9 / 10; place += 30000) flipped[place_of(place)] ^= 1;
+  const std::pair<const char*, std::function<void()>> events[] = {
+      {"overwritten", [&] { put(shard(), flipped); }},
+      {"emptied", [&] { put(shard(), ""); }},
+      {"truncated", [&] { fs::resize_file(shard(), good_.size() / 2); }},
+      {"zeroed",
+       [&] {
+         fs::resize_file(shard(), 5000);
+         fs::resize_file(shard(), good_.size());
+       }},
+      {"replaced",
+       [&] {
+         put(directory_ / "new", other);
+         fs::rename(directory_ / "new", shard());
+       }},
+      {"removed", [&] { fs::remove(shard()); }}};
+  for (const auto& [name, happen] : events) {
+    SCOPED_TRACE(name);
+    fs::remove(shard());
+    put(shard(), good_);
+    size_t errors = 0, good = 0;
+    CorpusStream stream({Corpus::open(corpus())}, Split::train, kContext, 1, {.cache_bytes = 1});
+    std::vector<int32_t> tokens(kContext);
+    for (uint64_t k = 0; k < 3 * stream.samples_per_epoch(); ++k) {
+      if (k == 3) happen();
+      const Outcome outcome = outcome_of([&] {
+        stream.fill(k, 1, SampleFields().set("tokens", tokens.data()));
+        const char* wanted = text_.data() + stream.place(k).token;
+        ASSERT_TRUE(std::equal(tokens.begin(), tokens.end(), wanted)) << "silently wrong";
+      });
+      ASSERT_FALSE(HasFatalFailure());
+      errors += outcome.code != ExitCode::done;
+      good += outcome.code == ExitCode::done;
+      if (outcome.code != ExitCode::done) {
+        EXPECT_EQ(outcome.code, ExitCode::bad_data) << outcome.message;
+        EXPECT_TRUE(outcome.says("train-00000.h5")) << outcome.message;
+      }
+    }
+    const bool still_there = std::string_view(name) == "replaced" || std::string_view(name) == "removed";
+    EXPECT_EQ(errors > 0, !still_there);  // an open file stays what it was
+    EXPECT_GE(good, 3u);
+  }
+}
+
 TEST_F(CorpusDamage, DamagedManifests) {
   const fs::path path = corpus() / kManifestName;
   const std::string good = get(path);
@@ -185,9 +234,10 @@ TEST_F(CorpusDamage, ManifestsThatLieInGoodOrder) {
   expect_bad([&](auto& m) { first(m).chunk_tokens /= 2; });
   expect_bad([&](auto& m) { first(m).chunk_tokens = 200000; });
   expect_bad([&](auto& m) { first(m).chunk_tokens = 0; });
-  expect_bad([&](auto& m) { first(m).hashes_digest = std::string(32, '0'); });
-  expect_bad([&](auto& m) { first(m).offsets_digest = std::string(32, '0'); });
-  expect_bad([&](auto& m) { first(m).hashes_digest = "short"; });
+  expect_bad([&](auto& m) { first(m).hashes_digest = {}; });
+  expect_bad([&](auto& m) { first(m).offsets_digest = {}; });
+  expect_bad([&](auto& m) { first(m).document_hashes_digest = {}; });
+  expect_bad([&](auto& m) { m.metadata_fields = {"url"}; });
   expect_bad([&](auto& m) { m.tokenizer_hash = std::string(32, '0'); });
   expect_bad([&](auto& m) { m.vocabulary = 300; });
   expect_bad([&](auto& m) { m.vocabulary = 70000; });

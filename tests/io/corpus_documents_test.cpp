@@ -4,20 +4,21 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#include "io/document_reader.h"
+#include "io/corpus/document_reader.h"
 #include "tests/io/corpus_testing.h"
 
 namespace capstan {
 namespace {
 using namespace testing_corpus;
 
-std::vector<std::string> documents_of(const std::vector<fs::path>& inputs, const DocumentOptions& options = {}) {
-  DocumentReader reader(list_inputs(inputs).files, options);
+std::vector<std::string> documents_of(const std::vector<fs::path>& inputs, const DocumentOptions& options = {},
+                                      const CutRule& may_cut = {}) {
+  DocumentReader reader(list_inputs(inputs, options).files, options, {.may_cut = may_cut});
   std::vector<std::string> documents;
   bool open = false;
-  for (DocumentPiece piece; reader.next(piece);) {
+  for (BlockDocument piece; reader.next(piece);) {
     EXPECT_EQ(piece.begins, !open);
-    EXPECT_LE(piece.text.size(), kLargestPiece);
+    EXPECT_LE(piece.text.size(), kLongestLine);
     if (piece.begins) documents.emplace_back();
     documents.back() += piece.text;
     open = !piece.ends;
@@ -63,7 +64,7 @@ TEST_F(Documents, ATextFileIsOneDocument) {
 }
 
 TEST_F(Documents, BlankLinesSplitWhenAsked) {
-  const DocumentOptions blank{"text", DocumentSplit::blank};
+  const DocumentOptions blank{.split = DocumentSplit::blank};
   EXPECT_EQ(documents_of({file("a", "\n\none\ntwo\n\n\n\nthree\r\n\r\nfour\n")}, blank),
             (Strings{"one\ntwo", "three", "four"}));
   EXPECT_EQ(documents_of({file("b", "\n\n\n"), file("c", "x")}, blank), (Strings{"x"}));
@@ -71,19 +72,20 @@ TEST_F(Documents, BlankLinesSplitWhenAsked) {
 }
 
 TEST_F(Documents, LongDocumentsComeInPiecesAndStayWhole) {
-  for (const size_t size : {kLargestPiece - 1, kLargestPiece, kLargestPiece + 1, 3 * kLargestPiece + 12345}) {
+  for (const size_t size : {kBlockBytes - 1, kBlockBytes, kBlockBytes + 1, kWholeDocument - 1, kWholeDocument,
+                            kWholeDocument + 1, 3 * kWholeDocument + 12345}) {
     const std::string text = some_text(size, 5), words(size, 'w');
     EXPECT_EQ(documents_of({file("a", text)}), (Strings{text}));
     EXPECT_EQ(documents_of({file("a", words)}), (Strings{words}));
     EXPECT_EQ(documents_of({file("j.jsonl", "{\"text\":\"" + words + "\"}")}), (Strings{words}));
-    const DocumentOptions blank{"text", DocumentSplit::blank};
+    const DocumentOptions blank{.split = DocumentSplit::blank};
     EXPECT_EQ(documents_of({file("a", words + "\n\n" + words + "\n")}, blank), (Strings{words, words}));
   }
 }
 
 TEST_F(Documents, ASeparatorAtThePieceBoundaryIsFound) {
-  const DocumentOptions blank{"text", DocumentSplit::blank};
-  for (size_t size = kLargestPiece - 4; size <= kLargestPiece + 4; ++size) {
+  const DocumentOptions blank{.split = DocumentSplit::blank};
+  for (size_t size = kWholeDocument - 4; size <= kWholeDocument + 4; ++size) {
     const std::string words(size, 'w');
     EXPECT_EQ(documents_of({file("a", words + "\n\nnext")}, blank), (Strings{words, "next"})) << size;
     EXPECT_EQ(documents_of({file("a", words + "\r\n\r\nnext")}, blank), (Strings{words, "next"})) << size;
@@ -93,9 +95,9 @@ TEST_F(Documents, ASeparatorAtThePieceBoundaryIsFound) {
 
 TEST_F(Documents, PiecesDoNotCutCharacters) {
   std::string text = "x";
-  while (text.size() < kLargestPiece + 100) text += "\xe2\x82\xac";
+  while (text.size() < kWholeDocument + 100) text += "\xe2\x82\xac";
   DocumentReader reader(list_inputs({file("a", text)}).files, {});
-  DocumentPiece piece;
+  BlockDocument piece;
   ASSERT_TRUE(reader.next(piece));
   EXPECT_EQ((piece.text.size() - 1) % 3, 0u);
 }
@@ -104,7 +106,7 @@ TEST_F(Documents, JsonLines) {
   const fs::path path =
       file("a.jsonl", "{\"text\": \"one\\n\\u20ac\", \"id\": 3}\n\n{\"text\":\"\"}\n{\"text\":\"two\"}");
   EXPECT_EQ(documents_of({path}), (Strings{"one\n\xe2\x82\xac", "two"}));
-  const DocumentOptions body{"body", DocumentSplit::none};
+  const DocumentOptions body{.field = "body"};
   EXPECT_EQ(documents_of({file("b.ndjson", "{\"body\":\"b\"}\r\n")}, body), (Strings{"b"}));
 }
 

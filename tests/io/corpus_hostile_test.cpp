@@ -2,15 +2,24 @@
 // Shards made by an enemy who also wrote the manifest: whatever HDF5 could be talked into (reading other files, links,
 // huge chunks, filters, other types) is refused before anything is read.
 #include <gtest/gtest.h>
+#include <sys/inotify.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <fstream>
+#include <random>
+
 #if __has_include(<hdf5.h>)
 #include <hdf5.h>
 #else
 #include <hdf5/serial/hdf5.h>
 #endif
 
-#include "io/checkpoint_digest.h"
-#include "io/corpus_digest.h"
-#include "io/corpus_shard.h"
+#include "io/checkpoint/digest.h"
+#include "io/corpus/digest.h"
+#include "io/corpus/shard.h"
 #include "tests/io/corpus_testing.h"
 
 namespace capstan {
@@ -18,6 +27,10 @@ namespace {
 using namespace testing_corpus;
 
 constexpr uint64_t kTokens = 1000;
+
+// HDF5 reads the variable when it starts, before any test does.
+constexpr const char* kPlugInPath = "/tmp/capstan_corpus_hostile_plugins";
+[[maybe_unused]] const bool kPlugInPathIsSet = setenv("HDF5_PLUGIN_PATH", kPlugInPath, 1) == 0;
 
 /// How the `tokens` dataset of a shard is made; the defaults are those of a good shard.
 struct Recipe {
@@ -59,12 +72,12 @@ class CorpusHostile : public testing::Test {
   void make(const Recipe& recipe) {
     std::vector<uint16_t> tokens(kTokens, 'x');
     tokens.back() = recipe.last_token;
-    const std::vector<uint64_t> offsets{0, kTokens}, hashes{xxh3_64(tokens.data(), 2 * kTokens)};
+    const std::vector<uint64_t> offsets{0, kTokens}, hashes{xxh3_64(tokens.data(), 2 * kTokens)}, documents{7};
     const fs::path path = directory_ / "shard.h5";
     const hid_t file = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
-    for (const auto& [name, value] : {std::pair("format_version", uint64_t{1}), std::pair("vocabulary", uint64_t{257}),
-                                      std::pair("token_count", kTokens), std::pair("document_count", uint64_t{1}),
-                                      std::pair("byte_count", kTokens - 1)})
+    for (const auto& [name, value] : {std::pair("format_version", kCorpusFormatVersion),
+                                      std::pair("vocabulary", uint64_t{257}), std::pair("token_count", kTokens),
+                                      std::pair("document_count", uint64_t{1}), std::pair("byte_count", kTokens - 1)})
       attribute(file, name, value);
     const hid_t text = H5Tcopy(H5T_C_S1), scalar = H5Screate(H5S_SCALAR);
     H5Tset_size(text, 32);
@@ -74,6 +87,7 @@ class CorpusHostile : public testing::Test {
     H5Aclose(hash);
     table(file, "document_offsets", offsets);
     table(file, "chunk_hashes", hashes);
+    table(file, "document_hashes", documents);
     if (recipe.instead) {
       recipe.instead(file);
     } else {
@@ -95,8 +109,9 @@ class CorpusHostile : public testing::Test {
                kTokens - 1,
                kTokens,
                fs::file_size(path),
-               digest128_of(hashes.data(), 8).hex(),
-               digest128_of(offsets.data(), 16).hex()};
+               digest128_of(hashes.data(), 8),
+               digest128_of(offsets.data(), 16),
+               digest128_of(documents.data(), 8)};
   }
 
   Outcome read() const {
@@ -105,6 +120,7 @@ class CorpusHostile : public testing::Test {
       std::vector<uint16_t> tokens(kTokens);
       shard.read_chunk(0, tokens.data());
       static_cast<void>(shard.read_document_offsets());
+      static_cast<void>(shard.read_document_hashes());
     });
   }
   void expect_refused(const Recipe& recipe, const std::string& word) {
@@ -198,6 +214,191 @@ TEST_F(CorpusHostile, Attributes) {
                         attribute(file, "tokenizer_hash", 1);
                       }},
                  "tokenizer_hash");
+}
+
+/// Sees every opening of a file, by whomever.
+class OpenWatch {
+ public:
+  explicit OpenWatch(const fs::path& file) : queue_(inotify_init1(IN_NONBLOCK)) {
+    EXPECT_GE(inotify_add_watch(queue_, file.c_str(), IN_OPEN | IN_ACCESS), 0);
+  }
+  ~OpenWatch() { close(queue_); }
+  size_t events() const {
+    char buffer[4096];
+    size_t count = 0;
+    while (::read(queue_, buffer, sizeof buffer) > 0) ++count;
+    return count;
+  }
+
+ private:
+  int queue_;
+};
+
+TEST_F(CorpusHostile, NoTableOfAShardLeadsElsewhere) {
+  make({});
+  const fs::path outside = directory_ / "outside.h5";
+  fs::copy_file(directory_ / "shard.h5", outside);
+  const std::string target = outside.string();
+  OpenWatch watch(outside);
+  static_cast<void>(get(outside));
+  ASSERT_GT(watch.events(), 0u) << "the watch itself does not work";
+  // What takes the place of a dataset: storage in another file, or a way to one.
+  const std::pair<const char*, std::function<void(hid_t, const char*)>> tricks[] = {
+      {"external link",
+       [&](hid_t file, const char* name) { H5Lcreate_external(target.c_str(), name, file, name, 0, 0); }},
+      {"soft link to an external one",
+       [&](hid_t file, const char* name) {
+         H5Lcreate_external(target.c_str(), name, file, "way", 0, 0);
+         H5Lcreate_soft("/way", file, name, 0, 0);
+       }},
+      {"soft link through an external group",
+       [&](hid_t file, const char* name) {
+         H5Lcreate_external(target.c_str(), "/", file, "way", 0, 0);
+         H5Lcreate_soft((std::string("/way/") + name).c_str(), file, name, 0, 0);
+       }},
+      {"storage",
+       [&](hid_t file, const char* name) {
+         const hsize_t count = 2;
+         const hid_t space = H5Screate_simple(1, &count, nullptr), creation = H5Pcreate(H5P_DATASET_CREATE);
+         H5Pset_external(creation, target.c_str(), 0, 1 << 20);
+         H5Dclose(H5Dcreate2(file, name, H5T_STD_U64LE, space, 0, creation, 0));
+       }},
+      {"virtual dataset", [&](hid_t file, const char* name) {
+         const hsize_t count = 2;
+         const hid_t space = H5Screate_simple(1, &count, nullptr), creation = H5Pcreate(H5P_DATASET_CREATE);
+         H5Pset_virtual(creation, space, target.c_str(), name, space);
+         H5Dclose(H5Dcreate2(file, name, H5T_STD_U64LE, space, 0, creation, 0));
+       }}};
+  for (const char* name : {"tokens", "chunk_hashes", "document_offsets", "document_hashes"})
+    for (const auto& [trick, play] : tricks) {
+      SCOPED_TRACE(fmt::format("{} as {}", name, trick));
+      expect_refused({.afterwards =
+                          [&](hid_t file) {
+                            H5Ldelete(file, name, H5P_DEFAULT);
+                            play(file, name);
+                          }},
+                     name);
+      EXPECT_EQ(watch.events(), 0u);
+    }
+}
+
+TEST_F(CorpusHostile, PlugInsAreNotLoaded) {
+  // H5PL looks into this directory for any filter it does not know; see kPlugInPath.
+  const fs::path library = fs::path(kPlugInPath) / "libfilter.so";
+  fs::create_directories(kPlugInPath);
+  put(library, "no library");
+  OpenWatch watch(library);
+  for (const char* name : {"tokens", "chunk_hashes"})
+    expect_refused({.afterwards =
+                        [&](hid_t file) {
+                          H5Ldelete(file, name, H5P_DEFAULT);
+                          const hsize_t count = 2;
+                          const hid_t space = H5Screate_simple(1, &count, nullptr);
+                          const hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
+                          H5Pset_chunk(creation, 1, &count);
+                          H5Pset_filter(creation, 32015, H5Z_FLAG_OPTIONAL, 0, nullptr);
+                          H5Dclose(H5Dcreate2(file, name, H5T_STD_U64LE, space, 0, creation, 0));
+                        }},
+                   name);
+  EXPECT_EQ(watch.events(), 0u);
+  fs::remove_all(kPlugInPath);
+}
+
+/// Reads the shard in a child that may take 128 MiB more than it has: its exit code is the Error's.
+int read_with_little_memory(const std::function<Outcome()>& read) {
+  const pid_t child = fork();
+  if (child == 0) {
+    std::ifstream statm("/proc/self/statm");
+    uint64_t pages = 0;
+    statm >> pages;
+    const rlim_t most = pages * static_cast<uint64_t>(getpagesize()) + (uint64_t{128} << 20);
+    const rlimit limit{most, most};
+    setrlimit(RLIMIT_AS, &limit);
+    int code = 1;
+    try {
+      code = static_cast<int>(read().code);
+    } catch (...) {
+    }
+    _exit(code);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+TEST_F(CorpusHostile, BombsTakeNoMemory) {
+  const auto instead = [](const char* name, hsize_t extent, hsize_t chunk, bool deflate, hid_t type) {
+    return [=](hid_t file) {
+      H5Ldelete(file, name, H5P_DEFAULT);
+      const hid_t space = H5Screate_simple(1, &extent, nullptr), creation = H5Pcreate(H5P_DATASET_CREATE);
+      H5Pset_chunk(creation, 1, &chunk);
+      if (deflate) H5Pset_deflate(creation, 9);
+      const hid_t id = H5Dcreate2(file, name, type, space, 0, creation, 0);
+      const std::vector<char> zeros(deflate ? chunk * H5Tget_size(type) : 0);
+      if (deflate) H5Dwrite_chunk(id, H5P_DEFAULT, 0, std::array<hsize_t, 1>{0}.data(), 100, zeros.data());
+      H5Dclose(id);
+    };
+  };
+  const hid_t large = H5Tcreate(H5T_OPAQUE, size_t{1} << 31), text = H5Tcopy(H5T_C_S1);
+  H5Tset_size(text, H5T_VARIABLE);
+  const hsize_t huge = uint64_t{1} << 28, endless = uint64_t{1} << 50;
+  for (const char* name : {"tokens", "chunk_hashes", "document_offsets", "document_hashes"})
+    for (const Recipe& recipe : {Recipe{.afterwards = instead(name, huge, huge / 2, true, H5T_STD_U16LE)},
+                                 Recipe{.afterwards = instead(name, endless, huge, false, H5T_STD_U64LE)},
+                                 Recipe{.afterwards = instead(name, endless, 1000, false, H5T_STD_U64LE)},
+                                 Recipe{.afterwards = instead(name, kTokens, 1, false, large)},
+                                 Recipe{.afterwards = instead(name, kTokens, kTokens, false, text)}}) {
+      make(recipe);
+      EXPECT_EQ(read_with_little_memory([&] { return read(); }), 65) << name;
+      EXPECT_TRUE(read().says(name)) << read().message;
+    }
+  // The manifest may agree with the lie: what does not fit the file is refused all the same.
+  for (uint64_t ShardRecord::*count : {&ShardRecord::tokens, &ShardRecord::documents}) {
+    make({});
+    record_.*count = endless;
+    EXPECT_EQ(read_with_little_memory([&] { return read(); }), 65);
+  }
+}
+
+TEST_F(CorpusHostile, AttributesOfOtherShapes) {
+  const auto attribute_of = [](const char* name, hid_t type, hsize_t count) {
+    return [=](hid_t file) {
+      H5Adelete(file, name);
+      const hid_t space = H5Screate_simple(1, &count, nullptr);
+      const std::vector<char> value(count * H5Tget_size(type) + 64, '\1');
+      const hid_t id = H5Acreate2(file, name, type, space, 0, 0);
+      H5Awrite(id, type, value.data());
+      H5Aclose(id);
+    };
+  };
+  const hid_t compound = H5Tcreate(H5T_COMPOUND, 8), words = H5Tcopy(H5T_C_S1);
+  H5Tinsert(compound, "a", 0, H5T_STD_U64LE);
+  H5Tset_size(words, 32);
+  for (const char* name : {"format_version", "vocabulary", "token_count", "document_count", "byte_count"})
+    for (const auto& [type, count] : {std::pair<hid_t, hsize_t>{H5T_STD_U64LE, 2},
+                                      {H5T_STD_U64LE, 8000},
+                                      {H5T_STD_U32LE, 1},
+                                      {H5T_IEEE_F64LE, 1},
+                                      {compound, 1},
+                                      {words, 1}})
+      expect_refused({.afterwards = attribute_of(name, type, count)}, name);
+  for (const auto& [type, count] : {std::pair<hid_t, hsize_t>{words, 2}, {H5T_STD_U64LE, 4}})
+    expect_refused({.afterwards = attribute_of("tokenizer_hash", type, count)}, "tokenizer_hash");
+}
+
+TEST_F(CorpusHostile, AnyBytesAtAllTakeNoMemory) {
+  make({});
+  const std::string good = get(directory_ / "shard.h5");
+  std::mt19937 random(4);
+  for (int i = 0; i < 150; ++i) {
+    std::string bad = good;
+    const size_t at = random() % std::min<size_t>(good.size(), 6000);
+    for (size_t k = 0; k < 1 + random() % 8 && at + k < bad.size(); ++k)
+      bad[at + k] = static_cast<char>(random() % 3 ? random() : 0xff);
+    put(directory_ / "shard.h5", bad);
+    const int code = read_with_little_memory([&] { return read(); });
+    EXPECT_TRUE(code == 0 || code == 65) << "edit " << i << " at byte " << at << ": " << code;
+  }
 }
 
 TEST_F(CorpusHostile, NotHdf5AtAll) {

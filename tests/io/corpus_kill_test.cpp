@@ -8,7 +8,7 @@
 
 #include <cstdlib>
 
-#include "io/corpus_shard.h"
+#include "io/corpus/shard.h"
 #include "tests/io/corpus_testing.h"
 
 namespace capstan {

@@ -1,6 +1,6 @@
 // label: cpu
 // CorpusStream: samples, order, epochs, fields, prefetch and errors.
-#include "io/corpus_stream.h"
+#include "io/corpus/stream.h"
 
 #include <gtest/gtest.h>
 
@@ -8,6 +8,7 @@
 #include <set>
 #include <thread>
 
+#include "io/tokenizer/byte_tokenizer.h"
 #include "tests/io/corpus_testing.h"
 
 namespace capstan {
@@ -64,7 +65,7 @@ TEST_F(Stream, SamplesAreTheTextAtTheirPlace) {
   const SampleTally tally = stream.fill(5, 10, batch.fields());
   for (uint64_t s = 0; s < 10; ++s)
     for (uint64_t t = 0; t < 64; ++t) {
-      const uint64_t place = stream.sample_at(5 + s) * 64 + t;
+      const uint64_t place = stream.place(5 + s).token + t;
       EXPECT_EQ(batch.tokens[s * 64 + t], text_[place]);
       EXPECT_EQ(batch.targets[s * 64 + t], text_[place + 1]);
       EXPECT_EQ(batch.positions[s * 64 + t], static_cast<int32_t>(t));
@@ -80,8 +81,8 @@ TEST_F(Stream, AnEpochVisitsEverySampleOnceAndTheNextInAnotherOrder) {
   const uint64_t n = stream.samples_per_epoch();
   std::vector<uint64_t> first, second;
   for (uint64_t k = 0; k < n; ++k) {
-    first.push_back(stream.sample_at(k));
-    second.push_back(stream.sample_at(n + k));
+    first.push_back(stream.place(k).token);
+    second.push_back(stream.place(n + k).token);
   }
   EXPECT_NE(first, second);
   EXPECT_EQ(std::set<uint64_t>(first.begin(), first.end()).size(), n);
@@ -110,7 +111,7 @@ TEST_F(Stream, TheOrderIsAFunctionOfSeedCorpusAndCursorAlone) {
 
 TEST_F(Stream, ValidationIsInItsNaturalOrder) {
   CorpusStream stream(one(), Split::validation, 50, 9);
-  EXPECT_EQ(stream.sample_at(7), 7u);
+  EXPECT_EQ(stream.place(7).token, 7u * 50);
   const std::vector<int32_t> tokens = tokens_of(stream, 0, 20);
   for (size_t i = 0; i < tokens.size(); ++i) EXPECT_EQ(tokens[i], text_[45000 + i]);
   EXPECT_EQ(tokens_of(stream, stream.samples_per_epoch(), 1), tokens_of(stream, 0, 1));
@@ -125,7 +126,7 @@ TEST_F(Stream, FieldsFollowTheDocuments) {
   Batch all(static_cast<int64_t>(plain.samples_per_epoch()), 1);
   plain.fill(0, static_cast<int64_t>(plain.samples_per_epoch()), all.fields());
   for (uint64_t k = 0; k < plain.samples_per_epoch(); ++k) {
-    const uint64_t at = plain.sample_at(k);
+    const uint64_t at = plain.place(k).token;
     line[at] = all.tokens[k];
     line[at + 1] = all.targets[k];
   }
@@ -138,7 +139,7 @@ TEST_F(Stream, FieldsFollowTheDocuments) {
     int32_t document = 0, position = 0;
     for (int64_t t = 0; t < kContext; ++t) {
       const auto at = static_cast<size_t>(s * kContext + t);
-      const uint64_t place = stream.sample_at(static_cast<uint64_t>(s)) * kContext + static_cast<uint64_t>(t);
+      const uint64_t place = stream.place(static_cast<uint64_t>(s)).token + static_cast<uint64_t>(t);
       if (t > 0 && line[place - 1] == 256) ++document, position = 0;
       ASSERT_EQ(batch.tokens[at], line[place]);
       ASSERT_EQ(batch.targets[at], line[place + 1]);
@@ -213,7 +214,7 @@ TEST_F(Stream, UnwantedFieldsMayBeLeftOut) {
   CorpusStream stream(one(), Split::train, 64, 1);
   std::vector<int32_t> targets(64);
   EXPECT_EQ(stream.fill(0, 1, SampleFields().set("targets", targets.data())).weight, 64.0);
-  EXPECT_EQ(targets[0], text_[stream.sample_at(0) * 64 + 1]);
+  EXPECT_EQ(targets[0], text_[stream.place(0).token + 1]);
   EXPECT_EQ(CausalObjective().fields(64).size(), 5u);
 }
 
@@ -235,7 +236,7 @@ TEST_F(Stream, ErrorsInTheThreadAreThrownByFill) {
   size_t errors = 0, good = 0;
   for (uint64_t k = 0; k < 100; ++k) {
     const Outcome outcome = outcome_of([&] { tokens_of(stream, k, 1); });
-    const bool in_second = stream.sample_at(k) * 64 + 64 >= 32768;
+    const bool in_second = stream.place(k).token + 64 >= 32768;
     EXPECT_EQ(outcome.code, in_second ? ExitCode::bad_data : ExitCode::done);
     EXPECT_EQ(outcome.says("chunk 1 of 2"), in_second) << outcome.message;
     ++(in_second ? errors : good);

@@ -12,9 +12,10 @@
 #include <vector>
 
 #include "core/error.h"
-#include "io/corpus.h"
-#include "io/corpus_builder.h"
+#include "io/corpus/builder.h"
+#include "io/corpus/corpus.h"
 #include "io/file_system.h"
+#include "io/tokenizer/byte_tokenizer.h"
 
 namespace capstan::testing_corpus {
 

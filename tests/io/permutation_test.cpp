@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "io/keyed_permutation.h"
+#include "io/corpus/keyed_permutation.h"
 
 namespace capstan {
 namespace {
@@ -68,6 +68,39 @@ TEST(KeyedPermutation, IsWellMixed) {
     EXPECT_LT(same_other_seed, 12u) << size;
     EXPECT_NEAR(static_cast<double>(low_bits) / n, 0.5, 0.06) << size;
   }
+}
+
+TEST(KeyedPermutation, CanBeWalkedBackwards) {
+  std::mt19937_64 random(77);
+  for (int i = 0; i < 40; ++i) {
+    const uint64_t size = i < 10 ? static_cast<uint64_t>(i) + 1 : 1 + random() % (uint64_t{1} << (i % 50 + 1));
+    const KeyedPermutation order(size, random(), random());
+    for (int k = 0; k < 200; ++k) {
+      const uint64_t at = random() % size;
+      ASSERT_EQ(order.inverse(order(at)), at) << size;
+      ASSERT_EQ(order(order.inverse(at)), at) << size;
+    }
+  }
+}
+
+// Serial correlation: where the sample after next, or 1,000 later, lies tells nothing about where this one lies. The
+// coefficient of n random pairs has a standard deviation of 1 / sqrt(n).
+TEST(KeyedPermutation, HasNoSerialCorrelation) {
+  std::mt19937_64 random(78);
+  for (const uint64_t size : {uint64_t{4096}, uint64_t{100003}, uint64_t{1} << 40})
+    for (int round = 0; round < 5; ++round) {
+      const KeyedPermutation order(size, random(), random() % 100);
+      const uint64_t n = std::min<uint64_t>(size, 20000), from = random() % (size - n + 1);
+      std::vector<double> x;
+      for (uint64_t i = 0; i < n; ++i)
+        x.push_back(static_cast<double>(order(from + i)) / static_cast<double>(size) - 0.5);
+      for (const uint64_t lag : {1u, 2u, 3u, 8u, 64u, 1000u}) {
+        double product = 0, square = 0;
+        for (uint64_t i = 0; i < n; ++i) square += x[i] * x[i];
+        for (uint64_t i = 0; i + lag < n; ++i) product += x[i] * x[i + lag];
+        EXPECT_LT(std::abs(product / square), 4.5 / std::sqrt(static_cast<double>(n))) << size << " lag " << lag;
+      }
+    }
 }
 
 // Each element is as likely in each place: chi-square over seeds for a small size.

@@ -1,6 +1,6 @@
 // label: cpu
 // The byte tokenizer, its file, and what a damaged tokenizer.json is told.
-#include "io/tokenizer.h"
+#include "io/tokenizer/byte_tokenizer.h"
 
 #include <gtest/gtest.h>
 
@@ -34,7 +34,7 @@ TEST(ByteTokenizer, EndOfDocumentHasNoText) {
 
 TEST(ByteTokenizer, EncodeAppends) {
   std::vector<uint32_t> tokens{7};
-  ByteTokenizer().encode_into("a", tokens);
+  ByteTokenizer().encoder()->encode("a", true, tokens);
   EXPECT_EQ(tokens, (std::vector<uint32_t>{7, 97}));
 }
 

@@ -45,10 +45,12 @@ def check_shard(path, record):
     assert path.stat().st_size == record["file_size"]
     with h5py.File(path, "r") as file:
         tokens, offsets, hashes = file["tokens"], file["document_offsets"], file["chunk_hashes"]
+        names = file["document_hashes"][:]
+        assert names.dtype == numpy.dtype("<u8") and len(names) == record["documents"]
         assert tokens.dtype == numpy.dtype("<u2") and tokens.ndim == 1 and tokens.chunks == (record["chunk_tokens"],)
         assert tokens.chunks[0] * 2 <= 256 * 1024
         assert offsets.dtype == numpy.dtype("<u8") and hashes.dtype == numpy.dtype("<u8")
-        assert file.attrs["format_version"] == 1 and file.attrs["vocabulary"] == 257
+        assert file.attrs["format_version"] == 2 and file.attrs["vocabulary"] == 257
         assert file.attrs["token_count"] == len(tokens) == record["tokens"]
         assert file.attrs["document_count"] == len(offsets) - 1 == record["documents"]
         assert file.attrs["byte_count"] == record["bytes"]
@@ -61,6 +63,7 @@ def check_shard(path, record):
                 assert xxhash.xxh3_64_intdigest(chunk.tobytes()) == wanted
             assert xxhash.xxh3_128_hexdigest(hashes[:].tobytes()) == record["hashes_digest"]
             assert xxhash.xxh3_128_hexdigest(places.tobytes()) == record["offsets_digest"]
+            assert xxhash.xxh3_128_hexdigest(names[:].tobytes()) == record["document_hashes_digest"]
     places = places.tolist()
     assert places[0] == 0 and places[-1] == len(ids)
     documents = []
@@ -68,14 +71,20 @@ def check_shard(path, record):
         assert ids[end - 1] == END and (ids[begin : end - 1] < END).all()
         documents.append(ids[begin : end - 1].astype("u1").tobytes())
     assert sum(map(len, documents)) == record["bytes"]
+    if xxhash:
+        assert [xxhash.xxh3_64_intdigest(document[: 1 << 20]) for document in documents] == names.tolist()
     return documents
+
+
+def records_of(manifest, split):
+    return [dict(zip(manifest["shard_columns"], row)) for row in manifest["splits"][split]["shards"]]
 
 
 def documents_of(corpus):
     manifest = json.loads((corpus / "manifest.json").read_text())
     found = {}
     for name, split in manifest["splits"].items():
-        found[name] = [d for record in split["shards"] for d in check_shard(corpus / record["file"], record)]
+        found[name] = [d for record in records_of(manifest, name) for d in check_shard(corpus / record["file"], record)]
         assert len(found[name]) == split["documents"] and sum(map(len, found[name])) == split["bytes"]
     return manifest, found
 
@@ -105,6 +114,12 @@ def many_documents(root):
     assert len(manifest["splits"]["train"]["shards"]) > 3
     assert sorted(found["train"] + found["validation"]) == sorted(t.encode() for t in texts)
     assert 40 < len(found["validation"]) < 180
+    if xxhash:
+        rule = manifest["split_rule"]
+        assert rule["by"] == "document"
+        for name, held_out in (("train", False), ("validation", True)):
+            for text in found[name]:
+                assert (xxhash.xxh3_64_intdigest(text) < rule["threshold"]) == held_out
     run("build", "--out", root / "again", "--field", "body", "--shard-tokens", 100000, "--validation", 0.05, *inputs)
     for path in sorted((root / "many").iterdir()):
         assert path.read_bytes() == (root / "again" / path.name).read_bytes(), path
@@ -138,7 +153,13 @@ def bad_inputs(root):
     out = root / "none"
     run("build", "--out", out, root / "not-there", code=66, says=["not-there"])
     run("build", "--out", out, root / "empty", code=65, says=["empty"])
-    run("build", "--out", out, root / "bad.jsonl", code=65, says=["bad.jsonl:2"])
+    run("build", "--out", out, root / "bad.jsonl", code=65, says=["bad.jsonl:2", "--skip-bad"])
+    run("build", "--out", out, "--skip-bad", 1, "--validation", 0.5, root / "bad.jsonl", says=["1 line", "bad.jsonl:2"])
+    shutil.rmtree(out)
+    run("build", "--out", out, "-", code=64, says=["--format"])
+    run("build", "--out", out, "--train-tokenizer", 300, "--tokenizer", "bytes", root / "book.txt", code=64)
+    run("build", "--out", out, "--pattern", "x", root / "book.txt", code=64, says=["--train-tokenizer"])
+    run("build", "--out", out, "--format", "megatron", root / "book.txt", code=66, says=["PREFIX.idx"])
     run("build", "--out", out, root / "bad.gz", code=65, says=["bad.gz"])
     run("build", "--out", out, "--tokenizer", root / "not-there.json", root / "book.txt", code=66)
     run("build", "--out", out, "--validation", 2, root / "book.txt", code=64)

@@ -128,6 +128,27 @@ class Train(ProductTest):
         self.assertTrue(all(math.isfinite(row["loss"]) for row in rows if row["step"] != 5))
         self.assertEqual(numbers(rows[:4]), numbers(metrics(self.whole)[:4]))
 
+    def test_a_gradient_that_overflows_is_blamed_on_its_rank_though_every_loss_is_finite(self):
+        run = self.folder / "run"
+        spoilt = "train.gradients:5:nan@1,train.gradients:6:nan@1"  # step 5, and its repetition that finds the rank
+        code, output = train(2, self.config, *self.settings(run), env={"CAPSTAN_FAIL": spoilt})
+        self.assertEqual(code, 0, output)
+        self.assertRegex(output, r"step 5: the gradient of rank 1 is not finite; the step was skipped")
+        rows = metrics(run)
+        self.assertEqual([row["step"] for row in rows if row.get("skipped")], [5])
+        self.assertTrue(math.isfinite(rows[4]["loss"]))
+
+    def test_a_second_job_in_the_same_run_directory_is_refused(self):
+        run = self.folder / "run"
+        with Job(2, self.config, *self.settings(run, *LONG)) as job:
+            wait_for_step(job, run, 3)
+            answer = capstan("train", self.config, *self.settings(run))
+            self.assertEqual(answer.returncode, 73, answer.stdout + answer.stderr)
+            self.assertRegex(answer.stderr, r"another job trains in .*process \d+ of")
+            os.kill(job.process.pid, signal.SIGUSR1)
+            self.assertEqual(job.wait(), 75, job.text())
+        self.trained("run", *LONG, f"train.steps={checkpoints(run)[-1] + 1}")
+
     def test_too_many_such_steps_end_the_run(self):
         spoilt = ",".join(f"train.microbatch:{step}:nan@0" for step in range(6, 20))
         run = self.folder / "run"

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "core/error.h"
-#include "io/checkpoint.h"
-#include "io/checkpoint_save.h"
+#include "io/checkpoint/checkpoint.h"
+#include "io/checkpoint/save.h"
 #include "launch/command_line.h"
 
 namespace capstan {

@@ -3,9 +3,9 @@
 #include <omp.h>
 
 #include "kernels/cpu/vector/gemm_small.h"
+#include "kernels/cpu/vector/table.h"
 
 namespace capstan::kernels::CAPSTAN_ISA {
-GemmKernels gemm_kernels();
 namespace {
 
 constexpr int64_t kDepth = 256;          // k of a packed block: a panel of B stays in the first-level cache

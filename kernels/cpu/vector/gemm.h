@@ -22,14 +22,4 @@ struct GemmKernels {
   void (*run)(const MatmulShape& shape, const MatmulArgs& args, int threads, void* scratch);
 };
 
-namespace sse4 {
-GemmKernels gemm_kernels();
-}
-namespace avx2 {
-GemmKernels gemm_kernels();
-}
-namespace avx512 {
-GemmKernels gemm_kernels();
-}
-
 }  // namespace capstan::kernels

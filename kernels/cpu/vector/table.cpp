@@ -1,8 +1,16 @@
 #include "kernels/cpu/vector/table.h"
 
+#include "kernels/cpu/cpu_backend.h"
+
 namespace capstan::kernels::CAPSTAN_ISA {
 
-void fill_vector_kernels(Backend& table) {
+namespace {
+
+void fill_table(Backend& table) {
+  table.attention_scratch = attention_scratch;
+  table.attention = attention;
+  table.attention_backward_scratch = attention_backward_scratch;
+  table.attention_backward = attention_backward;
   table.bias_gradient_scratch = bias_gradient_scratch;
   table.bias_gradient = bias_gradient;
   table.activation = activation;
@@ -25,6 +33,13 @@ void fill_vector_kernels(Backend& table) {
   table.square_sum = square_sum;
   table.clip = clip;
   table.adamw = adamw;
+}
+
+}  // namespace
+
+const VectorKernels* vector_kernels() {
+  static const VectorKernels kernels{fill_table, gemm_kernels()};
+  return &kernels;
 }
 
 }  // namespace capstan::kernels::CAPSTAN_ISA

@@ -3,6 +3,8 @@
 
 #include "kernels/activation.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/vector/attention_table.h"
+#include "kernels/cpu/vector/gemm.h"
 
 namespace capstan::kernels::CAPSTAN_ISA {
 
@@ -28,8 +30,6 @@ void clip(const ClipArgs& args);
 void adamw(const AdamWArgs& args);
 size_t bias_gradient_scratch(int64_t rows, int64_t n);
 void bias_gradient(const BiasGradientArgs& args);
-
-/// Fills all of the table but products and attention.
-void fill_vector_kernels(Backend& table);
+GemmKernels gemm_kernels();
 
 }  // namespace capstan::kernels::CAPSTAN_ISA
