@@ -102,7 +102,7 @@ void write_fit_json(const std::string& path, const std::string& text) {
     throw Error::make(ExitCode::io_error, "cannot write {}: {}", path, std::strerror(errno));
 }
 
-void fit(const FitArguments& arguments) {
+void fit_scaling_law(const FitArguments& arguments) {
   const scaling::StudyOptions options = study_options(arguments);
   const scaling::Measurements table = fit_table(arguments);
   scaling::Study study;
@@ -214,7 +214,7 @@ void add_fit_command(CLI::App& app, std::function<void()>& action) {
       "  capstan fit runs.csv --form isoflop --budget 1e20 --budget 1e21\n"
       "  capstan fit runs.csv --budget 1e22 --unique-tokens 3e11 --inference-tokens 1e12";
   verb->footer(footer);
-  verb->callback([arguments, &action] { action = [arguments] { fit(*arguments); }; });
+  verb->callback([arguments, &action] { action = [arguments] { fit_scaling_law(*arguments); }; });
 }
 
 }  // namespace capstan

@@ -8,6 +8,7 @@
 #include <charconv>
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -30,6 +31,12 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr uint64_t kLargestText = uint64_t{1} << 36;
+
+double processor_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
@@ -208,14 +215,15 @@ void run_encode(const UseArguments& arguments) {
   const auto tokenizer = tokenizer_from_name(arguments.tokenizer, arguments.end_of_document);
   const std::string text = read_input(arguments.input);
   const Clock::time_point begin = Clock::now();
+  const double processor_begin = processor_seconds();
   const auto parts = encode_parts(*tokenizer, text, arguments);
-  const double seconds = seconds_since(begin);
+  const double seconds = seconds_since(begin), processor = processor_seconds() - processor_begin;
   uint64_t count = 0;
   for (const auto& tokens : parts) count += tokens.size();
   if (arguments.count_only) {
-    fmt::print("{} bytes, {} tokens, {:.3f} bytes a token, {:.3f} s, {:.1f} MB/s, {}\n", text.size(), count,
-               count ? static_cast<double>(text.size()) / static_cast<double>(count) : 0.0, seconds,
-               seconds > 0 ? static_cast<double>(text.size()) / seconds / 1e6 : 0.0,
+    fmt::print("{} bytes, {} tokens, {:.3f} bytes a token, {:.3f} s ({:.3f} s of processor time), {:.1f} MB/s, {}\n",
+               text.size(), count, count ? static_cast<double>(text.size()) / static_cast<double>(count) : 0.0, seconds,
+               processor, seconds > 0 ? static_cast<double>(text.size()) / seconds / 1e6 : 0.0,
                counted(static_cast<uint64_t>(threads_or_all(arguments.threads)), "thread"));
     return;
   }

@@ -190,7 +190,7 @@ void Trainer::resume() {
   if (moved > 0) console_.say(fmt::format("resume   {} lines of metrics after that step were moved aside", moved));
   directory_.write_config(config_);
   log_ = std::make_unique<RunLog>(directory_.metrics());
-  write_data();
+  if (state_.step < config_.train.steps) write_data();  // a finished run is left as it is
 }
 
 void Trainer::check_resumed(const TrainingState& found) const {

@@ -93,11 +93,15 @@ class DocumentParser::Lines {
   /// Appends a document, or says why not.
   std::string parse_line(std::string_view text, Block& block) {
     json::error_code error;
-    parser_->reset(&arena_);
-    struct Release {
+    struct Release {  // a parser that met an error still holds values in the arena
+      json::parser& parser;
       json::monotonic_resource& arena;
-      ~Release() { arena.release(); }
-    } const release{arena_};
+      ~Release() {
+        parser.reset();
+        arena.release();
+      }
+    } const release{*parser_, arena_};
+    parser_->reset(&arena_);
     parser_->write(text.data(), text.size(), error);
     if (error) return "not valid JSON: " + error.message();
     const json::value value = parser_->release();

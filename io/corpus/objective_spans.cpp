@@ -9,7 +9,7 @@
 namespace capstan {
 namespace {
 
-enum Purpose : uint64_t { kNoiseCuts, kTextCuts };
+enum SpanDraw : uint64_t { kNoiseCuts, kTextCuts };
 
 SpanLengths lengths_of_text(int64_t text, double density, double mean) {
   SpanLengths lengths;
@@ -96,7 +96,7 @@ SampleTally SpanObjective::write(const TokenWindows& windows, const SampleFields
     const Choices choices(seed_, windows.keys[static_cast<size_t>(sample)].cursor);
     const auto spans = static_cast<uint64_t>(size.spans);
     // Part i of n things ends after thing j when j is among the spans - 1 first of an order of the n - 1 gaps.
-    const auto order = [&](Purpose purpose, int64_t things) {
+    const auto order = [&](SpanDraw purpose, int64_t things) {
       return choices.order(purpose, static_cast<uint64_t>(std::max<int64_t>(things - 1, 1)));
     };
     const KeyedPermutation noise_cuts = order(kNoiseCuts, size.noise);

@@ -28,28 +28,30 @@ class WordCounting {
   }
   ~WordCounting() { end(); }
 
+  /// A text of its own: words of two texts never join.
   void add(std::string_view text) {
-    gathered_.append(text);
-    if (gathered_.size() >= kBlockBytes) hand_over();
+    gathered_.bytes.append(text);
+    gathered_.ends.push_back(gathered_.bytes.size());
+    if (gathered_.bytes.size() >= kBlockBytes) hand_over();
   }
   /// Waits until all is counted; throws what went wrong.
   void finish() {
-    if (!gathered_.empty()) hand_over();
+    if (!gathered_.ends.empty()) hand_over();
     end();
     if (error_) std::rethrow_exception(error_);
   }
-  /// Words of two documents never join: a new document begins after this.
-  void end_document() { gathered_.empty() ? void() : hand_over_if_large(); }
 
  private:
-  void hand_over_if_large() {
-    if (gathered_.size() >= kBlockBytes / 16) hand_over();
-  }
+  struct Texts {
+    std::string bytes;
+    std::vector<size_t> ends;
+  };
+
   void hand_over() {
     std::unique_lock lock(mutex_);
     room_.wait(lock, [&] { return texts_.size() < most_ || error_; });
     texts_.push_back(std::move(gathered_));
-    gathered_.clear();
+    gathered_ = {};
     work_.notify_one();
   }
   void end() {
@@ -63,17 +65,18 @@ class WordCounting {
   }
   void count() {
     for (;;) {
-      std::string text;
+      Texts texts;
       {
         std::unique_lock lock(mutex_);
         work_.wait(lock, [&] { return ended_ || !texts_.empty(); });
         if (texts_.empty()) return;
-        text = std::move(texts_.front());
+        texts = std::move(texts_.front());
         texts_.pop_front();
         room_.notify_one();
       }
       try {
-        trainer_.add(text);
+        for (size_t i = 0, begin = 0; i < texts.ends.size(); begin = texts.ends[i++])
+          trainer_.add(std::string_view(texts.bytes).substr(begin, texts.ends[i] - begin));
       } catch (...) {
         const std::lock_guard lock(mutex_);
         error_ = std::current_exception();
@@ -86,8 +89,8 @@ class WordCounting {
   const size_t most_;
   std::mutex mutex_;
   std::condition_variable work_, room_;
-  std::deque<std::string> texts_;
-  std::string gathered_;
+  std::deque<Texts> texts_;
+  Texts gathered_;
   bool ended_ = false;
   std::exception_ptr error_;
   std::vector<std::thread> threads_;
@@ -150,7 +153,9 @@ class Training {
     const CutRule may_cut = [](std::string_view text, size_t at) { return text[at - 1] == '\n'; };
     DocumentReader reader(inputs_.files, options_.documents,
                           {.may_cut = may_cut, .skip_bad = options_.skip_bad, .reading = Reading::look});
-    uint64_t used = 0, total_used = 0;
+    uint64_t used = 0, total_used = 0, total = 0;
+    for (const InputFile& file : inputs_.files) total += weight_of(file);
+    total = std::min(total, training_.sample_bytes);
     size_t file = 0;
     bool held_out = false;
     for (BlockDocument document; reader.next(document);) {
@@ -160,10 +165,9 @@ class Training {
       }
       if (document.begins) held_out = rule.by_document && document.hash < rule.threshold;
       if (!held_out) counting.add(document.text);
-      if (document.ends) counting.end_document();
       used += document.text.size();
       total_used += document.text.size();
-      report("counting words", total_used, training_.sample_bytes);
+      report("counting words", total_used, total);
       if (used >= budget[file]) reader.skip_file();
     }
     counting.finish();

@@ -12,7 +12,7 @@ namespace {
 
 constexpr size_t kMostPieces = size_t{1} << 24;
 
-std::string shown(std::string_view piece) {
+std::string shown_piece(std::string_view piece) {
   std::string text;
   for (const char c : piece.substr(0, 40)) {
     const auto byte = static_cast<unsigned char>(c);
@@ -56,7 +56,7 @@ void BpeTables::check_pieces(const std::string& where) {
   for (uint32_t id = 0; id < spec.pieces.size(); ++id)
     if (!spec.pieces[id].empty() && !find.add(spec.pieces[id], id))
       throw Error::make(ExitCode::bad_data, "{}: pieces {} and {} are both \"{}\"", where, *find.find(spec.pieces[id]),
-                        id, shown(spec.pieces[id]));
+                        id, shown_piece(spec.pieces[id]));
   if (spec.unknown && (*spec.unknown >= spec.pieces.size() || spec.pieces[*spec.unknown].empty()))
     throw Error::make(ExitCode::bad_data, "{}: there is no piece of the unknown token's id {}", where, *spec.unknown);
 }
@@ -74,7 +74,7 @@ void BpeTables::add_merges(const std::string& where) {
     if (second.size() < prefix || whole.size() + prefix != first.size() + second.size() || !whole.starts_with(first) ||
         !whole.ends_with(second.substr(prefix)))
       throw Error::make(ExitCode::bad_data, "{}: merge {} joins \"{}\" and \"{}\", but its result is \"{}\"", where,
-                        rank, shown(first), shown(second), shown(whole));
+                        rank, shown_piece(first), shown_piece(second), shown_piece(whole));
     const bool tie = spec.equal_results_tie && !results.empty() && results.back() == result;
     ranks.put(left, right, static_cast<uint32_t>(tie ? rank - 1 : rank));
     if (!tie) results.push_back(result);

@@ -16,7 +16,7 @@ namespace capstan {
 namespace {
 
 constexpr size_t kBatch = size_t{256} << 10;
-constexpr uint32_t kBytes = 256, kMostPieces = 1u << 24;
+constexpr uint32_t kBytes = 256, kMostTrainedPieces = 1u << 24;
 
 std::unique_ptr<Splitter> make_splitter(const std::string& expression) {
   if (std::unique_ptr<Splitter> known = known_splitter(expression)) return known;
@@ -27,7 +27,7 @@ bool is_word_sign(char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= '
 
 /// Where to cut a long text so that no known expression sees a difference: at a line end between two ASCII letters or
 /// digits. The whole text when there is none.
-size_t part_size(std::string_view text) {
+size_t text_part_size(std::string_view text) {
   for (size_t at = kBatch; (at = text.find('\n', at)) != text.npos && at + 1 < text.size(); ++at)
     if (is_word_sign(text[at - 1]) && is_word_sign(text[at + 1])) return at + 1;
   return text.size();
@@ -77,9 +77,9 @@ struct BpeTrainer::State {
 BpeTrainer::State::State(BpeTrainingOptions wanted) : options(std::move(wanted)) {
   if (options.expression.empty()) options.expression = named_expression("gpt2");
   if (options.threads <= 0) options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  if (options.vocabulary < kBytes || options.vocabulary > kMostPieces)
+  if (options.vocabulary < kBytes || options.vocabulary > kMostTrainedPieces)
     throw Error::make(ExitCode::usage, "a byte-level vocabulary of {} pieces: wanted {} (the bytes) to {}",
-                      options.vocabulary, kBytes, kMostPieces);
+                      options.vocabulary, kBytes, kMostTrainedPieces);
   known = known_splitter(options.expression) != nullptr;
   for (int i = 0; i < options.threads; ++i) {
     workers_.push_back(std::make_unique<Worker>());
@@ -101,7 +101,7 @@ BpeTrainer::State::~State() {
 
 void BpeTrainer::State::add(std::string_view text) {
   while (known && text.size() > 2 * kBatch) {
-    const size_t size = part_size(text);
+    const size_t size = text_part_size(text);
     put(text.substr(0, size));
     text.remove_prefix(size);
   }

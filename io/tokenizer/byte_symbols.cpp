@@ -27,7 +27,7 @@ constexpr std::array<int16_t, 0x144> make_bytes() {
 }
 
 constexpr auto kSymbols = make_symbols();
-constexpr auto kBytes = make_bytes();
+constexpr auto kSymbolOfByte = make_bytes();
 
 }  // namespace
 
@@ -45,9 +45,13 @@ std::optional<std::string> from_byte_symbols(std::string_view text) {
   std::string bytes;
   bytes.reserve(text.size());
   for (size_t at = 0; at < text.size();) {
+    if (text[at] > ' ' && text[at] < 0x7F) {  // themselves; others begin with a byte that is negative as a char
+      bytes += text[at++];
+      continue;
+    }
     const Utf8Char c = utf8_at(text, at);
-    if (!c.good || c.value >= kBytes.size() || kBytes[c.value] < 0) return std::nullopt;
-    bytes += static_cast<char>(kBytes[c.value]);
+    if (!c.good || c.value >= kSymbolOfByte.size() || kSymbolOfByte[c.value] < 0) return std::nullopt;
+    bytes += static_cast<char>(kSymbolOfByte[c.value]);
     at += c.size;
   }
   return bytes;

@@ -135,7 +135,7 @@ NormalizerSpec read_normalizer(const JsonValue& part, const std::string& type, c
 PreTokenizerSpec read_pre_tokenizer(const JsonValue& part, const std::string& type, const std::string& where) {
   if (type == "ByteLevel") return read_byte_level(part, where);
   if (type == "Split")
-    return Split{read_pattern(part, where), read_behavior(part, where), flag_of(part, "invert", false, where)};
+    return PatternSplit{read_pattern(part, where), read_behavior(part, where), flag_of(part, "invert", false, where)};
   if (type == "BertPreTokenizer") return BertSplit{};
   if (type == "Whitespace") return WordsAndSigns{};
   if (type == "WhitespaceSplit") return WhitespaceSplit{};
@@ -214,7 +214,7 @@ struct Writer {
     return fmt::format("{{\"type\": \"ByteLevel\", \"add_prefix_space\": {}, \"trim_offsets\": {}, \"use_regex\": {}}}",
                        yes(part.add_prefix_space), yes(part.trim_offsets), yes(part.use_regex));
   }
-  std::string operator()(const Split& part) const {
+  std::string operator()(const PatternSplit& part) const {
     return fmt::format("{{\"type\": \"Split\", \"pattern\": {}, \"behavior\": {}, \"invert\": {}}}",
                        json_of(part.pattern), json_of(part.behavior), yes(part.invert));
   }

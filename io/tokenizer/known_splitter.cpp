@@ -11,7 +11,7 @@ namespace {
 
 using Contraction = SplitRules::Contraction;
 using Tail = SplitRules::Tail;
-using Words = SplitRules::Words;
+using WordRule = SplitRules::Words;
 
 struct Spelling {
   std::string_view text;
@@ -70,14 +70,14 @@ struct Family {
 };
 
 constexpr Family kFamilies[] = {
-    {"lnswx", {.words = Words::after_space}, true},                                       // GPT-2
-    {"lns$wx", {.words = Words::after_space}, true},                                      // as tiktoken has it
-    {"L3Srwx", {.words = Words::after_sign, .digits = 3, .tail = Tail::newlines}, true},  // cl100k, LLaMA 3
-    {"L3S$rwx", {.words = Words::after_sign, .digits = 3, .tail = Tail::newlines, .whole_end = true}, true},
-    {"L1Srwx", {.words = Words::after_sign, .digits = 1, .tail = Tail::newlines}, true},       // Qwen 2
-    {"M1Trwx", {.words = Words::with_marks, .digits = 1, .tail = Tail::newlines}, true},       // Qwen 3.5
-    {"AB3/rwx", {Contraction::any_case, Words::cased, 3, Tail::newlines_and_slashes}, false},  // o200k
-    {"ab1/rwx", {Contraction::none, Words::cased, 1, Tail::newlines_and_slashes}, false},      // Tekken
+    {"lnswx", {.words = WordRule::after_space}, true},                                       // GPT-2
+    {"lns$wx", {.words = WordRule::after_space}, true},                                      // as tiktoken has it
+    {"L3Srwx", {.words = WordRule::after_sign, .digits = 3, .tail = Tail::newlines}, true},  // cl100k, LLaMA 3
+    {"L3S$rwx", {.words = WordRule::after_sign, .digits = 3, .tail = Tail::newlines, .whole_end = true}, true},
+    {"L1Srwx", {.words = WordRule::after_sign, .digits = 1, .tail = Tail::newlines}, true},       // Qwen 2
+    {"M1Trwx", {.words = WordRule::with_marks, .digits = 1, .tail = Tail::newlines}, true},       // Qwen 3.5
+    {"AB3/rwx", {Contraction::any_case, WordRule::cased, 3, Tail::newlines_and_slashes}, false},  // o200k
+    {"ab1/rwx", {Contraction::none, WordRule::cased, 1, Tail::newlines_and_slashes}, false},      // Tekken
 };
 
 constexpr std::pair<std::string_view, std::string_view> kNamed[] = {

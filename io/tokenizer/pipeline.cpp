@@ -12,7 +12,7 @@ namespace capstan {
 namespace {
 
 template <typename... Rest>
-Error bad(const std::string& where, fmt::format_string<Rest...> format, Rest&&... rest) {
+Error bad_pipeline(const std::string& where, fmt::format_string<Rest...> format, Rest&&... rest) {
   return Error::make(ExitCode::bad_data, "{}: {}", where, fmt::format(format, std::forward<Rest>(rest)...));
 }
 
@@ -38,10 +38,10 @@ void check_added_ids(const TokenizerSpec& spec, const PieceTable& names, const s
     const std::optional<uint32_t> in_model = names.find(token.content);
     const uint64_t id = in_model ? *in_model : next++;
     if (id != token.id)
-      throw bad(where, "added token \"{}\" has id {} in the file, but Hugging Face gives it {}", token.content,
+      throw bad_pipeline(where, "added token \"{}\" has id {} in the file, but Hugging Face gives it {}", token.content,
                 token.id, id);
     if (!in_model && token.id < spec.pieces.size() && !spec.pieces[token.id].empty())
-      throw bad(where, "added token \"{}\" has the id {} of the piece \"{}\"", token.content, token.id,
+      throw bad_pipeline(where, "added token \"{}\" has the id {} of the piece \"{}\"", token.content, token.id,
                 spec.pieces[token.id]);
   }
 }
@@ -210,7 +210,7 @@ std::shared_ptr<const Pipeline> make_pipeline(TokenizerSpec spec, const std::str
   for (const AddedToken& token : p.spec.added)
     if (token.content == p.spec.end_of_document) end = token.id;
   if (!end)
-    throw bad(where,
+    throw bad_pipeline(where,
               "the token \"{}\" that ends documents is not in the vocabulary; name another with "
               "--end-of-document",
               p.spec.end_of_document);

@@ -19,7 +19,7 @@ std::unique_ptr<Splitter> known_in_ruby(const std::string& expression) {
   return known_splitter(expression);
 }
 
-bool takes_everything(const Split& split) {
+bool takes_everything(const PatternSplit& split) {
   if (!split.pattern.regex) return false;
   return split.behavior == SplitBehavior::isolated || (split.behavior == SplitBehavior::removed && split.invert);
 }
@@ -80,7 +80,7 @@ class PrefixSpaceStep final : public RewriteStep {
   }
 };
 
-class ByteSymbolStep final : public RewriteStep {
+class ByteWordStep final : public RewriteStep {
   void rewrite(std::string_view word, bool, bool, std::string& out) override { append_byte_symbols(out, word); }
 };
 
@@ -114,7 +114,7 @@ std::optional<std::string> only_known_expression(const std::vector<PreTokenizerS
     if (!last.use_regex || !known_in_ruby(kGpt2)) return std::nullopt;
     return kGpt2;
   }
-  const auto* split = std::get_if<Split>(&parts[0]);
+  const auto* split = std::get_if<PatternSplit>(&parts[0]);
   if (split == nullptr || last.use_regex || !takes_everything(*split) || !known_in_ruby(split->pattern.text))
     return std::nullopt;
   return split->pattern.text;
@@ -130,11 +130,11 @@ PreTokenizer::PreTokenizer(const std::vector<PreTokenizerSpec>& parts, bool byte
     if (const auto* level = std::get_if<ByteLevel>(&parts[i])) {
       if (level->add_prefix_space) steps_.push_back(std::make_unique<PrefixSpaceStep>());
       if (level->use_regex) cut_by(kGpt2);
-      if (!bytes || i + 1 < parts.size()) steps_.push_back(std::make_unique<ByteSymbolStep>());
+      if (!bytes || i + 1 < parts.size()) steps_.push_back(std::make_unique<ByteWordStep>());
     } else if (const auto* space = std::get_if<Metaspace>(&parts[i])) {
       steps_.push_back(std::make_unique<MetaspaceStep>(*space));
       if (space->split) steps_.push_back(make_literal_cut(space->replacement, SplitBehavior::merged_with_next, false));
-    } else if (const auto* split = std::get_if<Split>(&parts[i]);
+    } else if (const auto* split = std::get_if<PatternSplit>(&parts[i]);
                split != nullptr && takes_everything(*split) && known_in_ruby(split->pattern.text)) {
       cut_by(split->pattern.text);
     } else {
@@ -158,7 +158,7 @@ LineCut line_cut_of(const std::vector<PreTokenizerSpec>& parts) {
   for (const PreTokenizerSpec& part : parts) {
     if (const auto* level = std::get_if<ByteLevel>(&part)) {
       if (level->use_regex) return LineCut::between_words;
-    } else if (const auto* split = std::get_if<Split>(&part)) {
+    } else if (const auto* split = std::get_if<PatternSplit>(&part)) {
       if (takes_everything(*split) && known_in_ruby(split->pattern.text)) return LineCut::between_words;
       return LineCut::unsafe;
     } else if (std::get_if<BertSplit>(&part) || std::get_if<WordsAndSigns>(&part) ||

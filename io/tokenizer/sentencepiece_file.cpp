@@ -170,20 +170,20 @@ std::vector<BpeSpec::Merge> merges_of(const Model& model) {
 /// Close to what SentencePiece does, in Hugging Face's components.
 void add_components(TokenizerSpec& spec, const Model& model) {
   const std::string sign = "\u2581";
-  if (!model.charsmap.empty()) spec.normalizer.push_back(Precompiled{model.charsmap});
+  if (!model.charsmap.empty()) spec.normalizer.emplace_back(Precompiled{model.charsmap});
   if (model.text.remove_extra_spaces) {
-    spec.normalizer.push_back(StripSpace{true, true});
-    spec.normalizer.push_back(Replace{{" {2,}", true}, " "});
+    spec.normalizer.emplace_back(StripSpace{true, true});
+    spec.normalizer.emplace_back(Replace{{" {2,}", true}, " "});
   }
   if (model.type == 1) {
-    spec.pre_tokenizer.push_back(
+    spec.pre_tokenizer.emplace_back(
         Metaspace{sign, model.text.add_dummy_prefix ? Metaspace::Scheme::always : Metaspace::Scheme::never, true});
   } else {
-    if (model.text.add_dummy_prefix) spec.normalizer.push_back(Prepend{sign});
-    spec.normalizer.push_back(Replace{{" ", false}, sign});
+    if (model.text.add_dummy_prefix) spec.normalizer.emplace_back(Prepend{sign});
+    spec.normalizer.emplace_back(Replace{{" ", false}, sign});
   }
   spec.decoder = std::vector<DecoderSpec>{Replace{{sign, false}, " "}, ByteFallback{}, Fuse{}};
-  if (model.text.add_dummy_prefix) spec.decoder->push_back(StripDecoder{" ", 1, 0});
+  if (model.text.add_dummy_prefix) spec.decoder->emplace_back(StripDecoder{" ", 1, 0});
 }
 
 }  // namespace

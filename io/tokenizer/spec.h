@@ -64,7 +64,7 @@ using NormalizerSpec = std::variant<UnicodeForm, Lowercase, Nmt, StripAccents, B
 struct ByteLevel {
   bool add_prefix_space = true, trim_offsets = true, use_regex = true;
 };
-struct Split {
+struct PatternSplit {
   TextPattern pattern;
   SplitBehavior behavior = SplitBehavior::isolated;
   bool invert = false;
@@ -91,7 +91,7 @@ struct DelimiterSplit {
 struct FixedLength {
   uint64_t length = 5;
 };
-using PreTokenizerSpec = std::variant<ByteLevel, Split, BertSplit, WordsAndSigns, WhitespaceSplit, UnicodeScripts,
+using PreTokenizerSpec = std::variant<ByteLevel, PatternSplit, BertSplit, WordsAndSigns, WhitespaceSplit, UnicodeScripts,
                                       Metaspace, Digits, Punctuation, DelimiterSplit, FixedLength>;
 
 // Decoders: pieces to text.

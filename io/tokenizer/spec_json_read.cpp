@@ -20,7 +20,7 @@ constexpr uint64_t kLargestId = (uint64_t{1} << 24) - 1;
 constexpr size_t kSmallValues = size_t{1} << 21;  // in all members that are not the vocabulary or the merges
 
 template <typename... Rest>
-Error bad(const std::string& where, fmt::format_string<Rest...> format, Rest&&... rest) {
+Error bad_spec(const std::string& where, fmt::format_string<Rest...> format, Rest&&... rest) {
   return Error::make(ExitCode::bad_data, "{}: {}", where, fmt::format(format, std::forward<Rest>(rest)...));
 }
 
@@ -32,9 +32,9 @@ struct Tables {
   bool has_vocabulary = false, has_merges = false;
 };
 
-class Reader final : public JsonEvents {
+class SpecReader final : public JsonEvents {
  public:
-  explicit Reader(const std::string& where) : where_(where) {}
+  explicit SpecReader(const std::string& where) : where_(where) {}
   JsonValue root{JsonValue::Object{}};  // without the large members
   Tables tables;
 
@@ -87,7 +87,7 @@ class Reader final : public JsonEvents {
   }
   void count(uint64_t value) override {
     if (large_ == Large::names) {
-      if (value > kLargestId) throw bad(where_, "vocabulary: wanted ids below 2^24, got {} for \"{}\"", value, key_);
+      if (value > kLargestId) throw bad_spec(where_, "vocabulary: wanted ids below 2^24, got {} for \"{}\"", value, key_);
       tables.by_name.emplace_back(std::move(key_), value);
     } else if (large_ != Large::none) {
       score(static_cast<double>(value));
@@ -115,7 +115,7 @@ class Reader final : public JsonEvents {
     if (depth_ == 1) in_model_ = false;
   }
   Error misplaced(const char* what) const {
-    return bad(where_,
+    return bad_spec(where_,
                "model: wanted a vocabulary {{\"piece\": id}} or [[\"piece\", score]] and merges [\"a b\"] or "
                "[[\"a\", \"b\"]], got {} in it",
                what);
@@ -128,11 +128,11 @@ class Reader final : public JsonEvents {
     if (value.substr(0, 8) == "#version") return;
     const size_t space = value.find(' ');
     if (space == value.npos || value.find(' ', space + 1) != value.npos)
-      throw bad(where_, "merges: wanted two pieces with a space between them, got \"{}\"", value);
+      throw bad_spec(where_, "merges: wanted two pieces with a space between them, got \"{}\"", value);
     tables.merges.emplace_back(value.substr(0, space), value.substr(space + 1));
   }
   JsonValue* add(JsonValue::Content content) {
-    if (++values_ > kSmallValues) throw bad(where_, "wanted at most {} values outside the model", kSmallValues);
+    if (++values_ > kSmallValues) throw bad_spec(where_, "wanted at most {} values outside the model", kSmallValues);
     JsonValue value(std::move(content));
     if (open_.empty()) {
       root = std::move(value);
@@ -170,17 +170,17 @@ std::vector<std::string> pieces_by_id(Tables& tables, const std::string& where) 
   std::vector<std::string> pieces;
   if (!tables.by_order.empty()) {
     for (auto& [piece, score] : tables.by_order) pieces.push_back(std::move(piece));
-    if (pieces.size() > kLargestId) throw bad(where, "vocabulary: wanted at most 2^24 pieces, got {}", pieces.size());
+    if (pieces.size() > kLargestId) throw bad_spec(where, "vocabulary: wanted at most 2^24 pieces, got {}", pieces.size());
     return pieces;
   }
   uint64_t largest = 0;
   for (const auto& [piece, id] : tables.by_name) largest = std::max(largest, id);
   if (largest > tables.by_name.size() * 2 + (1 << 16))  // more holes than pieces: memory would follow the file's word
-    throw bad(where, "vocabulary: got id {} in a vocabulary of {} pieces", largest, tables.by_name.size());
+    throw bad_spec(where, "vocabulary: got id {} in a vocabulary of {} pieces", largest, tables.by_name.size());
   pieces.resize(tables.by_name.empty() ? 0 : largest + 1);
   std::vector<bool> taken(pieces.size());
   for (auto& [piece, id] : tables.by_name) {
-    if (taken[id]) throw bad(where, "vocabulary: two pieces have id {}, \"{}\" and \"{}\"", id, pieces[id], piece);
+    if (taken[id]) throw bad_spec(where, "vocabulary: two pieces have id {}, \"{}\" and \"{}\"", id, pieces[id], piece);
     taken[id] = true;
     pieces[id] = std::move(piece);
   }
@@ -192,7 +192,7 @@ std::vector<BpeSpec::Merge> merges_by_id(const Tables& tables, const std::vector
   const PieceTable table(pieces);
   const auto id_of = [&](std::string_view piece, const auto& merge) {
     if (const std::optional<uint32_t> id = table.find(piece)) return *id;
-    throw bad(where, "merges: \"{}\" and \"{}\" need the piece \"{}\", which the vocabulary lacks", merge.first,
+    throw bad_spec(where, "merges: \"{}\" and \"{}\" need the piece \"{}\", which the vocabulary lacks", merge.first,
               merge.second, piece);
   };
   std::vector<BpeSpec::Merge> merges;
@@ -201,7 +201,7 @@ std::vector<BpeSpec::Merge> merges_by_id(const Tables& tables, const std::vector
   for (const auto& merge : tables.merges) {
     std::string_view tail = merge.second;
     if (tail.size() < prefix.size())
-      throw bad(where, "merges: \"{}\" is shorter than the prefix \"{}\" of pieces inside a word", tail, prefix);
+      throw bad_spec(where, "merges: \"{}\" is shorter than the prefix \"{}\" of pieces inside a word", tail, prefix);
     tail.remove_prefix(prefix.size());
     joined.assign(merge.first).append(tail);
     merges.push_back({id_of(merge.first, merge), id_of(merge.second, merge), id_of(joined, merge)});
@@ -212,10 +212,10 @@ std::vector<BpeSpec::Merge> merges_by_id(const Tables& tables, const std::vector
 BpeParts read_bpe(const JsonValue& model, const Tables& tables, const std::vector<std::string>& pieces,
                   const std::string& where) {
   BpeParts bpe;
-  if (!tables.has_merges) throw bad(where, "a BPE without merges");
+  if (!tables.has_merges) throw bad_spec(where, "a BPE without merges");
   const JsonValue* dropout = model.find("dropout");
   if (!is_null(dropout) && dropout->number("dropout") != 0)
-    throw bad(where, "wanted dropout null (it is for training subword models), got another");
+    throw bad_spec(where, "wanted dropout null (it is for training subword models), got another");
   if (!is_null(model.find("unk_token"))) bpe.unknown = text_of(model, "unk_token", "", where);
   bpe.continuing_prefix = text_of(model, "continuing_subword_prefix", "", where);
   bpe.end_suffix = text_of(model, "end_of_word_suffix", "", where);
@@ -232,7 +232,7 @@ UnigramParts read_unigram(const JsonValue& model, const Tables& tables, const st
   unigram.byte_fallback = flag_of(model, "byte_fallback", false, where);
   if (!is_null(model.find("unk_id"))) {
     const uint64_t id = count_of(model, "unk_id", 0, where);
-    if (id >= unigram.scores.size()) throw bad(where, "wanted unk_id below {}, got {}", unigram.scores.size(), id);
+    if (id >= unigram.scores.size()) throw bad_spec(where, "wanted unk_id below {}, got {}", unigram.scores.size(), id);
     unigram.unknown = static_cast<uint32_t>(id);
   }
   return unigram;
@@ -248,9 +248,9 @@ std::string model_type(const JsonValue& model, const Tables& tables, const std::
 
 void read_model(TokenizerSpec& spec, const JsonValue& model, Tables& tables, const std::string& where) {
   const std::string type = model_type(model, tables, where);
-  if (!tables.has_vocabulary) throw bad(where, "model: wanted a vocabulary \"vocab\", there is none");
+  if (!tables.has_vocabulary) throw bad_spec(where, "model: wanted a vocabulary \"vocab\", there is none");
   if ((type == "Unigram") == tables.by_order.empty() && !(type == "Unigram" && tables.by_name.empty()))
-    throw bad(where, "model: a vocabulary of the wrong form for a {}", type);
+    throw bad_spec(where, "model: a vocabulary of the wrong form for a {}", type);
   if (type == "Unigram") spec.model = read_unigram(model, tables, where);
   spec.pieces = pieces_by_id(tables, where);
   if (type == "BPE")
@@ -262,7 +262,7 @@ void read_model(TokenizerSpec& spec, const JsonValue& model, Tables& tables, con
   else if (type == "WordLevel")
     spec.model = WordLevelParts{text_of(model, "unk_token", "<unk>", where)};
   else if (type != "Unigram")
-    throw bad(where, "model: unknown type \"{}\"; known: BPE Unigram WordPiece WordLevel", type);
+    throw bad_spec(where, "model: unknown type \"{}\"; known: BPE Unigram WordPiece WordLevel", type);
 }
 
 void read_ours(TokenizerSpec& spec, const JsonValue& ours, const std::string& where) {
@@ -280,13 +280,13 @@ JsonValue take(const JsonValue& root, std::string_view name) {
 }  // namespace
 
 TokenizerSpec read_tokenizer_json(std::string_view text, const std::string& where) {
-  Reader reader(where);
+  SpecReader reader(where);
   parse_json_events(text, where, kLimits, reader);
   const JsonValue& root = reader.root;
   if (const std::string version = text_of(root, "version", "1.0", where); version != "1.0")
-    throw bad(where, "wanted version \"1.0\", got \"{}\"", version);
+    throw bad_spec(where, "wanted version \"1.0\", got \"{}\"", version);
   const JsonValue* model = root.find("model");
-  if (is_null(model)) throw bad(where, "wanted a member \"model\", there is none");
+  if (is_null(model)) throw bad_spec(where, "wanted a member \"model\", there is none");
   TokenizerSpec spec;
   read_model(spec, *model, reader.tables, where + ": model");
   spec.added = read_added_tokens(take(root, "added_tokens"), where + ": added_tokens");

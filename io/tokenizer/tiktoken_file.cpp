@@ -143,7 +143,7 @@ TokenizerSpec read_tiktoken(std::string_view text, std::string_view pattern, con
   for (const std::string& piece : pieces) spec.pieces.push_back(to_byte_symbols(piece));
   for (const Family& family : families()) {
     if (pattern != family.name) continue;
-    Split split;
+    PatternSplit split;
     split.pattern = {family.expression, true};
     spec.pre_tokenizer.emplace_back(std::move(split));
     spec.pre_tokenizer.emplace_back(ByteLevel{false, true, false});

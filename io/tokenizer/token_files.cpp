@@ -39,7 +39,7 @@ TokenizerSpec read_gpt2_files(std::string_view vocabulary, std::string_view merg
   const std::string text =
       fmt::format("{{\"model\": {{\"type\": \"BPE\", \"vocab\": {}, \"merges\": [{}]}}}}", vocabulary, list);
   TokenizerSpec spec = read_tokenizer_json(text, where);
-  spec.pre_tokenizer.push_back(ByteLevel{false, true, true});
+  spec.pre_tokenizer.emplace_back(ByteLevel{false, true, true});
   spec.decoder = std::vector<DecoderSpec>{ByteLevel{true, true, true}};
   add_special(spec, "<|endoftext|>");
   return spec;
@@ -51,8 +51,8 @@ TokenizerSpec read_word_piece_file(std::string_view text, bool lowercase, const 
   if (spec.pieces.empty() || spec.pieces.size() > (size_t{1} << 24))
     throw Error::make(ExitCode::bad_data, "{}: wanted a piece in each line, got {} lines", where, spec.pieces.size());
   spec.model = WordPieceParts{};
-  spec.normalizer.push_back(BertNormalizer{true, true, std::nullopt, lowercase});
-  spec.pre_tokenizer.push_back(BertSplit{});
+  spec.normalizer.emplace_back(BertNormalizer{true, true, std::nullopt, lowercase});
+  spec.pre_tokenizer.emplace_back(BertSplit{});
   spec.decoder = std::vector<DecoderSpec>{WordPieceDecoder{}};
   for (const char* name : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}) add_special(spec, name);
   std::string before, after, declared;

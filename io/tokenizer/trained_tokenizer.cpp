@@ -22,7 +22,7 @@ std::unique_ptr<Tokenizer> make_byte_level_tokenizer(BpeSpec bpe, std::string ex
   if (expression.empty()) {
     spec.pre_tokenizer.push_back(ByteLevel{false, true, true});
   } else {
-    spec.pre_tokenizer.push_back(Split{{std::move(expression), true}, SplitBehavior::isolated, false});
+    spec.pre_tokenizer.push_back(PatternSplit{{std::move(expression), true}, SplitBehavior::isolated, false});
     spec.pre_tokenizer.push_back(ByteLevel{false, true, false});
   }
   spec.decoder = std::vector<DecoderSpec>{ByteLevel{true, true, true}};

@@ -223,7 +223,7 @@ std::unique_ptr<WordStep> make_literal_cut(const std::string& text, SplitBehavio
 
 void add_word_cuts(const PreTokenizerSpec& part, const std::string& where,
                    std::vector<std::unique_ptr<WordStep>>& steps) {
-  if (const auto* split = std::get_if<Split>(&part)) {
+  if (const auto* split = std::get_if<PatternSplit>(&part)) {
     if (split->pattern.regex || split->pattern.text.empty())
       steps.push_back(std::make_unique<RegexCut>(split->pattern.text, split->behavior, split->invert, where));
     else

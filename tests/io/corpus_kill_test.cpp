@@ -71,8 +71,8 @@ class CorpusKill : public testing::Test {
 
 TEST_F(CorpusKill, KilledAtEveryStep) {
   size_t kills = 0;
-  for (const std::string point :
-       {"corpus.write", "corpus.flush", "corpus.close", "file.write", "file.sync", "file.rename", "directory.sync"})
+  for (const std::string point : {"corpus.write", "corpus.flush", "corpus.close", "file.write", "file.sync",
+                                  "file.rename", "directory.sync", "journal.append"})
     for (int k = 1; k < 200; k += (k + 1) / 2) {
       SCOPED_TRACE(fmt::format("{}:{}", point, k));
       const fs::path out = directory_ / fmt::format("{}-{}", point, k);
@@ -92,7 +92,7 @@ TEST_F(CorpusKill, KilledAtEveryStep) {
 
 TEST_F(CorpusKill, AFailedStepIsAnIoErrorAndLeavesNoPartialShard) {
   for (const std::string point : {"corpus.write", "corpus.flush", "corpus.close", "file.write", "file.sync",
-                                  "file.rename", "directory.sync", "corpus.read"})
+                                  "file.rename", "directory.sync", "corpus.read", "journal.append"})
     for (const int k : {1, 3}) {
       SCOPED_TRACE(fmt::format("{}:{}", point, k));
       const fs::path out = directory_ / fmt::format("{}-{}", point, k);
