@@ -79,7 +79,7 @@ TokenizerSpec read_spec(const fs::path& file, const Config& config) {
     if (ranks) return read_tiktoken(bytes, "llama3", where);
     return read_sentencepiece(bytes, where);
   }
-  if (extension == ".tiktoken" || !tiktoken_pattern_of(name).empty()) {
+  if (extension == ".tiktoken" || (extension.empty() && !tiktoken_pattern_of(name).empty())) {
     const std::string pattern = tiktoken_pattern_of(name);
     if (pattern.empty())
       throw Error::make(ExitCode::bad_data,
