@@ -23,58 +23,106 @@ std::string tree_name(int level, const char* what) { return fmt::format("tree.{}
 
 TrainingProgram::TrainingProgram(const Mesh& mesh, const Device& device, const TrainingSpec& spec)
     : spec_(spec), program_(mesh, device, spec.plan) {
-  model_ = std::make_unique<Decoder>(spec.model, program_.parameters());
-  layout_ = flat_layout(program_.parameters(), master_dtype());
+  model_ = std::make_unique<Decoder>(spec.model, program_.parameters(), "", mesh.size(Axis::tp));
+  if (spec.training) gradients_ = gradient_placements();
+  layout_ = flat_layout(program_.parameters(), master_dtype(), mesh, gradients_);
   model_->declare_constants(program_.persistent());
   declare_state();
-  declare_inputs();
+  declare_inputs(program_.persistent());
   if (spec.training) record_train();
   record_evaluate();
+}
+
+RecorderOptions TrainingProgram::recorder_options(bool training) const {
+  RecorderOptions options{training, activation_dtype(spec_.precision)};
+  if (spec_.sequence_parallel) options.stream = with({}, Axis::tp, Shard(1));
+  options.stream = effective(options.stream, program_.mesh());
+  return options;
+}
+
+TensorSpec TrainingProgram::spec_of(const Parameter& parameter, DType dtype) const {
+  return {parameter.shape, dtype, effective(parameter.placements, program_.mesh())};
+}
+
+/// What the backward pass leaves each parameter's gradient in: read off a tape over tensors that are never allocated.
+std::vector<Placements> TrainingProgram::gradient_placements() const {
+  PersistentSpace space(program_.mesh());
+  const ParameterSet& parameters = program_.parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Parameter& parameter = parameters.at(static_cast<int>(i));
+    space.add(parameter.name, spec_of(parameter, activation_dtype(spec_.precision)), Purpose::parameter);
+    space.add("gradient." + parameter.name, spec_of(parameter, master_dtype()), Purpose::gradient);
+  }
+  model_->declare_constants(space);
+  declare_inputs(space);
+  Recorder recorder(program_.mesh(), space, parameters, recorder_options(true));
+  record_loss(recorder, "step.loss_sum");
+  record_backward(recorder);
+  std::vector<Placements> placements;
+  for (size_t i = 0; i < parameters.size(); ++i)
+    placements.push_back(
+        recorder.spec(recorder.persistent("gradient." + parameters.at(static_cast<int>(i)).name)).placements);
+  return placements;
 }
 
 void TrainingProgram::declare_run_views(const std::string& flat, DType dtype) {
   PersistentSpace& space = program_.persistent();
   const int parent = space.find(flat);
   for (size_t r = 0; r < layout_.runs.size(); ++r) {
-    TensorSpec spec{{layout_.runs[r].count}, dtype};
-    space.add_view(fmt::format("{}.run{}", flat, r), spec, parent,
-                   static_cast<size_t>(layout_.runs[r].first) * bytes_of(dtype));
+    const FlatRun& run = layout_.runs[r];
+    space.add_view(fmt::format("{}.run{}", flat, r),
+                   FlatLayout::spec(run.count, dtype, run.placements, program_.mesh()), parent,
+                   static_cast<size_t>(run.first) * bytes_of(dtype));
+  }
+}
+
+void TrainingProgram::declare_buckets(int gradients) {
+  PersistentSpace& space = program_.persistent();
+  const DType dtype = master_dtype();
+  for (size_t b = 0; b < layout_.buckets.size(); ++b) {
+    const FlatBucket& bucket = layout_.buckets[b];
+    const size_t offset = static_cast<size_t>(bucket.first) * bytes_of(dtype);
+    const std::string name = fmt::format("gradients.bucket{}", b);
+    space.add_view(name, FlatLayout::spec(bucket.count, dtype, bucket.gradients, program_.mesh()), gradients, offset);
+    space.add_view(name + ".reduced", FlatLayout::spec(bucket.count, dtype, bucket.placements, program_.mesh()),
+                   gradients, offset);
   }
 }
 
 void TrainingProgram::declare_state() {
   PersistentSpace& space = program_.persistent();
   const DType master = master_dtype(), working = activation_dtype(spec_.precision);
-  const auto flat = [&](const std::string& name, const std::string& prefix, DType dtype, Purpose purpose,
-                        Placements placements) {
-    const int parent = space.add(name, {{layout_.elements}, dtype, placements}, purpose);
-    for (size_t i = 0; i < program_.parameters().size(); ++i)
-      if (layout_.first[i] >= 0)
-        space.add_view(prefix + program_.parameters().at(static_cast<int>(i)).name,
-                       {program_.parameters().at(static_cast<int>(i)).shape, dtype, placements}, parent,
-                       static_cast<size_t>(layout_.first[i]) * bytes_of(dtype));
+  const auto flat = [&](const std::string& name, const std::string& prefix, DType dtype, Purpose purpose) {
+    // The buffer itself is memory of this rank; what it holds is placed by its views.
+    const int parent = space.add(name, {{layout_.elements}, dtype}, purpose);
+    for (size_t i = 0; i < program_.parameters().size(); ++i) {
+      if (layout_.first[i] < 0) continue;
+      const Parameter& parameter = program_.parameters().at(static_cast<int>(i));
+      TensorSpec spec = spec_of(parameter, dtype);
+      if (purpose == Purpose::gradient) spec.placements = gradients_[i];
+      space.add_view(prefix + parameter.name, spec, parent, static_cast<size_t>(layout_.first[i]) * bytes_of(dtype));
+    }
     return parent;
   };
-  flat("parameters", "", master, Purpose::parameter, {});
-  if (working != master) flat("working", "working.", working, Purpose::working, {});
+  flat("parameters", "", master, Purpose::parameter);
+  if (working != master) flat("working", "working.", working, Purpose::working);
   declare_run_views("parameters", master);
   if (working != master) declare_run_views("working", working);
   if (!spec_.training) return;
-  const Placements partial = program_.mesh().size(Axis::dp) > 1 ? with({}, Axis::dp, Partial) : Placements{};
-  const int gradients = flat("gradients", "gradient.", master, Purpose::gradient, partial);
-  space.add_view("gradients.reduced", {{layout_.elements}, master}, gradients, 0);
+  const int gradients = flat("gradients", "gradient.", master, Purpose::gradient);
   declare_run_views("gradients", master);
+  declare_buckets(gradients);
   for (const char* moment : {"moment1", "moment2"}) {
-    flat(moment, std::string(moment) + ".", master, Purpose::moment, {});
+    flat(moment, std::string(moment) + ".", master, Purpose::moment);
     declare_run_views(moment, master);
   }
 }
 
-void TrainingProgram::declare_inputs() {
-  PersistentSpace& space = program_.persistent();
-  const int ranks = program_.mesh().size(Axis::dp);
-  const Placements sharded = ranks > 1 ? with({}, Axis::dp, Shard(0)) : Placements{};
-  const Placements partial = ranks > 1 ? with({}, Axis::dp, Partial) : Placements{};
+void TrainingProgram::declare_inputs(PersistentSpace& space) const {
+  const Mesh& mesh = program_.mesh();
+  const int ranks = mesh.size(Axis::dp);
+  const Placements sharded = effective(with({}, Axis::dp, Shard(0)), mesh);
+  const Placements partial = effective(with({}, Axis::dp, Partial), mesh);
   const Shape shape{spec_.microbatch * ranks, spec_.model.context};
   for (const char* name : {"input.tokens", "input.targets", "input.positions", "input.document_ids"})
     space.add(name, {shape, DType::i32, sharded}, Purpose::input);
@@ -87,7 +135,13 @@ void TrainingProgram::declare_inputs() {
     space.add_view(name + ".reduced", {{slots}, DType::f64}, parent, 0);
     return parent;
   };
-  reduced("step.control", kControlSlots);
+  // Data ranks count each sample once; a request to stop may reach any rank.
+  const int control = reduced("step.control", kControlSlots);
+  Placements others = effective({Replicate, Partial, Partial, Partial, Partial}, mesh);
+  for (const char* name : {"step.stop_requests", "step.stop_requests.reduced"}) {
+    space.add_view(name, {{1}, DType::f64, others}, control, kStopRequests * sizeof(double));
+    others = {};
+  }
   const int report = reduced("step.report", kBadRanks + ranks);
   space.add_view("step.loss_sum", {{1}, DType::f64, partial}, report, kLossSum * sizeof(double));
   const int evaluation = reduced("evaluate.report", kEvaluationSlots);
@@ -124,35 +178,73 @@ void TrainingProgram::record_tree(Recorder& recorder) {
 
 namespace {
 
-/// An all-reduce over dp in place: `name` becomes `name`.reduced, the same memory. The identity on one rank.
+/// All-reduces in place over every axis on which `name` is Partial: the same memory, in the end named `name`.reduced.
+/// Nothing where no sum is owed.
 void reduce_in_place(Recorder& recorder, const std::string& name) {
-  if (recorder.mesh().size(Axis::dp) == 1) return;
-  recorder.record_into(make_conversion(Axis::dp, Partial, Replicate), {recorder.persistent(name)},
-                       {recorder.persistent(name + ".reduced")}, Accumulate::never);
+  PersistentSpace& space = recorder.persistent_space();
+  const std::string target = name + ".reduced";
+  const Placements wanted = space.at(space.find(target)).spec.placements;
+  std::string current = name;
+  for (const Axis axis : kAllAxes) {
+    TensorSpec spec = space.at(space.find(current)).spec;
+    if (!on(spec.placements, axis).is_partial()) continue;
+    spec.placements = with(spec.placements, axis, Replicate);
+    const std::string next =
+        spec.placements == wanted ? target : fmt::format("{}.reduced_over_{}", name, capstan::name_of(axis));
+    if (space.find(next) < 0) space.add_view(next, spec, space.find(name), 0);
+    recorder.convert_into(recorder.persistent(current), axis, Replicate, recorder.persistent(next));
+    current = next;
+  }
 }
 
 }  // namespace
 
-void TrainingProgram::record_train() {
-  Recorder recorder = program_.recorder({true, activation_dtype(spec_.precision)});
-  recorder.set_part(Part::begin);
-  reduce_in_place(recorder, "step.control");
-
-  recorder.set_part(Part::forward);
+void TrainingProgram::record_loss(Recorder& recorder, const std::string& sum) const {
   const Value hidden = model_->hidden(recorder, decoder_inputs(recorder));
   cross_entropy(recorder, model_->logits(recorder, hidden), recorder.persistent("input.targets"),
-                recorder.persistent("input.loss_weights"), recorder.persistent("step.loss_sum"),
-                spec_.model.vocabulary);
-  record_backward(recorder);
-  record_tree(recorder);
+                recorder.persistent("input.loss_weights"), recorder.persistent(sum), spec_.model.vocabulary);
+}
 
-  recorder.set_part(Part::update);
-  recorder.set_scope("");
+/// The square sum of all gradients: a bucket that is sharded counts on each rank what it holds, and these are summed
+/// over its axes; one that is whole on every rank counts once.
+void TrainingProgram::record_norm(Recorder& recorder) {
+  PersistentSpace& space = program_.persistent();
+  const std::string total = "step.square_sum";
+  std::vector<std::pair<Placements, std::string>> sums;  // by the axes that divide a bucket
+  for (size_t b = 0; b < layout_.buckets.size(); ++b) {
+    Placements owed = layout_.buckets[b].placements;
+    for (Placement& placement : owed)
+      if (placement.is_shard()) placement = Partial;
+    const auto found = std::find_if(sums.begin(), sums.end(), [&](const auto& sum) { return sum.first == owed; });
+    const std::string name = found != sums.end()    ? found->second
+                             : owed == Placements{} ? total
+                                                    : fmt::format("{}.of_shards{}", total, sums.size());
+    if (space.find(name) < 0)
+      space.add_view(name + ".reduced", {{1}, DType::f64}, space.add(name, {{1}, DType::f64, owed}, Purpose::scalar),
+                     0);
+    record_square_sum(recorder, recorder.persistent(fmt::format("gradients.bucket{}.reduced", b)),
+                      recorder.persistent(name), found == sums.end());
+    if (found == sums.end()) sums.push_back({owed, name});
+  }
+  const bool whole = std::any_of(sums.begin(), sums.end(), [&](const auto& sum) { return sum.second == total; });
+  bool first = !whole;
+  for (const auto& [owed, name] : sums) {
+    if (name == total) continue;
+    reduce_in_place(recorder, name);
+    const Value shards = recorder.persistent(name + ".reduced"), sum = recorder.persistent(total);
+    if (first)
+      copy_into(recorder, shards, sum);
+    else
+      add_into(recorder, shards, sum, sum);
+    first = false;
+  }
+  record_clip(recorder, recorder.persistent(total));
+}
+
+void TrainingProgram::record_update(Recorder& recorder) {
   reduce_in_place(recorder, "step.report");
-  reduce_in_place(recorder, "gradients");
-  const Value sum = recorder.persistent("step.square_sum");
-  record_square_sum(recorder, recorder.persistent("gradients.reduced"), sum, true);
-  record_clip(recorder, sum);
+  for (size_t b = 0; b < layout_.buckets.size(); ++b) reduce_in_place(recorder, fmt::format("gradients.bucket{}", b));
+  record_norm(recorder);
   const bool working = activation_dtype(spec_.precision) != master_dtype();
   for (size_t r = 0; r < layout_.runs.size(); ++r) {
     AdamWSpec optimizer = spec_.optimizer;
@@ -161,15 +253,26 @@ void TrainingProgram::record_train() {
     record_adamw(recorder, optimizer, run("gradients"), run("parameters"), run("moment1"), run("moment2"),
                  working ? run("working") : Value{});
   }
+}
+
+void TrainingProgram::record_train() {
+  Recorder recorder = program_.recorder(recorder_options(true));
+  recorder.set_part(Part::begin);
+  reduce_in_place(recorder, "step.control");
+  reduce_in_place(recorder, "step.stop_requests");
+  recorder.set_part(Part::forward);
+  record_loss(recorder, "step.loss_sum");
+  record_backward(recorder);
+  record_tree(recorder);
+  recorder.set_part(Part::update);
+  recorder.set_scope("");
+  record_update(recorder);
   program_.add("train", std::move(recorder.tape()));
 }
 
 void TrainingProgram::record_evaluate() {
-  Recorder recorder = program_.recorder({false, activation_dtype(spec_.precision)});
-  const Value hidden = model_->hidden(recorder, decoder_inputs(recorder));
-  cross_entropy(recorder, model_->logits(recorder, hidden), recorder.persistent("input.targets"),
-                recorder.persistent("input.loss_weights"), recorder.persistent("evaluate.loss_sum"),
-                spec_.model.vocabulary);
+  Recorder recorder = program_.recorder(recorder_options(false));
+  record_loss(recorder, "evaluate.loss_sum");
   recorder.set_part(Part::update);
   reduce_in_place(recorder, "evaluate.report");
   program_.add("evaluate", std::move(recorder.tape()));
@@ -183,16 +286,17 @@ void TrainingProgram::allocate_and_initialise() {
   }
   for (size_t i = 0; i < program_.parameters().size(); ++i) {
     const Parameter& parameter = program_.parameters().at(static_cast<int>(i));
-    const int64_t count = element_count(parameter.shape);
     void* values = program_.address(parameter.name);
-#pragma omp parallel for
-    for (int64_t j = 0; j < count; ++j) {
-      const double value = initial_value(parameter, spec_.seed, j);
-      if (master_dtype() == DType::f64)
-        static_cast<double*>(values)[j] = value;
-      else
-        static_cast<float*>(values)[j] = static_cast<float>(value);
-    }
+    each_local_run(spec_of(parameter, master_dtype()), program_.mesh(), [&](int64_t global, int64_t local, int64_t n) {
+#pragma omp parallel for if (n > 4096)
+      for (int64_t j = 0; j < n; ++j) {
+        const double value = initial_value(parameter, spec_.seed, global + j);
+        if (master_dtype() == DType::f64)
+          static_cast<double*>(values)[local + j] = value;
+        else
+          static_cast<float*>(values)[local + j] = static_cast<float>(value);
+      }
+    });
   }
   refresh_working_copies();
 }

@@ -3,7 +3,9 @@
 // moments), inputs, and the plans `train` and `evaluate`. One step, in parts of plan `train`:
 //   begin     control vector summed over dp (weights of the step's tokens, stop requests)
 //   forward, backward   once per microbatch; gradients and loss add up ("ordered": through the summation tree)
-//   update    gradients and loss reduced over dp, norm, clip, AdamW, working copies
+//   update    gradients and loss reduced, norm, clip, AdamW, working copies
+// A gradient is reduced over exactly the axes on which the backward pass leaves it Partial; which these are is found by
+// recording the pass once before state is laid out, never listed (gradient_placements).
 // Ordered reduction: microbatch m's sums are folded like the carries of a binary counter (parts carry/store at level
 // k), so 2^a microbatches on 2^b ranks sum in one tree whatever a and b.
 
@@ -29,7 +31,8 @@ struct TrainingSpec {
   int64_t microbatches = 1;  ///< per rank and step
   uint64_t seed = 1;
   PlanOptions plan;
-  bool training = true;  ///< false: only evaluate is planned, without gradients and moments
+  bool sequence_parallel = false;  ///< the residual stream is divided over tp by tokens
+  bool training = true;            ///< false: only evaluate is planned, without gradients and moments
   bool separate_documents = true;
 };
 
@@ -82,9 +85,16 @@ class TrainingProgram {
   std::vector<std::string> state_names() const;
 
  private:
+  std::vector<Placements> gradient_placements() const;
+  RecorderOptions recorder_options(bool training) const;
+  TensorSpec spec_of(const Parameter& parameter, DType dtype) const;
   void declare_state();
-  void declare_inputs();
+  void declare_inputs(PersistentSpace& space) const;
   void declare_run_views(const std::string& flat, DType dtype);
+  void declare_buckets(int gradients);
+  void record_loss(Recorder& recorder, const std::string& sum) const;
+  void record_norm(Recorder& recorder);
+  void record_update(Recorder& recorder);
   void record_train();
   void record_evaluate();
   DecoderInputs decoder_inputs(Recorder& recorder) const;
@@ -94,6 +104,7 @@ class TrainingProgram {
   TrainingSpec spec_;
   Program program_;
   std::unique_ptr<Decoder> model_;
+  std::vector<Placements> gradients_;  ///< of each parameter
   FlatLayout layout_;
 };
 
