@@ -60,10 +60,10 @@ TensorSpec FlatLayout::spec(int64_t count, DType dtype, const Placements& placem
 }
 
 FlatLayout flat_layout(const ParameterSet& parameters, DType dtype, const Mesh& mesh,
-                       const std::vector<Placements>& gradients) {
+                       const std::vector<Placements>& gradients, int parts) {
   const int64_t step = static_cast<int64_t>(kAlignment / bytes_of(dtype));
   FlatLayout layout;
-  layout.first.assign(parameters.size(), -1);
+  layout.first.assign(parameters.size(), -1), layout.run_of.assign(parameters.size(), -1);
   const auto bucket_of = [&](size_t i) {
     const Placements own = flattened(parameters.at(static_cast<int>(i)).placements, mesh);
     return FlatBucket{0, 0, own, gradients.empty() ? own : flattened(gradients[i], mesh)};
@@ -80,15 +80,18 @@ FlatLayout flat_layout(const ParameterSet& parameters, DType dtype, const Mesh& 
   for (FlatBucket& bucket : layout.buckets) {
     bucket.first = layout.elements;
     for (const bool decay : {true, false}) {
-      FlatRun run{layout.elements, 0, decay, bucket.placements};
+      FlatRun run{layout.elements, 0, decay, 0, bucket.placements, bucket.gradients};
       for (size_t i = 0; i < parameters.size(); ++i) {
         const Parameter& parameter = parameters.at(static_cast<int>(i));
         if (parameter.frozen || parameter.decay != decay || !same(bucket_of(i), bucket)) continue;
-        layout.first[i] = layout.elements;
+        layout.first[i] = layout.elements, layout.run_of[i] = static_cast<int>(layout.runs.size());
         const Shape local = local_shape({parameter.shape, dtype, effective(parameter.placements, mesh)}, mesh);
         layout.elements += (element_count(local) + step - 1) / step * step;
       }
-      run.count = layout.elements - run.first;
+      const int64_t whole = step * parts;
+      run.used = layout.elements - run.first;
+      run.count = (run.used + whole - 1) / whole * whole;
+      layout.elements = run.first + run.count;
       if (run.count > 0) layout.runs.push_back(run);
     }
     bucket.count = layout.elements - bucket.first;

@@ -53,7 +53,9 @@ struct FlatRun {
   int64_t first = 0;
   int64_t count = 0;
   bool decay = true;
+  int64_t used = 0;         ///< elements before the padding that makes the run divide
   Placements placements{};  ///< Shard(0) on the axes that divide its parameters (each in its own dim), else Replicate
+  Placements gradients{};   ///< the same but for Partial on the axes over which gradients are still to be summed
 };
 
 /// Runs whose gradients are reduced over the same axes.
@@ -66,6 +68,7 @@ struct FlatBucket {
 
 struct FlatLayout {
   std::vector<int64_t> first;  ///< of each parameter, in elements; -1 when frozen
+  std::vector<int> run_of;     ///< of each parameter, or -1
   std::vector<FlatRun> runs;   ///< at most two in each bucket: decay, no decay
   std::vector<FlatBucket> buckets;
   int64_t elements = 0;  ///< with padding
@@ -75,9 +78,9 @@ struct FlatLayout {
 };
 
 /// gradients: of each parameter, the placements that the backward pass leaves its gradient in; none: those of the
-/// parameter.
+/// parameter. Every run divides into `parts` equal pieces that begin at multiples of 64 bytes.
 FlatLayout flat_layout(const ParameterSet& parameters, DType dtype, const Mesh& mesh = {},
-                       const std::vector<Placements>& gradients = {});
+                       const std::vector<Placements>& gradients = {}, int parts = 1);
 
 /// Value of element `index` of the parameter named `name` under `seed`: a pure function, so that any rank, and any
 /// layout, initialises the same model. normal: Box-Muller on Philox words, in double, stream = hash of the name.

@@ -32,6 +32,7 @@ struct TrainingSpec {
   uint64_t seed = 1;
   PlanOptions plan;
   bool sequence_parallel = false;  ///< the residual stream is divided over tp by tokens
+  int zero = 0;                    ///< 1: masters and moments are divided over dp
   bool training = true;            ///< false: only evaluate is planned, without gradients and moments
   bool separate_documents = true;
 };
@@ -40,6 +41,13 @@ struct TrainingSpec {
 enum ControlSlot : int { kWeightSum, kStopRequests, kControlSlots };
 enum ReportSlot : int { kLossSum, kBadRanks };  ///< from kBadRanks on: one flag per dp rank
 enum EvaluationSlot : int { kEvaluationLoss, kEvaluationWeights, kEvaluationBytes, kEvaluationSlots };
+
+/// Part of a state tensor that this rank holds: `runs` runs of `count` elements of the logical tensor, `stride` apart
+/// from `first` on, one after another at `data`.
+struct StatePiece {
+  int64_t first = 0, count = 0, runs = 1, stride = 0;
+  void* data = nullptr;
+};
 
 /// What varies from step to step.
 struct StepSetting {
@@ -68,9 +76,9 @@ class TrainingProgram {
   DType master_dtype() const { return accumulation_of(activation_dtype(spec_.precision)); }
   const FlatLayout& layout() const { return layout_; }
 
-  /// Takes the arena, fills constants and the seed's initial parameters.
+  /// Takes the arena, fills constants and the seed's initial parameters. Collective.
   void allocate_and_initialise();
-  /// Working copies from masters: after parameters were loaded or set.
+  /// Working copies from masters: after parameters were loaded or set. Collective.
   void refresh_working_copies();
 
   /// Sums step.control over dp; on one rank there is nothing to sum.
@@ -81,6 +89,10 @@ class TrainingProgram {
   void microbatch(int64_t m);
   StepOutcome finish_step();
 
+  /// What this rank holds of parameter i (prefix "") or of its "moment1.", "moment2."; padding left out.
+  std::vector<StatePiece> state_pieces(const std::string& prefix, int parameter) const;
+  /// Axes on which the ranks hold different elements of that state tensor; on the others they hold the same.
+  bool divides_state(int parameter, Axis axis) const;
   /// Names of the state that a checkpoint holds: parameters, moment1.*, moment2.*, in declared order.
   std::vector<std::string> state_names() const;
 
@@ -90,11 +102,17 @@ class TrainingProgram {
   TensorSpec spec_of(const Parameter& parameter, DType dtype) const;
   void declare_state();
   void declare_inputs(PersistentSpace& space) const;
-  void declare_run_views(const std::string& flat, DType dtype);
-  void declare_buckets(int gradients);
+  void declare_flat(const std::string& name, const std::string& prefix, DType dtype, Purpose purpose);
+  void declare_shard(const std::string& name, DType dtype, Purpose purpose);
+  void declare_gradient_runs();
   void record_loss(Recorder& recorder, const std::string& sum) const;
-  void record_norm(Recorder& recorder);
+  Value reduced_gradient(Recorder& recorder, size_t run);
+  void record_norm(Recorder& recorder, const std::vector<Value>& gradients);
   void record_update(Recorder& recorder);
+  void record_refresh();
+  /// Masters and moments are divided over dp, and every rank reads whole working copies.
+  bool state_divided() const { return spec_.training && spec_.zero > 0 && program_.mesh().size(Axis::dp) > 1; }
+  bool has_working() const { return state_divided() || activation_dtype(spec_.precision) != master_dtype(); }
   void record_train();
   void record_evaluate();
   DecoderInputs decoder_inputs(Recorder& recorder) const;

@@ -57,6 +57,7 @@ TrainingSpec training_spec(const RunConfig& config, bool training) {
   spec.plan.recompute = recompute_of(config.layout.recompute);
   spec.plan.reduction = config.train.reduction;
   spec.sequence_parallel = config.layout.sequence_parallel;
+  spec.zero = config.layout.zero;
   spec.training = training;
   return spec;
 }

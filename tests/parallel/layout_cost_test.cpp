@@ -23,6 +23,7 @@ TrainingSpec spec_for(const DecoderConfig& model, const Layout& layout) {
   spec.microbatch = kBatch;
   spec.sequence_parallel = layout.sequence_parallel;
   spec.plan.recompute.policy = layout.recompute;
+  spec.zero = layout.zero;
   return spec;
 }
 
@@ -58,6 +59,28 @@ TEST(BytesOnTheWire, AreThoseOfTheFormula) {
       // Gathered inputs are not kept but gathered again: two more a layer.
       EXPECT_EQ(bytes_of_microbatch(model, {n, 1, true, Policy::selective}), sequence + 2 * kLayers * stream_pass(n));
     }
+}
+
+/// Gradients are reduce-scattered once; then gradients (stage 0) or working copies (stage 1) are gathered once.
+TEST(BytesOnTheWire, OfTheUpdateAreThoseOfTheFormula) {
+  const kernels::Backend backend = kernels::reference_backend();
+  for (const int zero : {0, 1})
+    for (const auto& [precision, master, working] : {std::tuple<Precision, size_t, size_t>{Precision::fp64, 8, 8},
+                                                     {Precision::fp32, 4, 4},
+                                                     {Precision::bf16, 4, 2}})
+      run_rank_threads(
+          4, [&, zero = zero, precision = precision, master = master, working = working](Communicator& world) {
+            TrainingSpec spec = spec_for(tiny_llama(), {1, 4, false, Policy::none, zero});
+            spec.precision = precision;
+            TinyTraining training(spec, backend, world, 1);
+            training.step(0);
+            const size_t before = training.group(Axis::dp).count().bytes;
+            training.training().finish_step();
+            const size_t elements = static_cast<size_t>(training.training().layout().elements);
+            const size_t scalars = 2 * (1 + 4 + 1) * 8 * 3 / 4;  // loss, one flag a data rank; the square sum
+            EXPECT_EQ(training.group(Axis::dp).count().bytes - before,
+                      elements * (master + (zero == 0 ? master : working)) * 3 / 4 + scalars);
+          });
 }
 
 /// The plan of one rank alone: nothing runs.
@@ -171,6 +194,32 @@ TEST_F(Plans, GradientsAreReducedWhereTheyArePartial) {
   EXPECT_EQ(placed({4, 2}, "layers.0.attention.k.weight"), "PP");
   EXPECT_EQ(placed({2, 2, true}, "layers.0.mlp.down.weight"), "PS(1)");
   EXPECT_EQ(placed({2, 2}, "token_embedding.weight"), "PS(0)");
+}
+
+/// Bytes a parameter: working copy and gradient whole, master and two moments divided by dp.
+TEST_F(Plans, ZeroOneHoldsItsShareOfTheState) {
+  const auto bytes = [&](const Layout& layout, Purpose purpose, Precision precision) {
+    TrainingSpec spec = spec_for(tiny_gpt(), layout);
+    spec.precision = precision;
+    Device device{&backend_, {}};
+    device.communicators.of.fill(self_.get());
+    const TrainingProgram training(Mesh({layout.dp, 1, 1, layout.tp, 1}, 0), device, spec);
+    size_t sum = 0;
+    for (const PersistentTensor& tensor : training.program().persistent().all())
+      if (tensor.parent < 0 && tensor.purpose == purpose) sum += tensor.bytes;
+    EXPECT_EQ(sum % static_cast<size_t>(training.layout().elements / layout.dp), 0u);
+    return static_cast<double>(sum) / static_cast<double>(training.layout().elements);
+  };
+  for (const int n : {2, 4})
+    for (const int tp : {1, 2}) {
+      const Layout layout{tp, n, false, Policy::none, 1};
+      EXPECT_EQ(bytes(layout, Purpose::working, Precision::bf16), 2.0);
+      EXPECT_EQ(bytes(layout, Purpose::working, Precision::fp32), 4.0);
+      EXPECT_EQ(bytes(layout, Purpose::gradient, Precision::bf16), 4.0);
+      EXPECT_EQ(bytes(layout, Purpose::parameter, Precision::bf16), 4.0 / n);
+      EXPECT_EQ(bytes(layout, Purpose::moment, Precision::bf16), 8.0 / n);
+      EXPECT_EQ(bytes({tp, n}, Purpose::moment, Precision::bf16), 8.0);
+    }
 }
 
 TEST_F(Plans, BucketsHoldWhatIsReducedAlike) {

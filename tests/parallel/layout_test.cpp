@@ -49,22 +49,31 @@ void expect_layout_is_its_twin(Model model, const Layout& layout, double dropout
   expect_twins(unsharded(model, dropout), many, kLossLimit, kWeightLimit);
 }
 
-class Layouts : public ::testing::TestWithParam<std::tuple<Model, int, bool, int, Policy>> {};
+/// Data ranks and the stage of ZeRO.
+enum Data { kOne, kTwo, kTwoZero1 };
 
-TEST_P(Layouts, AreTheirTwins) {
-  const auto [model, tp, sequence_parallel, dp, recompute] = GetParam();
-  if (sequence_parallel && tp == 1) return;  // there is nothing to divide
-  expect_layout_is_its_twin(model, {tp, dp, sequence_parallel, recompute});
+using Case = std::tuple<Model, int, bool, Data, Policy>;
+
+Layout layout_of(const Case& c) {
+  const auto [model, tp, sequence_parallel, data, recompute] = c;
+  return {tp, data == kOne ? 1 : 2, sequence_parallel, recompute, data == kTwoZero1 ? 1 : 0};
 }
 
-std::string name_of_case(const ::testing::TestParamInfo<Layouts::ParamType>& test) {
-  const auto [model, tp, sequence_parallel, dp, recompute] = test.param;
-  return std::string(model == kGpt ? "gpt_" : "llama_") + name_of(Layout{tp, dp, sequence_parallel, recompute});
+class Layouts : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Layouts, AreTheirTwins) {
+  const Layout layout = layout_of(GetParam());
+  if (layout.sequence_parallel && layout.tp == 1) return;  // there is nothing to divide
+  expect_layout_is_its_twin(std::get<0>(GetParam()), layout);
+}
+
+std::string name_of_case(const ::testing::TestParamInfo<Case>& test) {
+  return std::string(std::get<0>(test.param) == kGpt ? "gpt_" : "llama_") + name_of(layout_of(test.param));
 }
 
 INSTANTIATE_TEST_SUITE_P(Product, Layouts,
                          ::testing::Combine(::testing::Values(kGpt, kLlama), ::testing::Values(1, 2, 4),
-                                            ::testing::Bool(), ::testing::Values(1, 2),
+                                            ::testing::Bool(), ::testing::Values(kOne, kTwo, kTwoZero1),
                                             ::testing::Values(Policy::none, Policy::selective, Policy::full)),
                          name_of_case);
 
@@ -101,6 +110,23 @@ TEST(LayoutFeatures, OrderedSumsStayBitwiseAcrossDataRanks) {
   const TwinOutcome two = train_twin(spec, {2, 2, true}, kernels::reference_backend(), 2);
   EXPECT_EQ(one.steps, two.steps);
   EXPECT_EQ(one.state, two.state);
+}
+
+/// The same sums, formed of the same pieces: whether masters and moments are whole or divided shows in no bit.
+TEST(LayoutFeatures, ZeroOneIsZeroNoughtBitForBit) {
+  for (const Precision precision : {Precision::fp32, Precision::bf16})
+    for (const Model model : {kGpt, kLlama})
+      for (const Reduction reduction : {Reduction::fast, Reduction::ordered})
+        for (Layout layout : {Layout{1, 4}, Layout{2, 2, true}}) {
+          SCOPED_TRACE(name_of(layout));
+          TrainingSpec spec = tiny_spec(config_of(model), precision);
+          spec.plan.reduction = reduction;
+          const TwinOutcome whole = train_twin(spec, layout, kernels::cpu_backend());
+          layout.zero = 1;
+          const TwinOutcome divided = train_twin(spec, layout, kernels::cpu_backend());
+          EXPECT_EQ(divided.steps, whole.steps);
+          EXPECT_EQ(divided.state, whole.state);
+        }
 }
 
 /// A request to stop reaches all ranks, whichever got it; a sample's weight counts once.

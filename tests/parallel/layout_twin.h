@@ -18,11 +18,12 @@ struct Layout {
   int tp = 1, dp = 1;
   bool sequence_parallel = false;
   Recompute::Policy recompute = Recompute::Policy::none;
+  int zero = 0;
 };
 
 inline std::string name_of(const Layout& layout) {
   constexpr const char* recompute[] = {"none", "selective", "full"};
-  return fmt::format("tp{}{}_dp{}_{}", layout.tp, layout.sequence_parallel ? "sp" : "", layout.dp,
+  return fmt::format("tp{}{}_dp{}_zero{}_{}", layout.tp, layout.sequence_parallel ? "sp" : "", layout.dp, layout.zero,
                      recompute[static_cast<int>(layout.recompute)]);
 }
 
@@ -41,9 +42,11 @@ class StateCollector {
   void take(TinyTraining& training) {
     const std::lock_guard lock(mutex_);
     const ParameterSet& parameters = training.program().parameters();
-    for (const char* prefix : {"", "moment1.", "moment2."})
-      for (size_t i = 0; i < parameters.size(); ++i)
-        take_tensor(training, prefix + parameters.at(static_cast<int>(i)).name, parameters.at(static_cast<int>(i)));
+    for (const std::string prefix : {"", "moment1.", "moment2."})
+      for (int i = 0; i < static_cast<int>(parameters.size()); ++i)
+        for (const StatePiece& piece : training.training().state_pieces(prefix, i))
+          take_piece(piece, training.training().master_dtype(), prefix + parameters.at(i).name,
+                     element_count(parameters.at(i).logical_shape()));
   }
   /// Fails when an element was held by no rank.
   std::map<std::string, std::vector<double>> state() const {
@@ -53,21 +56,16 @@ class StateCollector {
   }
 
  private:
-  void take_tensor(TinyTraining& training, const std::string& name, const Parameter& parameter) {
-    const PersistentSpace& space = training.program().persistent();
-    const TensorSpec& spec = space.at(space.find(name)).spec;
-    const int64_t logical = element_count(parameter.logical_shape());
-    std::vector<double>& whole = state_.try_emplace(name, static_cast<size_t>(logical), NAN).first->second;
-    const void* local = training.program().address(name);
-    each_local_run(spec, training.mesh(), [&](int64_t global, int64_t at, int64_t count) {
-      for (int64_t j = 0; j < count && global + j < logical; ++j) {
-        const double value = spec.dtype == DType::f64 ? static_cast<const double*>(local)[at + j]
-                                                      : static_cast<double>(static_cast<const float*>(local)[at + j]);
-        double& cell = whole[static_cast<size_t>(global + j)];
-        EXPECT_TRUE(std::isnan(cell) || cell == value) << name << "[" << global + j << "]: two ranks disagree";
-        cell = value;
-      }
-    });
+  void take_piece(const StatePiece& piece, DType dtype, const std::string& name, int64_t elements) {
+    std::vector<double>& whole = state_.try_emplace(name, static_cast<size_t>(elements), NAN).first->second;
+    for (int64_t j = 0; j < piece.count * piece.runs; ++j) {
+      const double value = dtype == DType::f64 ? static_cast<const double*>(piece.data)[j]
+                                               : static_cast<double>(static_cast<const float*>(piece.data)[j]);
+      const int64_t at = piece.first + j / piece.count * piece.stride + j % piece.count;
+      double& cell = whole.at(static_cast<size_t>(at));
+      EXPECT_TRUE(std::isnan(cell) || cell == value) << name << "[" << at << "]: two ranks disagree";
+      cell = value;
+    }
   }
 
   std::mutex mutex_;
@@ -80,6 +78,7 @@ inline TwinOutcome train_twin(TrainingSpec spec, const Layout& layout, const ker
   spec.microbatches = microbatches;
   spec.microbatch = 4 / (layout.dp * microbatches);
   spec.sequence_parallel = layout.sequence_parallel;
+  spec.zero = layout.zero;
   spec.plan.recompute.policy = layout.recompute;
   const int ranks = layout.tp * layout.dp;
   StateCollector collector;
