@@ -21,7 +21,8 @@ StateSlices state_slices(const TrainingProgram& training);
 /// The same; rank and ranks are those of the program's mesh.
 StateSlices state_slices(const TrainingProgram& training, int rank, int ranks);
 
-/// Fills masters and moments, then the working copies. Collective. Error bad_data when a tensor is missing or has another shape.
+/// Fills masters and moments, then the working copies. Collective. Error bad_data when a tensor is missing or has
+/// another shape.
 void load_state(TrainingProgram& training, Checkpoint& checkpoint);
 /// Fills the parameters alone, cast to `dtype`, into the persistent tensors of their names.
 void load_parameters(Program& program, DType dtype, Checkpoint& checkpoint);
