@@ -9,20 +9,57 @@ std::string to_string(const Placement& placement) {
   return placement.is_partial() ? "P" : fmt::format("S({})", placement.dim);
 }
 
-Shape local_shape(const TensorSpec& spec, const Mesh& mesh) {
-  Shape shape = spec.shape;
+Placements effective(const Placements& placements, const Mesh& mesh) {
+  Placements result = placements;
+  for (const Axis axis : kAllAxes)
+    if (mesh.size(axis) == 1) result = with(result, axis, Replicate);
+  return result;
+}
+
+std::vector<Extent> local_extents(const TensorSpec& spec, const Mesh& mesh) {
+  std::vector<Extent> extents;
+  for (const int64_t extent : spec.shape) extents.push_back({0, extent});
   for (const Axis axis : kAllAxes) {
     const Placement placement = on(spec.placements, axis);
     const int ranks = mesh.size(axis);
     if (!placement.is_shard() || ranks == 1) continue;
-    CAPSTAN_CHECK(placement.dim < static_cast<int>(shape.size()), "{} has no dim {}", to_string(spec), placement.dim);
-    int64_t& extent = shape[placement.dim];
-    if (extent % ranks != 0)
+    CAPSTAN_CHECK(placement.dim < static_cast<int>(extents.size()), "{} has no dim {}", to_string(spec), placement.dim);
+    Extent& extent = extents[static_cast<size_t>(placement.dim)];
+    if (extent.count % ranks != 0)
       throw Error::make(ExitCode::config, "dim {} of {} has {} elements, which {} ranks of axis {} do not divide",
-                        placement.dim, to_string(spec.shape), extent, ranks, name_of(axis));
-    extent /= ranks;
+                        placement.dim, to_string(spec.shape), extent.count, ranks, name_of(axis));
+    extent.count /= ranks;
+    extent.first += mesh.coordinate(axis) * extent.count;
   }
+  return extents;
+}
+
+Shape local_shape(const TensorSpec& spec, const Mesh& mesh) {
+  Shape shape;
+  for (const Extent& extent : local_extents(spec, mesh)) shape.push_back(extent.count);
   return shape;
+}
+
+void each_local_run(const TensorSpec& spec, const Mesh& mesh,
+                    const std::function<void(int64_t, int64_t, int64_t)>& visit) {
+  const std::vector<Extent> extents = local_extents(spec, mesh);
+  size_t dims = extents.size();  // dims from here on are whole, so that they lie in one run
+  int64_t whole = 1;
+  while (dims > 0 && extents[dims - 1].count == spec.shape[dims - 1]) whole *= spec.shape[--dims];
+  const int64_t cut = dims > 0 ? dims--, extents[dims].count : 1;  // the last dim that is cut
+  int64_t runs = 1;
+  for (size_t d = 0; d < dims; ++d) runs *= extents[d].count;
+  if (cut * whole == 0) return;
+  for (int64_t run = 0; run < runs; ++run) {
+    int64_t row = 0, rest = run, stride = 1;  // row: global index over the dims before the one that is cut
+    for (size_t d = dims; d-- > 0; stride *= spec.shape[d]) {
+      row += (extents[d].first + rest % extents[d].count) * stride;
+      rest /= extents[d].count;
+    }
+    const int64_t cut_extent = dims < extents.size() ? spec.shape[dims] : 1;
+    const int64_t first = dims < extents.size() ? extents[dims].first : 0;
+    visit((row * cut_extent + first) * whole, run * cut * whole, cut * whole);
+  }
 }
 
 std::string to_string(const TensorSpec& spec) {

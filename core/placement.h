@@ -6,6 +6,7 @@
 // recorder inserts a conversion. Partial is linear: only ops linear in that operand let it pass.
 
 #include <array>
+#include <functional>
 #include <string>
 
 #include "core/mesh.h"
@@ -52,6 +53,24 @@ struct TensorSpec {
   int64_t elements() const { return element_count(shape); }
   bool operator==(const TensorSpec&) const = default;
 };
+
+/// The same with Replicate on every axis of one rank, where any placement means the whole tensor.
+Placements effective(const Placements& placements, const Mesh& mesh);
+
+/// The run of one dim that a rank holds.
+struct Extent {
+  int64_t first = 0;
+  int64_t count = 0;
+};
+
+/// What this rank holds of each dim. Where several axes share a dim, the first of kAllAxes cuts first. Throws
+/// Error(config) when a sharded dim does not divide by the axis.
+std::vector<Extent> local_extents(const TensorSpec& spec, const Mesh& mesh);
+
+/// Calls visit(global, local, count) for each longest run of elements that lie one after another in the row-major
+/// whole tensor and in this rank's part of it; in ascending order.
+void each_local_run(const TensorSpec& spec, const Mesh& mesh,
+                    const std::function<void(int64_t global, int64_t local, int64_t count)>& visit);
 
 /// Extents that one rank holds. Throws Error(config) when a sharded dim does not divide by the axis.
 Shape local_shape(const TensorSpec& spec, const Mesh& mesh);

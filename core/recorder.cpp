@@ -68,17 +68,27 @@ std::vector<InputSpec> specs_of(const Tape& tape, const std::vector<Value>& valu
 
 }  // namespace
 
+/// Activations travel to weights, never the other way: a stored parameter is converted only where nothing else fits.
+constexpr double kParameterPrice = 1e6;
+
+double Recorder::price_of(const Signature& signature, Axis axis, const std::vector<Value>& inputs) const {
+  double price = 0.0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (!inputs[i].present()) continue;
+    const TensorSpec& given = spec(inputs[i]);
+    const double bytes = static_cast<double>(given.elements() * bytes_of(given.dtype));
+    price += conversion_price(on(given.placements, axis), signature.inputs[i], bytes) *
+             (parameter_of(inputs[i].id) >= 0 ? kParameterPrice : 1.0);
+  }
+  return price;
+}
+
 void Recorder::place_on_axis(const Op& op, Axis axis, std::vector<Value>& inputs, std::vector<Placements>& out) {
-  const std::vector<InputSpec> specs = specs_of(tape_, inputs);
   const Signature* best = nullptr;
   double best_price = std::numeric_limits<double>::infinity();
-  const std::vector<Signature> signatures = op.signatures(specs);
+  const std::vector<Signature> signatures = op.signatures(specs_of(tape_, inputs));
   for (const Signature& signature : signatures) {
-    double price = 0.0;
-    for (size_t i = 0; i < inputs.size(); ++i)
-      if (specs[i].present)
-        price += conversion_price(on(specs[i].spec.placements, axis), signature.inputs[i],
-                                  static_cast<double>(specs[i].spec.elements() * bytes_of(specs[i].spec.dtype)));
+    const double price = price_of(signature, axis, inputs);
     if (price < best_price) best = &signature, best_price = price;
   }
   CAPSTAN_CHECK(best != nullptr, "op {}: no placement signature can be reached on axis {}", op.name(), name_of(axis));
@@ -121,9 +131,8 @@ std::vector<Value> Recorder::record_into(OpPtr op, const std::vector<Value>& giv
       value = {add_tensor(fmt::format("{}.{}", op->name(), i), inferred[i], use)};
       tape_.tensors.back().needs_gradient = needs_gradient && options_.training && part_ == Part::forward;
     } else {
-      // A persistent output takes the placements its op gives it: a gradient comes out Partial where the data differ.
-      CAPSTAN_CHECK(spec(value).placements == placed[i] || tape_.at(value.id).persistent >= 0,
-                    "op {}: output {} is placed {}", op->name(), i, to_string(spec(value)));
+      CAPSTAN_CHECK(tape_.at(value.id).persistent >= 0, "op {}: output {} is no persistent tensor", op->name(), i);
+      take_placements(value.id, *op, placed[i]);
     }
     node.outputs.push_back(value.id);
     result.push_back(value);
@@ -132,20 +141,56 @@ std::vector<Value> Recorder::record_into(OpPtr op, const std::vector<Value>& giv
   return result;
 }
 
+/// A gradient is placed as the first op that writes it leaves it (Partial where the data differ); a later one that adds
+/// to it must leave its addend so too. What was declared otherwise is found when the plan is made.
+void Recorder::take_placements(TensorId id, const Op& op, const Placements& placed) {
+  TapeTensor& tensor = tape_.tensors[static_cast<size_t>(id)];
+  if (tensor.purpose != Purpose::gradient || part_ != Part::backward) return;
+  if (tensor.contributions <= 1) tensor.spec.placements = placed;
+  CAPSTAN_CHECK(tensor.spec.placements == placed, "op {}: its addend to {} is {}, those before were {}", op.name(),
+                tensor.name, to_string(TensorSpec{tensor.spec.shape, tensor.spec.dtype, placed}),
+                to_string(tensor.spec));
+}
+
 Value Recorder::convert(Value value, Axis axis, Placement to) {
   const Placement from = on(spec(value).placements, axis);
   if (from == to || tape_.mesh.size(axis) == 1) return value;
   const TensorSpec source = spec(value);
   const TensorSpec target{source.shape, source.dtype, with(source.placements, axis, to)};
-  const TapeTensor& original = tape_.at(value.id);
+  const TapeTensor original = tape_.at(value.id);
+  const std::tuple<TensorId, Axis, int> key{value.id, axis, to.is_shard() ? to.dim : -1};
+  if (const auto found = converted_.find(key); found != converted_.end() && original.persistent < 0)
+    return {found->second};
   Node node{make_conversion(axis, from, to), {value.id}, {}, part_, level_, region_};
   const Purpose purpose = original.persistent >= 0 ? Purpose::activation : original.purpose;
-  const bool needs_gradient = original.needs_gradient;
   const TensorId id = add_tensor(fmt::format("{}.as_{}", original.name, to_string(to)), target, purpose);
-  tape_.tensors.back().needs_gradient = needs_gradient;
+  tape_.tensors.back().needs_gradient = original.needs_gradient;
   node.outputs.push_back(id);
   tape_.nodes.push_back(std::move(node));
+  converted_[key] = id;
   return {id};
+}
+
+void Recorder::convert_into(Value value, Axis axis, Placement to, Value target) {
+  const TensorSpec &from = spec(value), wanted{from.shape, from.dtype, with(from.placements, axis, to)};
+  CAPSTAN_CHECK(spec(target) == wanted && tape_.at(target.id).persistent >= 0, "converted to {}, the target is {}",
+                to_string(wanted), to_string(spec(target)));
+  tape_.nodes.push_back(
+      {make_conversion(axis, on(from.placements, axis), to), {value.id}, {target.id}, part_, level_, region_});
+}
+
+Value Recorder::as_stream(Value value) {
+  for (const Axis axis : kAllAxes) {
+    const Placement wanted = on(options_.stream, axis);
+    if (wanted.is_shard() || on(spec(value).placements, axis).is_partial()) value = convert(value, axis, wanted);
+  }
+  return value;
+}
+
+Value Recorder::from_stream(Value value) {
+  for (const Axis axis : kAllAxes)
+    if (on(options_.stream, axis).is_shard()) value = convert(value, axis, Replicate);
+  return value;
 }
 
 }  // namespace capstan

@@ -5,7 +5,9 @@
 // collectives come from. Handles (Value) are small and only valid with their recorder.
 
 #include <initializer_list>
+#include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/parameter.h"
@@ -22,6 +24,8 @@ struct Value {
 struct RecorderOptions {
   bool training = true;  ///< false: nothing is kept for a backward pass
   DType activations = DType::f32;
+  /// How the residual stream of a model is placed: Shard(1) on tp is sequence parallelism. See Recorder::as_stream.
+  Placements stream{};
 };
 
 class Recorder {
@@ -41,6 +45,14 @@ class Recorder {
                                  Accumulate accumulate, Purpose purpose = Purpose::activation);
   /// `value` in other placements: inserts what conversion is needed, or returns it as it is.
   Value convert(Value value, Axis axis, Placement to);
+  /// The same into a tensor that has its place already (a view of the same memory in other placements).
+  void convert_into(Value value, Axis axis, Placement to, Value target);
+  /// `value` as it joins the residual stream: sums still owed are formed, and it is sharded as the stream is. The
+  /// annotation by which a model, written once, is sequence parallel.
+  Value as_stream(Value value);
+  /// The way back: `value` whole on the axes over which the stream is sharded, for readers that want it so whatever
+  /// their weights (keys and values that every rank computes).
+  Value from_stream(Value value);
 
   const TensorSpec& spec(Value value) const { return tape_.at(value.id).spec; }
   const Shape& shape(Value value) const { return spec(value).shape; }
@@ -61,6 +73,8 @@ class Recorder {
 
  private:
   void place_on_axis(const Op& op, Axis axis, std::vector<Value>& inputs, std::vector<Placements>& out);
+  double price_of(const Signature& signature, Axis axis, const std::vector<Value>& inputs) const;
+  void take_placements(TensorId persistent, const Op& op, const Placements& placed);
   TensorId add_tensor(const std::string& name, const TensorSpec& spec, Purpose purpose);
 
   Tape tape_;
@@ -69,6 +83,7 @@ class Recorder {
   RecorderOptions options_;
   std::vector<TensorId> tensor_of_persistent_;
   std::vector<int> parameter_of_tensor_;
+  std::map<std::tuple<TensorId, Axis, int>, TensorId> converted_;  ///< conversions are made once and shared
   Part part_ = Part::forward;
   int level_ = 0;
   int region_ = -1;

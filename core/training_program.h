@@ -3,7 +3,9 @@
 // moments), inputs, and the plans `train` and `evaluate`. One step, in parts of plan `train`:
 //   begin     control vector summed over dp (weights of the step's tokens, stop requests)
 //   forward, backward   once per microbatch; gradients and loss add up ("ordered": through the summation tree)
-//   update    gradients and loss reduced over dp, norm, clip, AdamW, working copies
+//   update    gradients and loss reduced, norm, clip, AdamW, working copies
+// A gradient is reduced over exactly the axes on which the backward pass leaves it Partial; which these are is found by
+// recording the pass once before state is laid out, never listed (gradient_placements).
 // Ordered reduction: microbatch m's sums are folded like the carries of a binary counter (parts carry/store at level
 // k), so 2^a microbatches on 2^b ranks sum in one tree whatever a and b.
 
@@ -29,7 +31,9 @@ struct TrainingSpec {
   int64_t microbatches = 1;  ///< per rank and step
   uint64_t seed = 1;
   PlanOptions plan;
-  bool training = true;  ///< false: only evaluate is planned, without gradients and moments
+  bool sequence_parallel = false;  ///< the residual stream is divided over tp by tokens
+  int zero = 0;                    ///< 1: masters and moments are divided over dp
+  bool training = true;            ///< false: only evaluate is planned, without gradients and moments
   bool separate_documents = true;
 };
 
@@ -37,6 +41,13 @@ struct TrainingSpec {
 enum ControlSlot : int { kWeightSum, kStopRequests, kControlSlots };
 enum ReportSlot : int { kLossSum, kBadRanks };  ///< from kBadRanks on: one flag per dp rank
 enum EvaluationSlot : int { kEvaluationLoss, kEvaluationWeights, kEvaluationBytes, kEvaluationSlots };
+
+/// Part of a state tensor that this rank holds: `runs` runs of `count` elements of the logical tensor, `stride` apart
+/// from `first` on, one after another at `data`.
+struct StatePiece {
+  int64_t first = 0, count = 0, runs = 1, stride = 0;
+  void* data = nullptr;
+};
 
 /// What varies from step to step.
 struct StepSetting {
@@ -65,9 +76,9 @@ class TrainingProgram {
   DType master_dtype() const { return accumulation_of(activation_dtype(spec_.precision)); }
   const FlatLayout& layout() const { return layout_; }
 
-  /// Takes the arena, fills constants and the seed's initial parameters.
+  /// Takes the arena, fills constants and the seed's initial parameters. Collective.
   void allocate_and_initialise();
-  /// Working copies from masters: after parameters were loaded or set.
+  /// Working copies from masters: after parameters were loaded or set. Collective.
   void refresh_working_copies();
 
   /// Sums step.control over dp; on one rank there is nothing to sum.
@@ -78,13 +89,30 @@ class TrainingProgram {
   void microbatch(int64_t m);
   StepOutcome finish_step();
 
+  /// What this rank holds of parameter i (prefix "") or of its "moment1.", "moment2."; padding left out.
+  std::vector<StatePiece> state_pieces(const std::string& prefix, int parameter) const;
+  /// Axes on which the ranks hold different elements of that state tensor; on the others they hold the same.
+  bool divides_state(int parameter, Axis axis) const;
   /// Names of the state that a checkpoint holds: parameters, moment1.*, moment2.*, in declared order.
   std::vector<std::string> state_names() const;
 
  private:
+  std::vector<Placements> gradient_placements() const;
+  RecorderOptions recorder_options(bool training) const;
+  TensorSpec spec_of(const Parameter& parameter, DType dtype) const;
   void declare_state();
-  void declare_inputs();
-  void declare_run_views(const std::string& flat, DType dtype);
+  void declare_inputs(PersistentSpace& space) const;
+  void declare_flat(const std::string& name, const std::string& prefix, DType dtype, Purpose purpose);
+  void declare_shard(const std::string& name, DType dtype, Purpose purpose);
+  void declare_gradient_runs();
+  void record_loss(Recorder& recorder, const std::string& sum) const;
+  Value reduced_gradient(Recorder& recorder, size_t run);
+  void record_norm(Recorder& recorder, const std::vector<Value>& gradients);
+  void record_update(Recorder& recorder);
+  void record_refresh();
+  /// Masters and moments are divided over dp, and every rank reads whole working copies.
+  bool state_divided() const { return spec_.training && spec_.zero > 0 && program_.mesh().size(Axis::dp) > 1; }
+  bool has_working() const { return state_divided() || activation_dtype(spec_.precision) != master_dtype(); }
   void record_train();
   void record_evaluate();
   DecoderInputs decoder_inputs(Recorder& recorder) const;
@@ -94,6 +122,7 @@ class TrainingProgram {
   TrainingSpec spec_;
   Program program_;
   std::unique_ptr<Decoder> model_;
+  std::vector<Placements> gradients_;  ///< of each parameter
   FlatLayout layout_;
 };
 

@@ -10,7 +10,8 @@
 // A query that sees no key gives 0 and a logsumexp of -inf. ALiBi: bias_h = -slope_h (p - j) (|p - j| if not causal).
 // A result for one document never depends, bit for bit, on the contents of another document in the same sequence.
 // Dropout on w keeps element (b, h, i, j) by philox_word(key, stream, ((sample_b * heads + h) * T_q + i) * T_k + j),
-// sample_b = first_sample + b, kept weights scaled by 1/(1-p).
+// sample_b = first_sample + b, kept weights scaled by 1/(1-p). A call over some of the heads of a model says so by
+// first_head and all_heads, so that each weight keeps its random word: h and heads are then those of the model.
 
 #include <cstdint>
 
@@ -28,6 +29,7 @@ struct AttentionShape {
   bool causal = true;
   int64_t window = 0;  ///< 0: none
   DType dtype = DType::f32;
+  int64_t first_head = 0, all_heads = 0;  ///< which query heads these are, for dropout; all_heads = 0: all of them
 };
 
 struct AttentionMask {

@@ -45,6 +45,8 @@ struct Backend {
   void (*dropout)(const DropoutArgs&) = nullptr;
   void (*cross_entropy)(const CrossEntropyArgs&) = nullptr;
   void (*cross_entropy_backward)(const CrossEntropyBackwardArgs&) = nullptr;
+  void (*cross_entropy_statistics)(const CrossEntropyStatisticsArgs&) = nullptr;
+  void (*cross_entropy_combine)(const CrossEntropyCombineArgs&) = nullptr;
   void (*add)(const AddArgs&) = nullptr;
   void (*scale)(const ScaleArgs&) = nullptr;
   void (*cast)(const CastArgs&) = nullptr;

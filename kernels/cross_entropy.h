@@ -3,6 +3,9 @@
 //   nll_r = logsumexp(logits[r, :vocabulary]) - logits[r, target_r];    loss_sum += sum_r weight_r nll_r   (in double)
 // Backward writes into the logits: dlogits = (softmax - onehot) weight_r gradient_scale; padded columns become 0.
 // gradient_scale is data in memory: 1 / (global sum of weights) times a loss scale.
+// Over shards of the vocabulary: a shard holds columns [first, first + padded) of the logits, of which the first
+// `vocabulary` mean something (perhaps none). Each shard reduces a row to three numbers (its maximum, the sum of
+// exp(x - maximum), the target's logit or 0); the rows of numbers of all shards side by side give logsumexp and nll.
 
 #include <cstdint>
 
@@ -30,6 +33,29 @@ struct CrossEntropyBackwardArgs {
   const double* gradient_scale = nullptr;  ///< [1]
   int64_t rows = 0, vocabulary = 0, padded = 0;
   DType dtype = DType::f32;
+  int64_t first = 0, all = 0;  ///< of a shard: id of column 0, whole vocabulary; all = 0: the logits are whole
+};
+
+constexpr int64_t kCrossEntropyStatistics = 3;
+
+struct CrossEntropyStatisticsArgs {
+  const void* logits = nullptr;      ///< [rows, padded] of dtype: a shard
+  const int32_t* targets = nullptr;  ///< [rows], ids of the whole vocabulary; none of this shard where out of range
+  void* statistics = nullptr;        ///< [rows, kCrossEntropyStatistics] in accumulation_of(dtype)
+  int64_t rows = 0, vocabulary = 0, padded = 0, first = 0;
+  DType dtype = DType::f32;
+};
+
+struct CrossEntropyCombineArgs {
+  const void* statistics = nullptr;  ///< [rows, shards, kCrossEntropyStatistics] in accumulation_of(dtype)
+  const int32_t* targets = nullptr;
+  const float* weights = nullptr;
+  void* logsumexp = nullptr;
+  void* nll = nullptr;
+  double* loss_sum = nullptr;
+  bool accumulate = false;  ///< for loss_sum
+  int64_t rows = 0, shards = 0, vocabulary = 0;
+  DType dtype = DType::f32;  ///< of the logits
 };
 
 }  // namespace capstan::kernels

@@ -25,6 +25,9 @@ struct DropoutArgs {
   void* y = nullptr;                         ///< may be x or residual
   int64_t samples = 0, sample_elements = 0;  ///< logical index of an element: (first_sample + s) * sample_elements + e
   DType dtype = DType::f32;
+  /// x may hold a run of each sample only: elements first_element .. + sample_elements of logical_elements (0: all),
+  /// with logical index (first_sample + s) * logical_elements + first_element + e.
+  int64_t first_element = 0, logical_elements = 0;
 };
 
 }  // namespace capstan::kernels

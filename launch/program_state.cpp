@@ -1,5 +1,7 @@
 #include "launch/program_state.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace capstan {
@@ -24,7 +26,7 @@ void each_state_tensor(const TrainingProgram& training, Visit&& visit) {
   const ParameterSet& parameters = training.program().parameters();
   for (const char* prefix : {"", "moment1.", "moment2."})
     for (size_t i = 0; i < parameters.size(); ++i)
-      visit(prefix + parameters.at(static_cast<int>(i)).name, parameters.at(static_cast<int>(i)));
+      visit(std::string(prefix), static_cast<int>(i), parameters.at(static_cast<int>(i)));
 }
 
 void store(void* to, DType dtype, int64_t index, double value) {
@@ -36,49 +38,114 @@ void store(void* to, DType dtype, int64_t index, double value) {
     static_cast<BFloat16*>(to)[index] = BFloat16(static_cast<float>(value));
 }
 
+/// The elements of a state tensor that this rank holds, padding left out, and where in its memory they begin.
+Runs local_runs(const Program& program, const std::string& name, const Parameter& parameter) {
+  const TensorSpec& spec = program.persistent().at(program.persistent().find(name)).spec;
+  const int64_t logical = element_count(parameter.logical_shape());
+  Runs runs{0, 0, 0, 0};
+  each_local_run(spec, program.mesh(), [&](int64_t global, int64_t, int64_t count) {
+    count = std::min(count, logical - global);
+    if (count <= 0) return;
+    const uint64_t first = static_cast<uint64_t>(global), length = static_cast<uint64_t>(count);
+    if (runs.runs == 0) runs = {first, length, 0, 0};
+    if (runs.runs == 1) runs.stride = first - runs.first;
+    CAPSTAN_CHECK(length == runs.count && first == runs.first + runs.runs * runs.stride, "{}: shard of uneven runs",
+                  name);
+    ++runs.runs;
+  });
+  return runs;
+}
+
+/// Part `index` of `parts` of these runs: whole runs where there are several, else a stretch of the one. `skipped`: the
+/// elements of the parts before it.
+Runs part_of(const Runs& runs, uint64_t index, uint64_t parts, uint64_t& skipped) {
+  const auto bound = [&](uint64_t total, uint64_t i) { return total * i / parts; };
+  if (runs.runs <= 1) {
+    const uint64_t first = bound(runs.count, index), last = bound(runs.count, index + 1);
+    skipped = first;
+    return {runs.first + first, last - first, runs.runs, 0};
+  }
+  const uint64_t first = bound(runs.runs, index), last = bound(runs.runs, index + 1);
+  skipped = first * runs.count;
+  return {runs.first + first * runs.stride, runs.count, last - first, last - first > 1 ? runs.stride : 0};
+}
+
+/// Ranks that hold the same part of a state tensor, and which of them this one is.
+std::pair<uint64_t, uint64_t> replica_of(const TrainingProgram& training, int parameter) {
+  const Mesh& mesh = training.program().mesh();
+  uint64_t index = 0, replicas = 1;
+  for (const Axis axis : kAllAxes) {
+    if (training.divides_state(parameter, axis)) continue;
+    index = index * static_cast<uint64_t>(mesh.size(axis)) + static_cast<uint64_t>(mesh.coordinate(axis));
+    replicas *= static_cast<uint64_t>(mesh.size(axis));
+  }
+  return {index, replicas};
+}
+
+Runs runs_of(const StatePiece& piece) {
+  return {static_cast<uint64_t>(piece.first), static_cast<uint64_t>(piece.count), static_cast<uint64_t>(piece.runs),
+          static_cast<uint64_t>(piece.stride)};
+}
+
 }  // namespace
 
-StateSlices state_slices(const TrainingProgram& training, int rank, int ranks) {
+StateSlices state_slices(const TrainingProgram& training) {
   StateSlices state;
   const DType dtype = training.master_dtype();
-  each_state_tensor(training, [&](const std::string& name, const Parameter& parameter) {
-    const int64_t count = element_count(parameter.logical_shape());
-    const int64_t first = count * rank / ranks, last = count * (rank + 1) / ranks;
-    state.tensors.push_back({name, dtype, shape_of(parameter)});
-    if (first == last) return;
-    const char* data = training.program().at<char>(name) + static_cast<size_t>(first) * bytes_of(dtype);
-    state.slices.push_back({name, static_cast<uint64_t>(first), static_cast<uint64_t>(last - first), data});
+  each_state_tensor(training, [&](const std::string& prefix, int index, const Parameter& parameter) {
+    state.tensors.push_back({prefix + parameter.name, dtype, shape_of(parameter)});
+    const auto [replica, replicas] = replica_of(training, index);
+    for (const StatePiece& piece : training.state_pieces(prefix, index)) {
+      uint64_t skipped = 0;
+      const Runs mine = part_of(runs_of(piece), replica, replicas, skipped);
+      if (mine.elements() == 0) continue;
+      const char* data = static_cast<const char*>(piece.data) + skipped * bytes_of(dtype);
+      state.slices.push_back({prefix + parameter.name, mine.first, mine.count, data, mine.runs, mine.stride});
+    }
   });
   return state;
 }
 
+StateSlices state_slices(const TrainingProgram& training, int rank, int ranks) {
+  const Mesh& mesh = training.program().mesh();
+  CAPSTAN_CHECK(rank == mesh.rank() && ranks == mesh.ranks(), "rank {} of {} saves as rank {} of {}", mesh.rank(),
+                mesh.ranks(), rank, ranks);
+  return state_slices(training);
+}
+
 void load_state(TrainingProgram& training, Checkpoint& checkpoint) {
   const DType dtype = training.master_dtype();
-  each_state_tensor(training, [&](const std::string& name, const Parameter& parameter) {
+  each_state_tensor(training, [&](const std::string& prefix, int index, const Parameter& parameter) {
+    const std::string name = prefix + parameter.name;
     const LogicalTensor& tensor = require(checkpoint, name, parameter.logical_shape());
     if (tensor.dtype != dtype)
       throw Error::make(ExitCode::config, "checkpoint {} holds {} in {}, train.precision wants {}",
                         checkpoint.path().string(), name, name_of(tensor.dtype), name_of(dtype));
-    checkpoint.read(name, 0, static_cast<uint64_t>(element_count(tensor.shape)), training.program().address(name));
+    for (const StatePiece& piece : training.state_pieces(prefix, index))
+      checkpoint.read(name, runs_of(piece), piece.data);
   });
   training.refresh_working_copies();
 }
 
 void load_parameters(Program& program, DType dtype, Checkpoint& checkpoint) {
   constexpr uint64_t kRun = 1 << 20;
-  std::vector<double> wide(kRun);
-  std::vector<float> narrow(kRun);
+  std::vector<double> wide;
+  std::vector<float> narrow;
   for (size_t i = 0; i < program.parameters().size(); ++i) {
     const Parameter& parameter = program.parameters().at(static_cast<int>(i));
     const LogicalTensor& tensor = require(checkpoint, parameter.name, parameter.logical_shape());
     void* to = program.address(parameter.name);
-    const uint64_t count = static_cast<uint64_t>(element_count(tensor.shape));
-    for (uint64_t first = 0; first < count; first += kRun) {
-      const uint64_t run = std::min(kRun, count - first);
+    const Runs mine = local_runs(program, parameter.name, parameter);
+    const uint64_t parts = mine.elements() / kRun + 1;
+    for (uint64_t part = 0; part < parts; ++part) {
+      uint64_t at = 0;
+      const Runs runs = part_of(mine, part, parts, at);
       const bool f64 = tensor.dtype == DType::f64;
-      checkpoint.read(parameter.name, first, run, f64 ? static_cast<void*>(wide.data()) : narrow.data());
-      for (uint64_t j = 0; j < run; ++j)
-        store(to, dtype, static_cast<int64_t>(first + j), f64 ? wide[j] : static_cast<double>(narrow[j]));
+      wide.resize(f64 ? runs.elements() : 0), narrow.resize(f64 ? 0 : runs.elements());
+      if (runs.elements() == 0) continue;
+      checkpoint.read(parameter.name, runs, f64 ? static_cast<void*>(wide.data()) : narrow.data());
+      for (uint64_t j = 0; j < runs.elements(); ++j)
+        store(to, dtype, static_cast<int64_t>(at + j), f64 ? wide[j] : static_cast<double>(narrow[j]));
     }
   }
 }

@@ -1,6 +1,7 @@
 #pragma once
-// Between a Program's state and a checkpoint's logical tensors. With plain data parallelism every rank holds all of the
-// state, so each writes an equal run of every tensor; padding rows are left out.
+// Between a Program's state and a checkpoint's logical tensors. A rank reads what its placements, or its
+// piece of the flat state, say it holds; ranks
+// that hold the same elements write an equal part of them each. Padding rows are left out.
 
 #include <string>
 #include <vector>
@@ -16,9 +17,12 @@ struct StateSlices {
   std::vector<Slice> slices;  ///< of this rank; they point into the arena
 };
 
+StateSlices state_slices(const TrainingProgram& training);
+/// The same; rank and ranks are those of the program's mesh.
 StateSlices state_slices(const TrainingProgram& training, int rank, int ranks);
 
-/// Fills masters and moments, then the working copies. Error bad_data when a tensor is missing or has another shape.
+/// Fills masters and moments, then the working copies. Collective. Error bad_data when a tensor is missing or has
+/// another shape.
 void load_state(TrainingProgram& training, Checkpoint& checkpoint);
 /// Fills the parameters alone, cast to `dtype`, into the persistent tensors of their names.
 void load_parameters(Program& program, DType dtype, Checkpoint& checkpoint);

@@ -56,6 +56,8 @@ TrainingSpec training_spec(const RunConfig& config, bool training) {
   spec.seed = static_cast<uint64_t>(config.train.seed);
   spec.plan.recompute = recompute_of(config.layout.recompute);
   spec.plan.reduction = config.train.reduction;
+  spec.sequence_parallel = config.layout.sequence_parallel;
+  spec.zero = config.layout.zero;
   spec.training = training;
   spec.separate_documents = config.data.document_mask;
   return spec;
@@ -80,19 +82,12 @@ Mesh mesh_of(const LayoutConfig& layout, int rank) {
   return Mesh({layout.dp, layout.pp, layout.cp, layout.tp, layout.ep}, rank);
 }
 
-RankGroups::RankGroups(const Mesh& mesh, Communicator& world)
-    : self_(self_communicator()), dp_(world.split(mesh.colour(Axis::dp), mesh.coordinate(Axis::dp))) {}
-
-AxisCommunicators RankGroups::communicators() const {
-  AxisCommunicators groups;
-  groups.of.fill(self_.get());
-  groups.of[static_cast<size_t>(Axis::dp)] = dp_.get();
-  return groups;
-}
-
 size_t RankGroups::shared_bytes() const {
-  const auto* shared = dynamic_cast<const SharedMemoryCommunicator*>(dp_.get());
-  return shared != nullptr ? shared->memory_bytes() : 0;
+  size_t bytes = 0;
+  for (const Axis axis : kAllAxes)
+    if (const auto* shared = dynamic_cast<const SharedMemoryCommunicator*>(&groups_.of(axis)))
+      bytes += shared->memory_bytes();
+  return bytes;
 }
 
 void require_equal(Communicator& world, const std::string& text, const std::string& what) {

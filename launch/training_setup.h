@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "core/axis_groups.h"
 #include "core/config/run_config.h"
 #include "core/training_program.h"
 
@@ -20,16 +21,16 @@ int threads_for(const TrainConfig& train, Communicator& world);
 /// The mesh of a checked config for one rank.
 Mesh mesh_of(const LayoutConfig& layout, int rank);
 
-/// A device over the groups of this rank: dp is a group of `world`, the other axes have size 1 in this version.
+/// The groups of this rank, one for every axis of more than one rank.
 class RankGroups {
  public:
-  RankGroups(const Mesh& mesh, Communicator& world);
-  AxisCommunicators communicators() const;
+  RankGroups(const Mesh& mesh, Communicator& world) : groups_(mesh, world) {}
+  AxisCommunicators communicators() const { return groups_.communicators(); }
   /// Memory through which ranks of this host pass what they sum; it lies outside the plan and is one for all of them.
   size_t shared_bytes() const;
 
  private:
-  std::unique_ptr<Communicator> self_, dp_;
+  AxisGroups groups_;
 };
 
 /// Throws Error(config) naming the ranks whose text differs from rank 0's. Collective.

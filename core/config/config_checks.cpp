@@ -14,6 +14,13 @@ namespace {
 
 using Conflicts = std::vector<Conflict>;
 
+/// A conflict with a fixed text. (Assigned, not moved in: gcc 12 warns of what it inlines there, GCC bug 105329.)
+void refuse(Conflicts& out, std::vector<std::string> keys, std::string_view why) {
+  Conflict& conflict = out.emplace_back();
+  conflict.keys = std::move(keys);
+  conflict.message = why;
+}
+
 /// The divisors of `whole` on both sides of `part`, for "heads must divide width; nearest: 4 or 6".
 std::string nearest_divisors(int64_t whole, int64_t part) {
   int64_t below = 0, above = 0;
@@ -52,28 +59,55 @@ void check_positions(const DecoderConfig& m, Conflicts& out) {
                                head, m.rotary_fraction, rotated)});
 }
 
+/// Whether `tp` ranks can divide the model: whole heads, whole columns of the MLP, and for key/value heads either whole
+/// ones or one that several ranks read.
+bool tensor_parallel_fits(const RunConfig& c, int64_t tp) {
+  const DecoderConfig& m = c.model;
+  return m.heads % tp == 0 && (m.kv() % tp == 0 || tp % m.kv() == 0) && m.mlp() % tp == 0 &&
+         (!c.layout.sequence_parallel || m.context % tp == 0);
+}
+
+void check_tensor_parallel(const RunConfig& c, Conflicts& out) {
+  const DecoderConfig& m = c.model;
+  const int64_t tp = c.layout.tp;
+  if (tp < 1 || m.heads < 1 || m.kv() < 1 || m.width < 1 || tensor_parallel_fits(c, tp)) return;
+  int64_t below = 1, above = 0;
+  for (int64_t degree = 2; degree <= m.heads; ++degree) {
+    if (!tensor_parallel_fits(c, degree)) continue;
+    if (degree < tp) below = degree;
+    if (degree > tp && above == 0) above = degree;
+  }
+  out.push_back(
+      {{"layout.tp", "model.heads", "model.kv_heads", "model.hidden", "model.width", "model.context"},
+       fmt::format("tensor parallelism divides heads, key/value heads (or shares each among ranks) and the MLP{}, but "
+                   "tp {} does not fit {} heads, {} key/value heads and an MLP of {}{}; nearest: {}",
+                   c.layout.sequence_parallel ? ", and sequence parallelism the context" : "", tp, m.heads, m.kv(),
+                   m.mlp(), c.layout.sequence_parallel ? fmt::format(", context {}", m.context) : "",
+                   above ? fmt::format("{} or {}", below, above) : fmt::format("{}", below))});
+}
+
 /// A degree that this version accepts only as 1.
 void refuse_degree(const char* key, const char* what, int degree, Conflicts& out) {
   if (degree != 1)
     out.push_back({{key},
-                   fmt::format("{} is not in this version: wanted 1, got {}; data parallelism is available (leave {} "
-                               "out and start more ranks)",
+                   fmt::format("{} is not in this version: wanted 1, got {}; data and tensor parallelism are available "
+                               "(leave {} out and start more ranks)",
                                what, degree, key)});
 }
 
 void check_layout(const RunConfig& c, Conflicts& out) {
   refuse_degree("layout.pp", "pipeline parallelism", c.layout.pp, out);
   refuse_degree("layout.cp", "context parallelism", c.layout.cp, out);
-  refuse_degree("layout.tp", "tensor parallelism", c.layout.tp, out);
   refuse_degree("layout.ep", "expert parallelism", c.layout.ep, out);
-  if (c.layout.zero != 0)
+  check_tensor_parallel(c, out);
+  if (c.layout.zero > 1)
     out.push_back({{"layout.zero"},
-                   fmt::format("sharded optimizer state is not in this version: wanted 0, got {}; plain data "
-                               "parallelism (zero = 0) is available",
+                   fmt::format("sharded gradients and parameters are not in this version: wanted 0 or 1, got {}; "
+                               "nearest: 1, which shards optimizer state",
                                c.layout.zero)});
   if (c.layout.sequence_parallel && c.layout.tp == 1)
-    out.push_back({{"layout.sequence_parallel", "layout.tp"},
-                   "sequence parallelism shards over the tensor parallel ranks, but layout.tp is 1; set it to false"});
+    refuse(out, {"layout.sequence_parallel", "layout.tp"},
+           "sequence parallelism shards over the tensor parallel ranks, but layout.tp is 1; set it to false");
   if (c.layout.interleave > 1 && c.layout.schedule != LayoutConfig::Schedule::interleaved)
     out.push_back({{"layout.interleave", "layout.schedule"},
                    fmt::format("{} chunks per rank need layout.schedule = \"interleaved\"", c.layout.interleave)});
@@ -87,16 +121,16 @@ void check_numerics(const RunConfig& c, Conflicts& out) {
   using Precision = TrainConfig::Precision;
   using Device = TrainConfig::Device;
   if (c.train.precision == Precision::fp16)
-    out.push_back({{"train.precision"},
-                   "fp16 training is not in this version; available: fp32 and bf16, and fp64 on device reference"});
+    refuse(out, {"train.precision"},
+           "fp16 training is not in this version; available: fp32 and bf16, and fp64 on device reference");
   if (c.train.device == Device::cuda)
-    out.push_back({{"train.device"}, "GPUs are not in this version; available: cpu and reference"});
+    refuse(out, {"train.device"}, "GPUs are not in this version; available: cpu and reference");
   if (c.train.precision == Precision::fp64 && c.train.device == Device::cpu)
-    out.push_back({{"train.precision", "train.device"},
-                   "fp64 runs on the reference kernels only; set train.device = \"reference\", or precision fp32"});
+    refuse(out, {"train.precision", "train.device"},
+           "fp64 runs on the reference kernels only; set train.device = \"reference\", or precision fp32");
   if (c.train.reduction == Reduction::ordered && c.layout.zero >= 2)
-    out.push_back({{"train.reduction", "layout.zero"},
-                   "ordered sums need whole gradients on every rank; use layout.zero 0 or 1, or reduction fast"});
+    refuse(out, {"train.reduction", "layout.zero"},
+           "ordered sums need whole gradients on every rank; use layout.zero 0 or 1, or reduction fast");
 }
 
 void check_steps(const RunConfig& c, Conflicts& out) {

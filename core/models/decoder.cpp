@@ -37,11 +37,15 @@ uint64_t site_of(int64_t layer, Site site) { return static_cast<uint64_t>(layer)
 
 }  // namespace
 
-Decoder::LinearParameters Decoder::declare_linear(ParameterSet& set, const std::string& name, int64_t out, int64_t in,
-                                                  double deviation) {
+Decoder::LinearParameters Decoder::declare_linear(ParameterSet& set, const std::string& name, Division division,
+                                                  int64_t out, int64_t in, double deviation) {
+  Parameter weight{prefix_ + name + ".weight", {out, in}, {Init::Kind::normal, deviation}};
+  Parameter bias{prefix_ + name + ".bias", {out}, {Init::Kind::zeros}, false};
+  if (division == Division::column) weight.placements = bias.placements = with({}, Axis::tp, Shard(0));
+  if (division == Division::row) weight.placements = with({}, Axis::tp, Shard(1));
   LinearParameters parameters;
-  parameters.weight = set.declare({prefix_ + name + ".weight", {out, in}, {Init::Kind::normal, deviation}});
-  if (config_.bias) parameters.bias = set.declare({prefix_ + name + ".bias", {out}, {Init::Kind::zeros}, false});
+  parameters.weight = set.declare(weight);
+  if (config_.bias) parameters.bias = set.declare(bias);
   return parameters;
 }
 
@@ -60,32 +64,35 @@ void Decoder::declare_layer(ParameterSet& set, int64_t index) {
   const double deviation = config_.init_std;
   // Residual branches start smaller, so that the stream's variance does not grow with depth (Radford et al., 2019).
   const double residual = deviation / std::sqrt(2.0 * static_cast<double>(config_.layers));
+  using enum Division;
+  const Division heads = config_.kv() % tensor_ranks_ == 0 ? column : none;  // of keys and values
   Layer layer;
   layer.attention_norm = declare_norm(set, base + "attention_norm");
-  layer.q = declare_linear(set, base + "attention.q", q, width, deviation);
-  layer.k = declare_linear(set, base + "attention.k", kv, width, deviation);
-  layer.v = declare_linear(set, base + "attention.v", kv, width, deviation);
-  layer.o = declare_linear(set, base + "attention.o", width, q, residual);
+  layer.q = declare_linear(set, base + "attention.q", column, q, width, deviation);
+  layer.k = declare_linear(set, base + "attention.k", heads, kv, width, deviation);
+  layer.v = declare_linear(set, base + "attention.v", heads, kv, width, deviation);
+  layer.o = declare_linear(set, base + "attention.o", row, width, q, residual);
   layer.mlp_norm = declare_norm(set, base + "mlp_norm");
-  if (config_.gated()) layer.gate = declare_linear(set, base + "mlp.gate", mlp, width, deviation);
-  layer.up = declare_linear(set, base + "mlp.up", mlp, width, deviation);
-  layer.down = declare_linear(set, base + "mlp.down", width, mlp, residual);
+  if (config_.gated()) layer.gate = declare_linear(set, base + "mlp.gate", column, mlp, width, deviation);
+  layer.up = declare_linear(set, base + "mlp.up", column, mlp, width, deviation);
+  layer.down = declare_linear(set, base + "mlp.down", row, width, mlp, residual);
   layers_.push_back(layer);
 }
 
-Decoder::Decoder(const DecoderConfig& config, ParameterSet& set, const std::string& prefix)
-    : config_(config), prefix_(prefix) {
-  const int64_t rows = padded_vocabulary(config.vocabulary);
+Decoder::Decoder(const DecoderConfig& config, ParameterSet& set, const std::string& prefix, int tensor_ranks)
+    : config_(config), prefix_(prefix), tensor_ranks_(tensor_ranks) {
+  const int64_t rows = padded_vocabulary(config.vocabulary, tensor_ranks);
   const Init normal{Init::Kind::normal, config.init_std};
-  token_embedding_ =
-      set.declare({prefix + "token_embedding.weight", {rows, config.width}, normal, true, false, config.vocabulary});
+  const auto table = [&](const char* name) {
+    return set.declare(
+        {prefix + name, {rows, config.width}, normal, true, false, config.vocabulary, with({}, Axis::tp, Shard(0))});
+  };
+  token_embedding_ = table("token_embedding.weight");
   if (config.positions == Positions::learned)
     position_embedding_ = set.declare({prefix + "position_embedding.weight", {config.context, config.width}, normal});
   for (int64_t i = 0; i < config.layers; ++i) declare_layer(set, i);
   final_norm_ = declare_norm(set, "final_norm");
-  head_ = config.tied
-              ? token_embedding_
-              : set.declare({prefix + "head.weight", {rows, config.width}, normal, true, false, config.vocabulary});
+  head_ = config.tied ? token_embedding_ : table("head.weight");
 }
 
 std::vector<float> Decoder::alibi_slopes() const {
@@ -112,13 +119,14 @@ Value Decoder::apply(Recorder& recorder, const LinearParameters& parameters, Val
 }
 
 Value Decoder::embed(Recorder& recorder, const DecoderInputs& inputs) const {
-  Value x = embedding(recorder, inputs.tokens, recorder.parameter(token_embedding_), {});
+  Value x = recorder.as_stream(embedding(recorder, inputs.tokens, recorder.parameter(token_embedding_), {}));
   if (position_embedding_ >= 0) x = embedding(recorder, inputs.positions, recorder.parameter(position_embedding_), x);
   return dropout(recorder, x, {}, config_.dropout, 0);
 }
 
 Value Decoder::attend(Recorder& recorder, const Layer& layer, int64_t index, Value normed,
                       const DecoderInputs& inputs) const {
+  normed = recorder.from_stream(normed);
   Value q = apply(recorder, layer.q, normed), k = apply(recorder, layer.k, normed),
         v = apply(recorder, layer.v, normed);
   if (config_.positions == Positions::rotary) {
@@ -143,20 +151,20 @@ Value Decoder::attend(Recorder& recorder, const Layer& layer, int64_t index, Val
   if (config_.positions == Positions::alibi) mask.alibi_slopes = recorder.persistent("alibi.slopes");
   AttentionSpec spec{config_.heads, config_.kv(), 1.0 / std::sqrt(static_cast<double>(config_.head())), config_.dropout,
                      site_of(index, kAttentionWeights)};
-  return apply(recorder, layer.o, attention(recorder, q, k, v, spec, mask));
+  return recorder.as_stream(apply(recorder, layer.o, attention(recorder, q, k, v, spec, mask)));
 }
 
 Value Decoder::mlp(Recorder& recorder, const Layer& layer, Value normed) const {
   const kernels::ActivationKind kind = kind_of(config_.activation);
+  Value inner;
   if (config_.gated())
-    return apply(
-        recorder, layer.down,
-        activate_gated(recorder, apply(recorder, layer.gate, normed), apply(recorder, layer.up, normed), kind));
-  if (recorder.training())
-    return apply(recorder, layer.down, activate(recorder, apply(recorder, layer.up, normed), kind));
-  const Value up = linear(recorder, normed, recorder.parameter(layer.up.weight),
-                          layer.up.bias >= 0 ? recorder.parameter(layer.up.bias) : Value{}, kind);
-  return apply(recorder, layer.down, up);
+    inner = activate_gated(recorder, apply(recorder, layer.gate, normed), apply(recorder, layer.up, normed), kind);
+  else if (recorder.training())
+    inner = activate(recorder, apply(recorder, layer.up, normed), kind);
+  else
+    inner = linear(recorder, normed, recorder.parameter(layer.up.weight),
+                   layer.up.bias >= 0 ? recorder.parameter(layer.up.bias) : Value{}, kind);
+  return recorder.as_stream(apply(recorder, layer.down, inner));
 }
 
 Value Decoder::hidden(Recorder& recorder, const DecoderInputs& inputs) const {

@@ -5,7 +5,9 @@
 //   x = token_embedding[tokens] (+ position_embedding[positions])                                        (B, T, C)
 //   per layer:  x += o(attention(q(n), k(n), v(n))), n = norm(x);   x += down(act(up(n'))), n' = norm(x)
 //   logits = head(norm(x)), head = token embedding when tied                                              (B, T, V)
-// Parameters, all [out, in]: token_embedding.weight, position_embedding.weight, layers.i.attention_norm,
+// Tensor parallelism: q, k, v, gate and up are divided by outputs (heads), o and down by inputs, the embedding by
+// vocabulary; the rest is whole. Keys and values of fewer heads than ranks are whole too: each rank reads what it
+// needs. Parameters, all [out, in]: token_embedding.weight, position_embedding.weight, layers.i.attention_norm,
 // layers.i.attention.{q,k,v,o}, layers.i.mlp_norm, layers.i.mlp.{gate,up,down}, final_norm, head; .weight and .bias.
 
 #include <string>
@@ -18,8 +20,10 @@
 namespace capstan {
 
 constexpr int64_t kVocabularyPadding = 16;
-inline int64_t padded_vocabulary(int64_t vocabulary) {
-  return (vocabulary + kVocabularyPadding - 1) / kVocabularyPadding * kVocabularyPadding;
+/// Rows of an embedding so that any number of ranks divides it into multiples of kVocabularyPadding.
+inline int64_t padded_vocabulary(int64_t vocabulary, int64_t ranks = 1) {
+  const int64_t multiple = kVocabularyPadding * ranks;
+  return (vocabulary + multiple - 1) / multiple * multiple;
 }
 
 /// What the decoder reads. Caches are present in prefill and decode plans: one k and one v per layer.
@@ -33,8 +37,9 @@ struct DecoderInputs {
 
 class Decoder {
  public:
-  /// Declares the parameters. `prefix` tells two decoders of one program apart.
-  Decoder(const DecoderConfig& config, ParameterSet& parameters, const std::string& prefix = "");
+  /// Declares the parameters, each with its placement on tp, which has `tensor_ranks`. `prefix` tells two decoders of
+  /// one program apart.
+  Decoder(const DecoderConfig& config, ParameterSet& parameters, const std::string& prefix = "", int tensor_ranks = 1);
 
   const DecoderConfig& config() const { return config_; }
   /// Persistent tensors the model reads besides its parameters (ALiBi slopes); fill_constants writes them.
@@ -62,8 +67,12 @@ class Decoder {
     LinearParameters q, k, v, o, gate, up, down;
   };
 
-  LinearParameters declare_linear(ParameterSet& set, const std::string& name, int64_t out, int64_t in,
-                                  double deviation);
+  /// How a product is divided over tp: by outputs (weight and bias by rows), by inputs (weight by columns, the bias
+  /// whole), or not.
+  enum class Division { column, row, none };
+
+  LinearParameters declare_linear(ParameterSet& set, const std::string& name, Division division, int64_t out,
+                                  int64_t in, double deviation);
   NormParameters declare_norm(ParameterSet& set, const std::string& name);
   void declare_layer(ParameterSet& set, int64_t index);
 
@@ -74,6 +83,7 @@ class Decoder {
 
   DecoderConfig config_;
   std::string prefix_;
+  int tensor_ranks_;
   int token_embedding_ = -1, position_embedding_ = -1, head_ = -1;
   std::vector<Layer> layers_;
   NormParameters final_norm_;

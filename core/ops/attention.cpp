@@ -1,5 +1,8 @@
 #include "core/ops/attention.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "core/backward.h"
 #include "core/error.h"
 #include "core/ops/signatures.h"
@@ -42,7 +45,9 @@ class AttentionBase : public Op {
     shape.keys = c.in_local[kK][1];
     shape.head_size = c.in[kQ].shape.back() / spec_.heads;
     shape.heads = c.in_local[kQ][2] / shape.head_size;
-    shape.kv_heads = c.in_local[kK][2] / shape.head_size;
+    shape.kv_heads = heads_read(c).count;
+    shape.first_head = local_extents(c.in[kQ], c.mesh)[2].first / shape.head_size;
+    shape.all_heads = spec_.heads;
     shape.q_stride = shape.o_stride = c.in_local[kQ][2];
     shape.kv_stride = c.in_local[kK][2];
     shape.scale = spec_.scale;
@@ -51,9 +56,27 @@ class AttentionBase : public Op {
     shape.dtype = c.in[kQ].dtype;
     return shape;
   }
+  /// The key/value heads, counted from the first that this rank holds, that its query heads read. All that it holds
+  /// where both are sharded alike; one, or a run, of them where keys and values are whole beside sharded queries.
+  Extent heads_read(const BindContext& c) const {
+    const int64_t size = c.in[kQ].shape.back() / spec_.heads, group = spec_.heads / spec_.kv_heads;
+    const Extent q = local_extents(c.in[kQ], c.mesh)[2], kv = local_extents(c.in[kK], c.mesh)[2];
+    const int64_t first = q.first / size, heads = q.count / size;
+    const Extent read{first / group - kv.first / size, std::max<int64_t>(1, heads / group)};
+    CAPSTAN_CHECK((group % heads == 0 || (heads % group == 0 && first % group == 0)) && read.first >= 0 &&
+                      (read.first + read.count) * size <= kv.count,
+                  "{}: query heads {} to {} of {} cannot share {} key/value heads (q {}, k {})", name(), first,
+                  first + heads, spec_.heads, spec_.kv_heads, to_string(c.in[kQ]), to_string(c.in[kK]));
+    return read;
+  }
+  /// Bytes from the start of keys and values to the first head that is read.
+  size_t offset_of_heads(const BindContext& c) const {
+    return static_cast<size_t>(heads_read(c).first * (c.in[kQ].shape.back() / spec_.heads)) * bytes_of(c.in[kQ].dtype);
+  }
   template <typename Args>
-  void point_operands(Args& args, const RunArgs& a) const {
-    args.q = a.in[kQ], args.k = a.in[kK], args.v = a.in[kV];
+  void point_operands(Args& args, const RunArgs& a, size_t offset) const {
+    args.q = a.in[kQ];
+    args.k = static_cast<const char*>(a.in[kK]) + offset, args.v = static_cast<const char*>(a.in[kV]) + offset;
     args.mask.query_documents = static_cast<const int32_t*>(a.in[kQueryDocuments]);
     args.mask.key_documents = static_cast<const int32_t*>(a.in[kKeyDocuments]);
     args.mask.key_lengths = static_cast<const int32_t*>(a.in[kKeyLengths]);
@@ -100,16 +123,18 @@ class AttentionBase : public Op {
     batch[kSlopes] = batch[kRandom] = false;
     batch.resize(kOperands + extra, true);
     std::vector<Signature> rules = alike_on_leading(1, batch, std::vector<bool>(outputs, true));
-    if (spec_.dropout == 0.0) {
-      Signature heads = all_replicate(kOperands + extra, outputs);
-      for (const int i : {kQ, kK, kV}) heads.inputs[static_cast<size_t>(i)] = Shard(2);
-      heads.inputs[kSlopes] = Shard(0);
-      shard_heads(heads);
-      rules.push_back(heads);
-    }
+    Signature heads = all_replicate(kOperands + extra, outputs);
+    for (const int i : {kQ, kK, kV}) heads.inputs[static_cast<size_t>(i)] = Shard(2);
+    heads.inputs[kSlopes] = Shard(0);
+    shard_heads(heads, Shard(2));
+    rules.push_back(heads);
+    heads.inputs[kK] = heads.inputs[kV] = Replicate;  // fewer key/value heads than ranks: each rank reads its own
+    shard_heads(heads, Partial);
+    rules.push_back(heads);
     return rules;
   }
-  virtual void shard_heads(Signature& heads) const = 0;
+  /// Adds what a direction has beside the operands; kv: how the gradients of keys and values come out.
+  virtual void shard_heads(Signature& heads, Placement kv) const = 0;
 
   AttentionSpec spec_;
   MaskRules rules_;
@@ -132,22 +157,27 @@ class AttentionGradient final : public AttentionBase {
   Bound bind(const BindContext& c) const override {
     const kernels::AttentionShape shape = local_shape_of(c);
     const auto self = std::make_shared<AttentionGradient>(*this);  // the closure may outlive the tape
+    const size_t offset = offset_of_heads(c);
+    const size_t kv_bytes = static_cast<size_t>(element_count(c.in_local[kK])) * bytes_of(shape.dtype);
+    const bool some_heads = shape.kv_heads * shape.head_size < shape.kv_stride;  // the others get 0 from this rank
     return {c.backend.attention_backward_scratch(shape),
-            [self, run = c.backend.attention_backward, shape](const RunArgs& a) {
+            [self, run = c.backend.attention_backward, shape, offset, kv_bytes, some_heads](const RunArgs& a) {
+              if (some_heads) std::memset(a.out[1], 0, kv_bytes), std::memset(a.out[2], 0, kv_bytes);
               kernels::AttentionBackwardArgs args;
               args.shape = shape;
-              self->point_operands(args, a);
+              self->point_operands(args, a, offset);
               args.o = a.in[kOperands], args.logsumexp = a.in[kOperands + 1], args.d_o = a.in[kOperands + 2];
-              args.dq = a.out[0], args.dk = a.out[1], args.dv = a.out[2];
+              args.dq = a.out[0];
+              args.dk = static_cast<char*>(a.out[1]) + offset, args.dv = static_cast<char*>(a.out[2]) + offset;
               run(args);
             }};
   }
 
  protected:
-  void shard_heads(Signature& heads) const override {
+  void shard_heads(Signature& heads, Placement kv) const override {
     heads.inputs[kOperands] = heads.inputs[kOperands + 2] = Shard(2);
     heads.inputs[kOperands + 1] = Shard(1);
-    for (Placement& output : heads.outputs) output = Shard(2);
+    heads.outputs = {Shard(2), kv, kv};
   }
 };
 
@@ -183,17 +213,18 @@ class Attention final : public AttentionBase {
   Bound bind(const BindContext& c) const override {
     const kernels::AttentionShape shape = local_shape_of(c);
     const auto self = std::make_shared<Attention>(*this);
-    return {c.backend.attention_scratch(shape), [self, run = c.backend.attention, shape](const RunArgs& a) {
+    const size_t offset = offset_of_heads(c);
+    return {c.backend.attention_scratch(shape), [self, run = c.backend.attention, shape, offset](const RunArgs& a) {
               kernels::AttentionArgs args;
               args.shape = shape;
-              self->point_operands(args, a);
+              self->point_operands(args, a, offset);
               args.o = a.out[0], args.logsumexp = a.out[1];
               run(args);
             }};
   }
 
  protected:
-  void shard_heads(Signature& heads) const override { heads.outputs = {Shard(2), Shard(1)}; }
+  void shard_heads(Signature& heads, Placement) const override { heads.outputs = {Shard(2), Shard(1)}; }
 };
 
 class Rotary final : public Op {
@@ -213,6 +244,7 @@ class Rotary final : public Op {
   std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
     std::vector<Signature> rules = alike_on_leading(rank_of(in[0]) - 1, {true, true}, {true});
     rules.push_back({{Shard(2), Replicate}, {Shard(2)}});
+    rules.push_back({{Partial, Replicate}, {Partial}});  // a rotation is linear
     return rules;
   }
   Kept kept() const override { return {0b10, 0}; }

@@ -37,6 +37,8 @@ class Conversion final : public Op {
     return {out};
   }
   std::vector<Signature> signatures(std::span<const InputSpec>) const override { return {{{from_}, {to_}}}; }
+  /// A gathered tensor can be gathered again and a slice cut again: what keeps activations at a shard of their size.
+  bool cheap() const override { return !from_.is_partial() && !(from_.is_shard() && to_.is_shard()); }
   std::vector<InPlace> in_place() const override {
     return from_.is_partial() && to_.is_replicate() ? std::vector<InPlace>{{0, 0}} : std::vector<InPlace>{};
   }
@@ -84,7 +86,11 @@ class Conversion final : public Op {
     const size_t size = bytes_of(context.in[0].dtype);
     const size_t in_count = static_cast<size_t>(element_count(context.in_local[0]));
     const size_t out_count = static_cast<size_t>(element_count(context.out_local[0]));
-    const size_t in_bytes = aligned_bytes(in_count * size), out_bytes = aligned_bytes(out_count * size);
+    // Runs of the outermost dim of a tensor are dense as they are.
+    const bool packs = to_.is_shard() && DimView(context.in_local[0], to_.dim).outer > 1;
+    const bool unpacks = from_.is_shard() && DimView(context.out_local[0], from_.dim).outer > 1;
+    const size_t in_bytes = packs ? aligned_bytes(in_count * size) : 0;
+    const size_t out_bytes = unpacks ? aligned_bytes(out_count * size) : 0;
     const Shape in_shape = context.in_local[0], out_shape = context.out_local[0];
     const DType dtype = context.in[0].dtype;
     const Reduction order = context.reduction;
@@ -92,16 +98,16 @@ class Conversion final : public Op {
     const Conversion self = *this;
     return {in_bytes + out_bytes, [=](const RunArgs& a) {
               char* send = static_cast<char*>(a.scratch);
-              char* receive = send + in_bytes;
+              void* receive = unpacks ? send + in_bytes : a.out[0];
               const void* packed = a.in[0];
-              if (self.to_.is_shard()) self.pack(in_shape, ranks, size, a.in[0], send), packed = send;
+              if (packs) self.pack(in_shape, ranks, size, a.in[0], send), packed = send;
               if (self.from_.is_partial())
                 group->reduce_scatter(packed, a.out[0], out_count, dtype, order);
               else if (self.to_.is_shard())
                 group->all_to_all(packed, receive, in_count / static_cast<size_t>(ranks), dtype);
               else
                 group->all_gather(packed, receive, in_count, dtype);
-              if (self.from_.is_shard()) self.unpack(out_shape, ranks, size, receive, a.out[0]);
+              if (unpacks) self.unpack(out_shape, ranks, size, static_cast<const char*>(receive), a.out[0]);
             }};
   }
 

@@ -97,9 +97,8 @@ class Dropout final : public Op {
     return {{in[0].spec.shape, in[0].spec.dtype}};
   }
   std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
-    // Only whole samples: the logical index of an element counts samples (a shard of another dim needs its offset).
-    (void)in;
-    return alike_on_leading(1, {true, true, false}, {true});
+    // Samples, whose logical index is data (step.random), or runs of the next dim, whose offset bind knows.
+    return alike_on_leading(rank_of(in[0]) > 2 ? 2 : 1, {true, true, false}, {true});
   }
   Kept kept() const override { return {0b100, 0}; }
   std::vector<InPlace> in_place() const override { return {{0, 0}, {0, 1}}; }
@@ -117,6 +116,11 @@ class Dropout final : public Op {
     args.dropout.stream = site_;
     args.samples = c.in_local[0][0];
     args.sample_elements = element_count(c.in_local[0]) / std::max<int64_t>(args.samples, 1);
+    const int64_t whole = c.in[0].elements() / std::max<int64_t>(c.in[0].shape[0], 1);
+    if (whole != args.sample_elements) {
+      args.logical_elements = whole;
+      args.first_element = local_extents(c.in[0], c.mesh)[1].first * (whole / c.in[0].shape[1]);
+    }
     args.dtype = c.in[0].dtype;
     return {0, [run = c.backend.dropout, args](const RunArgs& a) {
               kernels::DropoutArgs now = args;

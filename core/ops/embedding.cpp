@@ -9,16 +9,19 @@ namespace {
 
 class EmbeddingGradient final : public Op {
  public:
-  explicit EmbeddingGradient(int64_t entries) : entries_(entries) {}
   std::string_view name() const override { return "embedding gradient"; }
-  // inputs: dy, ids -> dtable
+  // inputs: dy, ids, table (only its shape and placement are read) -> dtable
   std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
-    return {{{entries_, in[0].spec.shape.back()}, accumulation_of(in[0].spec.dtype)}};
+    return {{in[2].spec.shape, accumulation_of(in[0].spec.dtype)}};
   }
   std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
-    std::vector<Signature> rules{all_replicate(2, 1)};
-    for (int dim = 0; dim < rank_of(in[1]); ++dim) rules.push_back({{Shard(dim), Shard(dim)}, {Partial}});
+    std::vector<Signature> rules{all_replicate(3, 1)};
+    for (int dim = 0; dim < rank_of(in[1]); ++dim) rules.push_back({{Shard(dim), Shard(dim), Replicate}, {Partial}});
+    rules.push_back({{Replicate, Replicate, Shard(0)}, {Shard(0)}});  // vocabulary parallel
     return rules;
+  }
+  Cost cost(std::span<const TensorSpec> in, std::span<const TensorSpec>) const override {
+    return {0.0, 2.0 * static_cast<double>(in[0].elements() * bytes_of(in[0].dtype))};
   }
   Bound bind(const BindContext& c) const override {
     kernels::EmbeddingBackwardArgs args;
@@ -26,6 +29,7 @@ class EmbeddingGradient final : public Op {
     args.entries = c.out_local[0][0];
     args.width = c.out_local[0][1];
     args.dtype = c.in[0].dtype;
+    args.first = local_extents(c.in[2], c.mesh)[0].first, args.all = c.in[2].shape[0];
     return {c.backend.embedding_backward_scratch(args.rows, args.entries),
             [run = c.backend.embedding_backward, args](const RunArgs& a) {
               kernels::EmbeddingBackwardArgs now = args;
@@ -34,9 +38,6 @@ class EmbeddingGradient final : public Op {
               run(now);
             }};
   }
-
- private:
-  int64_t entries_;
 };
 
 class Embedding final : public Op {
@@ -52,7 +53,9 @@ class Embedding final : public Op {
     return {{shape, in[1].spec.dtype}};
   }
   std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
-    return alike_on_leading(rank_of(in[0]), {true, false, true}, {true});
+    std::vector<Signature> rules = alike_on_leading(rank_of(in[0]), {true, false, true}, {true});
+    if (!in[2].present) rules.push_back({{Replicate, Shard(0), Replicate}, {Partial}});  // vocabulary parallel
+    return rules;
   }
   Kept kept() const override { return {0b011, 0}; }
   std::vector<InPlace> in_place() const override { return {{0, 2}}; }
@@ -61,9 +64,9 @@ class Embedding final : public Op {
     const Value dy = a.gradient(0);
     if (a.needs(2)) a.contribute(2, dy);
     if (!a.needs(1)) return;
-    const auto op = std::make_shared<EmbeddingGradient>(a.recorder().shape(a.input(1))[0]);
     CAPSTAN_CHECK(a.parameter_buffer(1).present(), "the table of an embedding is a parameter");
-    a.recorder().record_into(op, {dy, a.input(0)}, {a.parameter_buffer(1)}, a.claim({1}), Purpose::gradient);
+    a.recorder().record_into(std::make_shared<EmbeddingGradient>(), {dy, a.input(0), a.input(1)},
+                             {a.parameter_buffer(1)}, a.claim({1}), Purpose::gradient);
   }
   Cost cost(std::span<const TensorSpec>, std::span<const TensorSpec> out) const override {
     return {0.0, 2.0 * static_cast<double>(out[0].elements() * bytes_of(out[0].dtype))};  // rows read, not the table
@@ -74,6 +77,7 @@ class Embedding final : public Op {
     args.entries = c.in_local[1][0];
     args.width = c.in_local[1][1];
     args.dtype = c.out[0].dtype;
+    args.first = local_extents(c.in[1], c.mesh)[0].first, args.all = c.in[1].shape[0];
     return {0, [run = c.backend.embedding, args](const RunArgs& a) {
               kernels::EmbeddingArgs now = args;
               now.ids = static_cast<const int32_t*>(a.in[0]), now.table = a.in[1], now.add = a.in[2], now.y = a.out[0];

@@ -1,5 +1,7 @@
 #include "core/ops/linear.h"
 
+#include <algorithm>
+
 #include "core/backward.h"
 #include "core/error.h"
 #include "core/ops/signatures.h"
@@ -23,6 +25,16 @@ Bound bind_product(const BindContext& c, const kernels::MatmulShape& shape, int 
           }};
 }
 
+/// Whether this rank adds operand i, of which all ranks hold the whole, to an output of which each holds an addend: on
+/// every such axis only the first rank does, so that the sum has it once.
+bool adds_whole(const BindContext& c, size_t i) {
+  for (const Axis axis : kAllAxes)
+    if (c.mesh.size(axis) > 1 && on(c.out[0].placements, axis).is_partial() &&
+        on(c.in[i].placements, axis).is_replicate() && c.mesh.coordinate(axis) > 0)
+      return false;
+  return true;
+}
+
 class Linear final : public Op {
  public:
   explicit Linear(kernels::ActivationKind activation) : activation_(activation) {}
@@ -44,10 +56,9 @@ class Linear final : public Op {
     const int last = rank_of(in[0]) - 1;
     std::vector<Signature> rules = alike_on_leading(last, {true, false, false}, {true});
     rules.push_back({{Replicate, Shard(0), Shard(0)}, {Shard(last)}});  // column parallel
-    if (!in[2].present && activation_ == kernels::ActivationKind::none) {
-      rules.push_back({{Shard(last), Shard(1), Replicate}, {Partial}});  // row parallel
-      rules.push_back({{Partial, Replicate, Replicate}, {Partial}});
-    }
+    if (activation_ != kernels::ActivationKind::none) return rules;
+    rules.push_back({{Shard(last), Shard(1), Replicate}, {Partial}});  // row parallel; the bias is added once
+    if (!in[2].present) rules.push_back({{Partial, Replicate, Replicate}, {Partial}});
     return rules;
   }
   Kept kept() const override { return {0b011, 0}; }
@@ -65,9 +76,14 @@ class Linear final : public Op {
                                c.in[0].dtype,
                                c.in[1].dtype,
                                c.out[0].dtype};
-    shape.bias = c.has_in[2];
     shape.activation = activation_;
-    return bind_product(c, shape, 0, 1, c.has_in[2] ? 2 : -1);
+    const bool biased = c.has_in[2] && adds_whole(c, 2);
+    shape.bias = !biased && c.has_in[2];
+    const size_t scratch_of_others = c.backend.prepare_matmul(shape)->scratch_bytes();  // one plan for all ranks
+    shape.bias = biased;
+    Bound bound = bind_product(c, shape, 0, 1, biased ? 2 : -1);
+    bound.scratch_bytes = std::max(bound.scratch_bytes, scratch_of_others);
+    return bound;
   }
 
  private:
@@ -88,6 +104,7 @@ class LinearInputGradient final : public Op {
     const int last = rank_of(in[0]) - 1;
     std::vector<Signature> rules = alike_on_leading(last, {true, false, true}, {true});
     rules.push_back({{Shard(last), Shard(0), Partial}, {Partial}});
+    rules.push_back({{Shard(last), Shard(0), Replicate}, {Partial}});  // the sum so far is added once
     rules.push_back({{Replicate, Shard(1), Shard(last)}, {Shard(last)}});
     rules.push_back({{Partial, Replicate, Partial}, {Partial}});
     return rules;
@@ -110,9 +127,10 @@ class LinearInputGradient final : public Op {
     std::shared_ptr<kernels::PreparedMatmul> product = c.backend.prepare_matmul(shape);
     const int64_t count = element_count(c.out_local[0]);
     const DType dtype = c.out[0].dtype;
-    return {product->scratch_bytes(), [product, count, dtype, cast = c.backend.cast](const RunArgs& a) {
-              if (a.in[2] && a.in[2] != a.out[0]) cast({a.in[2], a.out[0], count, dtype, dtype});
-              product->run({a.in[0], a.in[1], nullptr, a.out[0], a.in[2] != nullptr}, a.scratch);
+    const bool adds = c.has_in[2] && adds_whole(c, 2);
+    return {product->scratch_bytes(), [product, count, dtype, adds, cast = c.backend.cast](const RunArgs& a) {
+              if (adds && a.in[2] != a.out[0]) cast({a.in[2], a.out[0], count, dtype, dtype});
+              product->run({a.in[0], a.in[1], nullptr, a.out[0], adds}, a.scratch);
             }};
   }
 };
@@ -130,6 +148,7 @@ class LinearWeightGradient final : public Op {
     for (int dim = 0; dim < last; ++dim) rules.push_back({{Shard(dim), Shard(dim)}, {Partial}});
     rules.push_back({{Shard(last), Replicate}, {Shard(0)}});
     rules.push_back({{Replicate, Shard(last)}, {Shard(1)}});
+    rules.push_back({{Partial, Replicate}, {Partial}});
     return rules;
   }
   Cost cost(std::span<const TensorSpec> in, std::span<const TensorSpec> out) const override {

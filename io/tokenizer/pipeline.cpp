@@ -39,10 +39,10 @@ void check_added_ids(const TokenizerSpec& spec, const PieceTable& names, const s
     const uint64_t id = in_model ? *in_model : next++;
     if (id != token.id)
       throw bad_pipeline(where, "added token \"{}\" has id {} in the file, but Hugging Face gives it {}", token.content,
-                token.id, id);
+                         token.id, id);
     if (!in_model && token.id < spec.pieces.size() && !spec.pieces[token.id].empty())
       throw bad_pipeline(where, "added token \"{}\" has the id {} of the piece \"{}\"", token.content, token.id,
-                spec.pieces[token.id]);
+                         spec.pieces[token.id]);
   }
 }
 
@@ -211,9 +211,9 @@ std::shared_ptr<const Pipeline> make_pipeline(TokenizerSpec spec, const std::str
     if (token.content == p.spec.end_of_document) end = token.id;
   if (!end)
     throw bad_pipeline(where,
-              "the token \"{}\" that ends documents is not in the vocabulary; name another with "
-              "--end-of-document",
-              p.spec.end_of_document);
+                       "the token \"{}\" that ends documents is not in the vocabulary; name another with "
+                       "--end-of-document",
+                       p.spec.end_of_document);
   p.end_of_document = *end;
   p.silent[*end] = true;
   p.byte_level = p.spec.byte_level(p.names);

@@ -91,8 +91,8 @@ struct DelimiterSplit {
 struct FixedLength {
   uint64_t length = 5;
 };
-using PreTokenizerSpec = std::variant<ByteLevel, PatternSplit, BertSplit, WordsAndSigns, WhitespaceSplit, UnicodeScripts,
-                                      Metaspace, Digits, Punctuation, DelimiterSplit, FixedLength>;
+using PreTokenizerSpec = std::variant<ByteLevel, PatternSplit, BertSplit, WordsAndSigns, WhitespaceSplit,
+                                      UnicodeScripts, Metaspace, Digits, Punctuation, DelimiterSplit, FixedLength>;
 
 // Decoders: pieces to text.
 struct WordPieceDecoder {

@@ -87,7 +87,8 @@ class SpecReader final : public JsonEvents {
   }
   void count(uint64_t value) override {
     if (large_ == Large::names) {
-      if (value > kLargestId) throw bad_spec(where_, "vocabulary: wanted ids below 2^24, got {} for \"{}\"", value, key_);
+      if (value > kLargestId)
+        throw bad_spec(where_, "vocabulary: wanted ids below 2^24, got {} for \"{}\"", value, key_);
       tables.by_name.emplace_back(std::move(key_), value);
     } else if (large_ != Large::none) {
       score(static_cast<double>(value));
@@ -116,9 +117,9 @@ class SpecReader final : public JsonEvents {
   }
   Error misplaced(const char* what) const {
     return bad_spec(where_,
-               "model: wanted a vocabulary {{\"piece\": id}} or [[\"piece\", score]] and merges [\"a b\"] or "
-               "[[\"a\", \"b\"]], got {} in it",
-               what);
+                    "model: wanted a vocabulary {{\"piece\": id}} or [[\"piece\", score]] and merges [\"a b\"] or "
+                    "[[\"a\", \"b\"]], got {} in it",
+                    what);
   }
   void score(double value) {
     if (large_ != Large::order || depth_ != large_depth_ + 1 || row_++ != 1) throw misplaced("a number");
@@ -170,7 +171,8 @@ std::vector<std::string> pieces_by_id(Tables& tables, const std::string& where) 
   std::vector<std::string> pieces;
   if (!tables.by_order.empty()) {
     for (auto& [piece, score] : tables.by_order) pieces.push_back(std::move(piece));
-    if (pieces.size() > kLargestId) throw bad_spec(where, "vocabulary: wanted at most 2^24 pieces, got {}", pieces.size());
+    if (pieces.size() > kLargestId)
+      throw bad_spec(where, "vocabulary: wanted at most 2^24 pieces, got {}", pieces.size());
     return pieces;
   }
   uint64_t largest = 0;
@@ -193,7 +195,7 @@ std::vector<BpeSpec::Merge> merges_by_id(const Tables& tables, const std::vector
   const auto id_of = [&](std::string_view piece, const auto& merge) {
     if (const std::optional<uint32_t> id = table.find(piece)) return *id;
     throw bad_spec(where, "merges: \"{}\" and \"{}\" need the piece \"{}\", which the vocabulary lacks", merge.first,
-              merge.second, piece);
+                   merge.second, piece);
   };
   std::vector<BpeSpec::Merge> merges;
   merges.reserve(tables.merges.size());

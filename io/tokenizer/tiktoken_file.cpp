@@ -75,12 +75,13 @@ std::vector<std::string> read_ranks(std::string_view text, const std::string& wh
     uint64_t rank = 0;
     std::optional<std::string> bytes;
     if (space != one.npos) {
-      bytes = from_base64(one.substr(0, space));
+      bytes = from_base64(one.substr(0, space));  // "=" alone is empty
       const char* last = one.data() + one.size();
       const auto [stop, problem] = std::from_chars(one.data() + space + 1, last, rank);
       if (problem != std::errc() || stop != last) bytes.reset();
     }
-    if (!bytes || bytes->empty() || bytes->size() > kLongestToken || rank > kLargestRank)
+    if (bytes && bytes->empty()) continue;  // one published file has such a line
+    if (!bytes || bytes->size() > kLongestToken || rank > kLargestRank)
       throw Error::make(ExitCode::bad_data, "{}:{}: wanted a token in base64 and its rank, got \"{}\"", where, line,
                         one.substr(0, 80));
     largest = std::max(largest, rank);

@@ -43,9 +43,10 @@ struct HeadView {
   A keep(int64_t i, int64_t j) const {
     if (dropout.probability == 0.0) return A(1);
     const uint64_t sample = *dropout.first_sample + static_cast<uint64_t>(batch);
-    const uint64_t row = (sample * static_cast<uint64_t>(shape.heads) + static_cast<uint64_t>(head)) *
-                             static_cast<uint64_t>(shape.queries) +
-                         static_cast<uint64_t>(i);
+    const uint64_t heads = static_cast<uint64_t>(shape.all_heads > 0 ? shape.all_heads : shape.heads);
+    const uint64_t row =
+        (sample * heads + static_cast<uint64_t>(shape.first_head + head)) * static_cast<uint64_t>(shape.queries) +
+        static_cast<uint64_t>(i);
     const uint64_t index = row * static_cast<uint64_t>(shape.keys) + static_cast<uint64_t>(j);
     const bool kept = philox_word(*dropout.key, dropout.stream, index) >= drop_threshold(dropout.probability);
     return kept ? A(1.0 / (1.0 - dropout.probability)) : A(0);

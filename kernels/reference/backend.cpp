@@ -28,6 +28,8 @@ Backend reference_backend() {
   b.dropout = reference::dropout;
   b.cross_entropy = reference::cross_entropy;
   b.cross_entropy_backward = reference::cross_entropy_backward;
+  b.cross_entropy_statistics = reference::cross_entropy_statistics;
+  b.cross_entropy_combine = reference::cross_entropy_combine;
   b.add = reference::add;
   b.scale = reference::scale;
   b.cast = reference::cast;

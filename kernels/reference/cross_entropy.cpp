@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 
 #include "kernels/reference/element.h"
@@ -55,15 +56,56 @@ void cross_entropy_backward(const CrossEntropyBackwardArgs& args) {
       const bool counts = args.weights[r] != 0.0f;
       const A factor = A(static_cast<double>(args.weights[r]) * *args.gradient_scale);
       const A logsumexp = in<A>(args.logsumexp)[r];
-      if (counts) check_target(args.targets[r], r, args.vocabulary);
+      if (counts) check_target(args.targets[r], r, args.all > 0 ? args.all : args.vocabulary);
       for (int64_t i = 0; i < args.padded; ++i) {
         if (!counts || i >= args.vocabulary) {
           store(row[i], A(0));
         } else {
-          store(row[i], (std::exp(load(row[i]) - logsumexp) - A(i == args.targets[r] ? 1 : 0)) * factor);
+          store(row[i], (std::exp(load(row[i]) - logsumexp) - A(i + args.first == args.targets[r] ? 1 : 0)) * factor);
         }
       }
     }
+  });
+}
+
+void cross_entropy_statistics(const CrossEntropyStatisticsArgs& args) {
+  with_element(args.dtype, "cross_entropy_statistics", [&]<typename T>(T) {
+    using A = Accumulation<T>;
+    for (int64_t r = 0; r < args.rows; ++r) {
+      const T* logits = in<T>(args.logits) + r * args.padded;
+      A* statistics = out<A>(args.statistics) + r * kCrossEntropyStatistics;
+      A highest = -std::numeric_limits<A>::infinity(), sum = 0;
+      for (int64_t i = 0; i < args.vocabulary; ++i) highest = std::max(highest, load(logits[i]));
+      for (int64_t i = 0; i < args.vocabulary; ++i) sum += std::exp(load(logits[i]) - highest);
+      const int64_t target = int64_t{args.targets[r]} - args.first;
+      statistics[0] = highest, statistics[1] = sum;
+      statistics[2] = target >= 0 && target < args.vocabulary ? load(logits[target]) : A(0);
+    }
+  });
+}
+
+void cross_entropy_combine(const CrossEntropyCombineArgs& args) {
+  with_element(args.dtype, "cross_entropy_combine", [&]<typename T>(T) {
+    using A = Accumulation<T>;
+    double loss = args.accumulate ? *args.loss_sum : 0.0;
+    for (int64_t r = 0; r < args.rows; ++r) {
+      const A* row = in<A>(args.statistics) + r * args.shards * kCrossEntropyStatistics;
+      A highest = -std::numeric_limits<A>::infinity(), sum = 0, target = 0;
+      for (int64_t s = 0; s < args.shards; ++s) highest = std::max(highest, row[s * kCrossEntropyStatistics]);
+      for (int64_t s = 0; s < args.shards; ++s) {
+        const A* shard = row + s * kCrossEntropyStatistics;
+        if (shard[1] != A(0)) sum += shard[1] * std::exp(shard[0] - highest);
+        target += shard[2];
+      }
+      const A logsumexp = highest + std::log(sum);
+      out<A>(args.logsumexp)[r] = logsumexp;
+      out<A>(args.nll)[r] = A(0);
+      if (args.weights[r] == 0.0f) continue;
+      check_target(args.targets[r], r, args.vocabulary);
+      out<A>(args.nll)[r] = logsumexp - target;
+      loss += static_cast<double>(args.weights[r]) * static_cast<double>(logsumexp - target);
+    }
+    *args.loss_sum = loss;
   });
 }
 

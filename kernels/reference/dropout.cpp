@@ -9,7 +9,8 @@ void dropout(const DropoutArgs& args) {
   const Dropout& d = args.dropout;
   const bool active = d.probability > 0.0;
   const uint32_t threshold = drop_threshold(d.probability);
-  const uint64_t first = active ? *d.first_sample * static_cast<uint64_t>(args.sample_elements) : 0;
+  const int64_t whole = args.logical_elements > 0 ? args.logical_elements : args.sample_elements;
+  const uint64_t first_sample = active ? *d.first_sample : 0;
   with_element(args.dtype, "dropout", [&]<typename T>(T) {
     using A = Accumulation<T>;
     const A factor = A(1.0 / (1.0 - d.probability));
@@ -17,7 +18,10 @@ void dropout(const DropoutArgs& args) {
     const T* residual = in<T>(args.residual);
     T* y = out<T>(args.y);
     for (int64_t i = 0; i < args.samples * args.sample_elements; ++i) {
-      const bool kept = !active || philox_word(*d.key, d.stream, first + static_cast<uint64_t>(i)) >= threshold;
+      const uint64_t sample = first_sample + static_cast<uint64_t>(i / args.sample_elements);
+      const uint64_t index =
+          sample * static_cast<uint64_t>(whole) + static_cast<uint64_t>(args.first_element + i % args.sample_elements);
+      const bool kept = !active || philox_word(*d.key, d.stream, index) >= threshold;
       const A value = kept ? load(x[i]) * factor : A(0);
       store(y[i], residual ? value + load(residual[i]) : value);
     }

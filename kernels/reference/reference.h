@@ -36,6 +36,8 @@ void dropout(const DropoutArgs& args);
 
 void cross_entropy(const CrossEntropyArgs& args);
 void cross_entropy_backward(const CrossEntropyBackwardArgs& args);
+void cross_entropy_statistics(const CrossEntropyStatisticsArgs& args);
+void cross_entropy_combine(const CrossEntropyCombineArgs& args);
 
 void add(const AddArgs& args);
 void scale(const ScaleArgs& args);

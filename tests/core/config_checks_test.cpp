@@ -53,16 +53,36 @@ TEST(ConfigChecks, RotaryNeedsEvenDims) {
 }
 
 TEST(ConfigChecks, WhatThisVersionLacksIsSaidPlainly) {
-  for (const char* axis : {"pp", "cp", "tp", "ep"})
+  for (const char* axis : {"pp", "cp", "ep"})
     EXPECT_THAT(mistakes({std::string("layout.") + axis + "=2"}),
-                AllOf(HasSubstr("is not in this version"), HasSubstr("data parallelism is available")));
-  EXPECT_THAT(mistakes({"layout.zero=1"}), HasSubstr("not in this version"));
+                AllOf(HasSubstr("is not in this version"), HasSubstr("data and tensor parallelism are available")));
+  EXPECT_EQ(mistakes({"layout.zero=1"}), "");
+  EXPECT_THAT(mistakes({"layout.zero=2"}), AllOf(HasSubstr("not in this version"), HasSubstr("nearest: 1")));
   EXPECT_THAT(mistakes({"train.precision=fp16"}), AllOf(HasSubstr("fp16"), HasSubstr("available: fp32 and bf16")));
   EXPECT_THAT(mistakes({"train.device=cuda"}), HasSubstr("available: cpu and reference"));
   EXPECT_THAT(mistakes({"train.precision=fp64"}), HasSubstr("reference"));
   EXPECT_EQ(mistakes({"train.precision=fp64", "train.device=reference"}), "");
   EXPECT_EQ(mistakes({"train.precision=bf16", "train.device=reference"}), "");
   EXPECT_THAT(mistakes({"layout.sequence_parallel=true"}), HasSubstr("layout.tp is 1"));
+}
+
+TEST(ConfigChecks, TensorParallelDegreesThatFit) {
+  const auto model = [](std::vector<std::string> more) {
+    std::vector<std::string> all{"model.width=96", "model.heads=12", "model.context=30"};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  for (const char* fits : {"layout.tp=2", "layout.tp=3", "layout.tp=12"}) EXPECT_EQ(mistakes(model({fits})), "");
+  EXPECT_THAT(mistakes(model({"layout.tp=5"})),
+              AllOf(HasSubstr("layout.tp"), HasSubstr("12 heads"), HasSubstr("nearest: 4 or 6")));
+  EXPECT_THAT(mistakes(model({"layout.tp=24"})), HasSubstr("nearest: 12"));
+  EXPECT_EQ(mistakes(model({"layout.tp=4", "model.kv_heads=2"})), "") << "each key/value head for two ranks";
+  EXPECT_THAT(mistakes(model({"layout.tp=3", "model.kv_heads=2"})), HasSubstr("2 key/value heads"));
+  EXPECT_THAT(mistakes(model({"layout.tp=4", "model.kv_heads=6"})), HasSubstr("nearest: 3 or 6"));
+  EXPECT_THAT(mistakes(model({"layout.tp=3", "model.hidden=100"})), HasSubstr("an MLP of 100"));
+  EXPECT_EQ(mistakes(model({"layout.tp=6", "layout.sequence_parallel=true"})), "");
+  EXPECT_THAT(mistakes(model({"layout.tp=4", "layout.sequence_parallel=true"})),
+              AllOf(HasSubstr("context 30"), HasSubstr("nearest: 3 or 6")));
 }
 
 TEST(ConfigChecks, Steps) {

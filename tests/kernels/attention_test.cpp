@@ -197,6 +197,39 @@ TEST(AttentionDropout, SplittingTheBatchKeepsTheMask) {
   }
 }
 
+/// Heads 2 and 3 of four, called alone, drop what they drop among all.
+TEST(AttentionDropout, SplittingTheHeadsKeepsTheMask) {
+  AttentionSetting s = self("dropout", 2, 19, 4, 2, 8);
+  s.dropout = 0.4;
+  const Stage whole = attention_forward(s);
+  const Values values = inputs_of(whole);
+  for (const Backend& backend : all_backends()) {
+    const std::vector<double> want = run_stage(whole, backend, DType::f32, values).values.at("o");
+    Stage part = whole;
+    part.run = [&](const Call& c) {
+      AttentionShape shape = s.shape(c.dtype);
+      shape.heads = 2, shape.kv_heads = 1, shape.first_head = 2, shape.all_heads = 4;
+      const auto from = [&](const char* name, int64_t head) {
+        return static_cast<char*>(c.at.at(name)) + static_cast<size_t>(head * s.head_size) * bytes_of(c.dtype);
+      };
+      c.backend.attention({shape,
+                           {},
+                           attention_dropout(s),
+                           from("q", 2),
+                           from("k", 1),
+                           from("v", 1),
+                           from("o", 2),
+                           c.at.at("logsumexp"),
+                           c.scratch});
+    };
+    const std::vector<double> got = run_stage(part, backend, DType::f32, values).values.at("o");
+    for (size_t i = 0; i < got.size(); ++i) {
+      const size_t head = i % 32 / 8;
+      if (head >= 2) EXPECT_NEAR(got[i], want[i], 1e-6) << backend.instruction_set << " at " << i;
+    }
+  }
+}
+
 TEST(AttentionLongContext, ScratchGrowsWithTheLengthOnly) {
   const AttentionSetting s = self("long", 1, 32768, 1, 1, 16);
   const size_t matrix = size_t{32768} * 32768 * sizeof(float);

@@ -2,6 +2,8 @@
 // Cross-entropy: padded vocabulary, weights, rows that do not count, large logits, sums over several calls.
 #include "kernels/cross_entropy.h"
 
+#include <cstring>
+
 #include "tests/kernels/kernel_case_suite.h"
 
 namespace capstan::kernels::testing {
@@ -84,6 +86,60 @@ KernelCase cross_entropy_case(const CrossEntropySetting& s) {
   return c;
 }
 
+/// Columns [first, first + count) of a row-major matrix, dense, as bytes.
+std::vector<char> columns_of(const void* matrix, int64_t rows, int64_t columns, int64_t first, int64_t count,
+                             size_t size) {
+  std::vector<char> out(static_cast<size_t>(rows * count) * size);
+  for (int64_t r = 0; r < rows; ++r)
+    std::memcpy(out.data() + static_cast<size_t>(r * count) * size,
+                static_cast<const char*>(matrix) + static_cast<size_t>(r * columns + first) * size,
+                static_cast<size_t>(count) * size);
+  return out;
+}
+
+void put_columns(const std::vector<char>& from, void* matrix, int64_t rows, int64_t columns, int64_t first,
+                 int64_t count, size_t size) {
+  for (int64_t r = 0; r < rows; ++r)
+    std::memcpy(static_cast<char*>(matrix) + static_cast<size_t>(r * columns + first) * size,
+                from.data() + static_cast<size_t>(r * count) * size, static_cast<size_t>(count) * size);
+}
+
+/// The same loss and gradient formed over `shards` equal shards of the columns, some of them perhaps all padding.
+KernelCase sharded_case(const CrossEntropySetting& s, int64_t shards) {
+  KernelCase c = cross_entropy_case(s);
+  c.name += "_in_" + std::to_string(shards);
+  const int64_t columns = s.padded / shards;
+  const auto meant = [=](int64_t first) { return std::clamp<int64_t>(s.vocabulary - first, 0, columns); };
+  c.forward.run = [=](const Call& call) {
+    const Bindings& at = call.at;
+    const size_t size = bytes_of(call.dtype), wide = bytes_of(accumulation_of(call.dtype));
+    std::vector<char> all(static_cast<size_t>(s.rows * shards * kCrossEntropyStatistics) * wide), mine(all.size());
+    for (int64_t i = 0; i < shards; ++i) {
+      const std::vector<char> logits = columns_of(at.at("logits"), s.rows, s.padded, i * columns, columns, size);
+      call.backend.cross_entropy_statistics({logits.data(), at.get<const int32_t>("targets"), mine.data(), s.rows,
+                                             meant(i * columns), columns, i * columns, call.dtype});
+      put_columns(mine, all.data(), s.rows, shards * kCrossEntropyStatistics, i * kCrossEntropyStatistics,
+                  kCrossEntropyStatistics, wide);
+    }
+    call.backend.cross_entropy_combine({all.data(), at.get<const int32_t>("targets"), at.get<const float>("weights"),
+                                        at.at("logsumexp"), at.at("nll"), at.get<double>("loss_sum"), call.accumulate,
+                                        s.rows, shards, s.vocabulary, call.dtype});
+  };
+  c.backward.run = [=](const Call& call) {
+    const Bindings& at = call.at;
+    const size_t size = bytes_of(call.dtype);
+    for (int64_t i = 0; i < shards; ++i) {
+      std::vector<char> logits = columns_of(at.at("d_logits"), s.rows, s.padded, i * columns, columns, size);
+      call.backend.cross_entropy_backward({logits.data(), at.get<const int32_t>("targets"),
+                                           at.get<const float>("weights"), at.at("logsumexp"),
+                                           at.get<const double>("d_loss_sum"), s.rows, meant(i * columns), columns,
+                                           call.dtype, i * columns, s.vocabulary});
+      put_columns(logits, at.at("d_logits"), s.rows, s.padded, i * columns, columns, size);
+    }
+  };
+  return c;
+}
+
 std::vector<KernelCase> cross_entropy_cases() {
   std::vector<KernelCase> cases;
   for (const CrossEntropySetting& s : {CrossEntropySetting{1, 1, 1},
@@ -98,6 +154,12 @@ std::vector<KernelCase> cross_entropy_cases() {
                                        {3, 5003, 5056},
                                        {33, 2500, 2528}}) {
     cases.push_back(cross_entropy_case(s));
+  }
+  for (const int64_t shards : {2, 4}) {
+    cases.push_back(sharded_case({17, 63, 64}, shards));
+    cases.push_back(sharded_case({9, 17, 48, 3.0, true}, shards));  // the last shard of 4 is nothing but padding
+    cases.push_back(sharded_case({4, 64, 64, 80.0}, shards));
+    cases.push_back(sharded_case({3, 5003, 5056}, shards));
   }
   return cases;
 }

@@ -115,6 +115,30 @@ TEST(DropoutMask, DoesNotDependOnHowSamplesAreGrouped) {
   }
 }
 
+TEST(DropoutMask, DoesNotDependOnHowASampleIsDivided) {
+  const int64_t samples = 3, elements = 96, shards = 4, part = elements / shards;
+  const Stage whole = dropout_stage(0.4, false, samples, elements, &kFirst);
+  const Values values = inputs_of(whole);
+  for (const Backend& backend : all_backends()) {
+    const std::vector<double> all = run_stage(whole, backend, DType::f32, values).values.at("y");
+    for (int64_t shard = 0; shard < shards; ++shard) {
+      Stage stage = dropout_stage(0.4, false, samples, part, &kFirst);
+      stage.run = [=](const Call& c) {
+        const Dropout dropout{.probability = 0.4, .stream = 3, .key = &kKey, .first_sample = &kFirst};
+        c.backend.dropout(
+            {dropout, c.at.at("x"), nullptr, c.at.at("y"), samples, part, c.dtype, shard * part, elements});
+      };
+      std::vector<double> x;
+      for (int64_t i = 0; i < samples * part; ++i)
+        x.push_back(values.at("x")[static_cast<size_t>(i / part * elements + shard * part + i % part)]);
+      const std::vector<double> y = run_stage(stage, backend, DType::f32, {{"x", x}}).values.at("y");
+      for (int64_t i = 0; i < samples * part; ++i)
+        EXPECT_EQ(y[static_cast<size_t>(i)], all[static_cast<size_t>(i / part * elements + shard * part + i % part)])
+            << backend.instruction_set << " shard " << shard << " at " << i;
+    }
+  }
+}
+
 TEST(DropoutMask, StreamsAndKeysDiffer) {
   const auto kept = [](uint64_t key, uint64_t stream, uint64_t i) {
     return philox_word(key, stream, i) >= 0x80000000u;

@@ -47,6 +47,29 @@ KernelCase embedding_case(int64_t rows, int64_t entries, int64_t width, bool add
   return c;
 }
 
+/// The same look-up formed over `shards` equal shards of the table, each adding what it has.
+KernelCase sharded_case(int64_t rows, int64_t entries, int64_t width, bool add, int64_t shards) {
+  KernelCase c = embedding_case(rows, entries, width, add);
+  c.name += "_in_" + std::to_string(shards);
+  const int64_t part = entries / shards;
+  const auto shard_of = [=](void* table, int64_t i, DType dtype) {
+    return static_cast<char*>(table) + static_cast<size_t>(i * part * width) * bytes_of(dtype);
+  };
+  c.forward.run = [=](const Call& call) {
+    for (int64_t i = 0; i < shards; ++i)
+      call.backend.embedding({call.at.get<const int32_t>("ids"), shard_of(call.at.at("table"), i, call.dtype),
+                              i > 0 ? call.at.at("y") : call.at.at("add"), call.at.at("y"), rows, part, width,
+                              call.dtype, i * part, entries});
+  };
+  c.backward.run = [=](const Call& call) {
+    for (int64_t i = 0; i < shards; ++i)
+      call.backend.embedding_backward({call.at.get<const int32_t>("ids"), call.at.at("d_y"),
+                                       shard_of(call.at.at("d_table"), i, accumulation_of(call.dtype)), call.accumulate,
+                                       rows, part, width, call.dtype, call.scratch, i * part, entries});
+  };
+  return c;
+}
+
 std::vector<KernelCase> embedding_cases() {
   std::vector<KernelCase> cases;
   for (const bool add : {false, true}) {
@@ -58,6 +81,9 @@ std::vector<KernelCase> embedding_cases() {
     cases.push_back(embedding_case(300, 5000, 8, add));
     cases.push_back(embedding_case(300, 40, 257, add));  // these are shared out to threads
     cases.push_back(embedding_case(600, 101, 100, add));
+    cases.push_back(sharded_case(64, 256, 64, add, 2));
+    cases.push_back(sharded_case(257, 64, 3, add, 4));
+    cases.push_back(sharded_case(300, 40, 257, add, 2));
   }
   return cases;
 }

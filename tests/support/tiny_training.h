@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/axis_groups.h"
 #include "core/training_program.h"
 #include "kernels/philox.h"
 
@@ -36,13 +37,19 @@ struct Step {
 };
 
 /// One rank of a small training. Data are a pure function of the sample's index, so that any number of ranks and
-/// microbatches sees the same global batch: rank r takes samples [r, r+1) * batch / dp of the step.
+/// microbatches sees the same global batch: data rank r takes samples [r, r+1) * batch / dp of the step.
 class TinyTraining {
  public:
-  TinyTraining(const TrainingSpec& spec, const kernels::Backend& backend, Communicator& group)
-      : backend_(backend), group_(group), training_(make(spec)) {
+  TinyTraining(const TrainingSpec& spec, const kernels::Backend& backend, Communicator& world, int tp = 1)
+      : backend_(backend),
+        mesh_({world.size() / tp, 1, 1, tp, 1}, world.rank()),
+        groups_(mesh_, world),
+        training_(make(spec)) {
     training_->allocate_and_initialise();
   }
+
+  const Mesh& mesh() const { return mesh_; }
+  Communicator& group(Axis axis) { return groups_.of(axis); }
 
   TrainingProgram& training() { return *training_; }
   Program& program() { return training_->program(); }
@@ -50,7 +57,7 @@ class TinyTraining {
   void fill_microbatch(int64_t step, int64_t m) {
     const TrainingSpec& spec = training_->spec();
     const int64_t per_rank = spec.microbatch * spec.microbatches, context = spec.model.context;
-    const int64_t first = (step * group_.size() + group_.rank()) * per_rank + m * spec.microbatch;
+    const int64_t first = (step * data_ranks() + mesh_.coordinate(Axis::dp)) * per_rank + m * spec.microbatch;
     const auto at = [&](const char* name) { return program().at<int32_t>(name); };
     float* weights = program().at<float>("input.loss_weights");
     for (int64_t s = 0; s < spec.microbatch; ++s)
@@ -73,7 +80,7 @@ class TinyTraining {
     const TrainingSpec& spec = training_->spec();
     double per_sample = 0.0;
     for (int64_t t = 0; t < spec.model.context; ++t) per_sample += t % 5 == 3 ? 0.0 : 1.0;
-    return per_sample * static_cast<double>(spec.microbatch * spec.microbatches * group_.size());
+    return per_sample * static_cast<double>(spec.microbatch * spec.microbatches * data_ranks());
   }
 
   kernels::StepScalars& scalars() { return *program().at<kernels::StepScalars>("step.scalars"); }
@@ -106,17 +113,14 @@ class TinyTraining {
   }
 
  private:
+  int64_t data_ranks() const { return mesh_.size(Axis::dp); }
   std::unique_ptr<TrainingProgram> make(const TrainingSpec& spec) {
-    Device device{&backend_, {}};
-    self_ = self_communicator();
-    device.communicators.of.fill(self_.get());
-    device.communicators.of[static_cast<int>(Axis::dp)] = &group_;
-    return std::make_unique<TrainingProgram>(Mesh::data_parallel(group_.size(), group_.rank()), device, spec);
+    return std::make_unique<TrainingProgram>(mesh_, Device{&backend_, groups_.communicators()}, spec);
   }
 
   const kernels::Backend& backend_;
-  Communicator& group_;
-  std::unique_ptr<Communicator> self_;
+  Mesh mesh_;
+  AxisGroups groups_;
   std::unique_ptr<TrainingProgram> training_;
 };
 

@@ -215,8 +215,8 @@ struct RowDropout {
     on = true;
     key = *dropout.key, stream = dropout.stream;
     const uint64_t sample = *dropout.first_sample + static_cast<uint64_t>(b);
-    first_row =
-        (sample * static_cast<uint64_t>(s.heads) + static_cast<uint64_t>(head)) * static_cast<uint64_t>(s.queries);
+    const uint64_t heads = static_cast<uint64_t>(s.all_heads > 0 ? s.all_heads : s.heads);
+    first_row = (sample * heads + static_cast<uint64_t>(s.first_head + head)) * static_cast<uint64_t>(s.queries);
     keys = static_cast<uint64_t>(s.keys);
     below = dropped_below(dropout.probability);
     kept = static_cast<float>(1.0 / (1.0 - dropout.probability));

@@ -35,6 +35,28 @@ void drop(const T* x, const T* residual, T* y, int64_t begin, int64_t end, const
 }
 
 template <class T>
+void drop_run(const T* x, const T* residual, T* y, int64_t count, const Mask& mask) {
+  parallel_shares(count, 64, 4 * count * static_cast<int64_t>(sizeof(T)), [=](int64_t begin, int64_t end) {
+    if (residual) {
+      drop<T, true>(x, residual, y, begin, end, mask);
+    } else {
+      drop<T, false>(x, residual, y, begin, end, mask);
+    }
+  });
+}
+
+/// A run of each sample: the logical index jumps from sample to sample.
+template <class T>
+void drop_runs(const DropoutArgs& a, const T* x, const T* residual, T* y, Mask mask) {
+  for (int64_t s = 0; s < a.samples; ++s) {
+    mask.first = (*a.dropout.first_sample + static_cast<uint64_t>(s)) * static_cast<uint64_t>(a.logical_elements) +
+                 static_cast<uint64_t>(a.first_element);
+    const int64_t at = s * a.sample_elements;
+    drop_run(x + at, residual ? residual + at : nullptr, y + at, a.sample_elements, mask);
+  }
+}
+
+template <class T>
 void run(const DropoutArgs& a) {
   const int64_t count = a.samples * a.sample_elements;
   const T *x = static_cast<const T*>(a.x), *residual = static_cast<const T*>(a.residual);
@@ -50,13 +72,8 @@ void run(const DropoutArgs& a) {
   }
   const Mask mask{*a.dropout.key, a.dropout.stream, *a.dropout.first_sample * static_cast<uint64_t>(a.sample_elements),
                   dropped_below(a.dropout.probability), static_cast<float>(1.0 / (1.0 - a.dropout.probability))};
-  parallel_shares(count, 64, 4 * count * static_cast<int64_t>(sizeof(T)), [=](int64_t begin, int64_t end) {
-    if (residual) {
-      drop<T, true>(x, residual, y, begin, end, mask);
-    } else {
-      drop<T, false>(x, residual, y, begin, end, mask);
-    }
-  });
+  if (a.logical_elements > 0) return drop_runs(a, x, residual, y, mask);
+  drop_run(x, residual, y, count, mask);
 }
 
 }  // namespace

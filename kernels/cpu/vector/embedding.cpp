@@ -15,10 +15,15 @@ void look_up(const EmbeddingArgs& a) {
   const int64_t bytes = a.rows * width * static_cast<int64_t>(sizeof(T)) * (add ? 3 : 2);
   parallel_shares(a.rows, 1, bytes, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      assert(a.ids[r] >= 0 && a.ids[r] < a.entries);
-      const T *entry = table + a.ids[r] * width, *add_row = add ? add + r * width : nullptr;
+      const int64_t at = a.ids[r] - a.first;
+      assert(a.ids[r] >= 0 && a.ids[r] < (a.all > 0 ? a.all : a.entries));
+      const bool here = at >= 0 && at < a.entries;  // else another shard has it: zeros
+      const T *entry = table + (here ? at : 0) * width, *add_row = add ? add + r * width : nullptr;
       T* y_row = y + r * width;
-      if (add_row) {
+      if (!here) {
+        if (!add_row) __builtin_memset(y_row, 0, sizeof(T) * static_cast<size_t>(width));
+        if (add_row && add_row != y_row) __builtin_memcpy(y_row, add_row, sizeof(T) * static_cast<size_t>(width));
+      } else if (add_row) {
         each_vector(
             0, width, [=](int64_t i, auto lanes) __attribute__((always_inline)) {
               store(y_row + i, load(entry + i, lanes) + load(add_row + i, lanes), lanes);
@@ -36,7 +41,7 @@ void add_tile(const EmbeddingBackwardArgs& a, int64_t first, int64_t last, int64
   const T* dy = static_cast<const T*>(a.dy);
   float* dtable = static_cast<float*>(a.dtable);
   for (int64_t r = 0; r < a.rows; ++r) {
-    const int64_t id = a.ids[r];
+    const int64_t id = a.ids[r] - a.first;
     if (id < first || id >= last) continue;
     const T* from = dy + r * a.width;
     float* to = dtable + id * a.width;

@@ -25,6 +25,8 @@ void fill_table(Backend& table) {
   table.dropout = dropout;
   table.cross_entropy = cross_entropy;
   table.cross_entropy_backward = cross_entropy_backward;
+  table.cross_entropy_statistics = cross_entropy_statistics;
+  table.cross_entropy_combine = cross_entropy_combine;
   table.add = add;
   table.scale = scale;
   table.cast = cast;

@@ -1,0 +1,25 @@
+#include "core/axis_groups.h"
+
+#include "core/error.h"
+
+namespace capstan {
+
+AxisGroups::AxisGroups(const Mesh& mesh, Communicator& world) : self_(self_communicator()) {
+  CAPSTAN_CHECK(mesh.ranks() == world.size() && mesh.rank() == world.rank(), "rank {} of {} is given the mesh {}",
+                world.rank(), world.size(), mesh.describe());
+  for (const Axis axis : kAllAxes)
+    if (mesh.size(axis) > 1) groups_[static_cast<size_t>(axis)] = world.split(mesh.colour(axis), mesh.coordinate(axis));
+}
+
+Communicator& AxisGroups::of(Axis axis) const {
+  const auto& group = groups_[static_cast<size_t>(axis)];
+  return group ? *group : *self_;
+}
+
+AxisCommunicators AxisGroups::communicators() const {
+  AxisCommunicators result;
+  for (const Axis axis : kAllAxes) result.of[static_cast<size_t>(axis)] = &of(axis);
+  return result;
+}
+
+}  // namespace capstan

@@ -1,0 +1,23 @@
+#pragma once
+// AxisGroups: the communicators of one rank, made from the world by splitting it once along every axis of more than one
+// rank; the other axes share the group of one. Rule: collective, and made in the same order on all ranks.
+
+#include <array>
+#include <memory>
+
+#include "core/op.h"
+
+namespace capstan {
+
+class AxisGroups {
+ public:
+  AxisGroups(const Mesh& mesh, Communicator& world);
+  AxisCommunicators communicators() const;
+  Communicator& of(Axis axis) const;
+
+ private:
+  std::unique_ptr<Communicator> self_;
+  std::array<std::unique_ptr<Communicator>, kAxisCount> groups_;  ///< null where the axis has one rank
+};
+
+}  // namespace capstan

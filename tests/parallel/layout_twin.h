@@ -1,0 +1,121 @@
+#pragma once
+// A small decoder trained under a layout over threads as ranks, and its state put together again: what a layout is
+// compared with its unsharded twin by. Where several ranks hold the same element they must agree bit for bit.
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <mutex>
+
+#include "parallel/rank_threads.h"
+#include "tests/support/tiny_training.h"
+
+namespace capstan::testing {
+
+struct Layout {
+  int tp = 1, dp = 1;
+  bool sequence_parallel = false;
+  Recompute::Policy recompute = Recompute::Policy::none;
+  int zero = 0;
+};
+
+inline std::string name_of(const Layout& layout) {
+  constexpr const char* recompute[] = {"none", "selective", "full"};
+  return fmt::format("tp{}{}_dp{}_zero{}_{}", layout.tp, layout.sequence_parallel ? "sp" : "", layout.dp, layout.zero,
+                     recompute[static_cast<int>(layout.recompute)]);
+}
+
+/// Logical tensors by name: parameters, moment1.*, moment2.*.
+struct TwinOutcome {
+  std::vector<Step> steps;
+  std::map<std::string, std::vector<double>> state;
+};
+
+constexpr int kTwinSteps = 5;
+constexpr double kTwinRate = 1e-2;
+
+/// Puts the shards of all ranks together.
+class StateCollector {
+ public:
+  void take(TinyTraining& training) {
+    const std::lock_guard lock(mutex_);
+    const ParameterSet& parameters = training.program().parameters();
+    for (const std::string prefix : {"", "moment1.", "moment2."})
+      for (int i = 0; i < static_cast<int>(parameters.size()); ++i)
+        for (const StatePiece& piece : training.training().state_pieces(prefix, i))
+          take_piece(piece, training.training().master_dtype(), prefix + parameters.at(i).name,
+                     element_count(parameters.at(i).logical_shape()));
+  }
+  /// Fails when an element was held by no rank.
+  std::map<std::string, std::vector<double>> state() const {
+    for (const auto& [name, values] : state_)
+      for (const double value : values) EXPECT_FALSE(std::isnan(value)) << name << " has an element that no rank holds";
+    return state_;
+  }
+
+ private:
+  void take_piece(const StatePiece& piece, DType dtype, const std::string& name, int64_t elements) {
+    std::vector<double>& whole = state_.try_emplace(name, static_cast<size_t>(elements), NAN).first->second;
+    for (int64_t j = 0; j < piece.count * piece.runs; ++j) {
+      const double value = dtype == DType::f64 ? static_cast<const double*>(piece.data)[j]
+                                               : static_cast<double>(static_cast<const float*>(piece.data)[j]);
+      const int64_t at = piece.first + j / piece.count * piece.stride + j % piece.count;
+      double& cell = whole.at(static_cast<size_t>(at));
+      EXPECT_TRUE(std::isnan(cell) || cell == value) << name << "[" << at << "]: two ranks disagree";
+      cell = value;
+    }
+  }
+
+  std::mutex mutex_;
+  std::map<std::string, std::vector<double>> state_;
+};
+
+/// The global batch is the same under every layout: dp x microbatches x microbatch = 4.
+inline TwinOutcome train_twin(TrainingSpec spec, const Layout& layout, const kernels::Backend& backend,
+                              int64_t microbatches = 1) {
+  spec.microbatches = microbatches;
+  spec.microbatch = 4 / (layout.dp * microbatches);
+  spec.sequence_parallel = layout.sequence_parallel;
+  spec.zero = layout.zero;
+  spec.plan.recompute.policy = layout.recompute;
+  const int ranks = layout.tp * layout.dp;
+  StateCollector collector;
+  std::vector<std::vector<Step>> steps(static_cast<size_t>(ranks));
+  std::vector<std::string> digests(static_cast<size_t>(ranks));
+  run_rank_threads(ranks, [&](Communicator& world) {
+    TinyTraining training(spec, backend, world, layout.tp);
+    std::vector<Step>& mine = steps[static_cast<size_t>(world.rank())];
+    for (int i = 0; i < kTwinSteps; ++i) mine.push_back(training.step(i, kTwinRate));
+    collector.take(training);
+    digests[static_cast<size_t>(world.rank())] = training.program().digest();
+  });
+  for (int r = 1; r < ranks; ++r) {
+    EXPECT_EQ(steps[static_cast<size_t>(r)], steps[0]) << "losses and norms of rank " << r;
+    EXPECT_EQ(digests[static_cast<size_t>(r)], digests[0]) << "plan of rank " << r;
+  }
+  return {steps[0], collector.state()};
+}
+
+/// ||a - b|| <= 1e-9 max(||a||, learning rate sqrt(size)): AdamW moves an element by about the learning rate whatever
+/// the size of its gradient, so a gradient that is nothing but rounding still moves its weight.
+inline void expect_twins(const TwinOutcome& one, const TwinOutcome& many, double loss_limit, double weight_limit) {
+  ASSERT_EQ(one.steps.size(), many.steps.size());
+  for (size_t i = 0; i < one.steps.size(); ++i) {
+    EXPECT_NEAR(many.steps[i].loss, one.steps[i].loss, loss_limit * one.steps[i].loss) << "loss of step " << i;
+    EXPECT_NEAR(many.steps[i].norm, one.steps[i].norm, 1e2 * loss_limit * one.steps[i].norm) << "norm of step " << i;
+  }
+  ASSERT_EQ(one.state.size(), many.state.size());
+  for (const auto& [name, a] : one.state) {
+    if (name.ends_with("attention.k.bias")) continue;  // its gradient is rounding noise in any layout
+    const std::vector<double>& b = many.state.at(name);
+    ASSERT_EQ(a.size(), b.size()) << name;
+    double difference = 0.0, size = 0.0;
+    for (size_t i = 0; i < a.size(); ++i) difference += (a[i] - b[i]) * (a[i] - b[i]), size += a[i] * a[i];
+    const double floor = kTwinRate * std::sqrt(static_cast<double>(a.size()));
+    EXPECT_LE(std::sqrt(difference), weight_limit * std::max(std::sqrt(size), floor)) << name;
+  }
+}
+
+}  // namespace capstan::testing
