@@ -25,6 +25,8 @@ function(capstan_floor NAME)
     endif()
     if(CAPSTAN_UNITY)
       set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 16)
+      # A member's type in an anonymous namespace is no header's mistake when a source is read by the group's file.
+      target_compile_options(${target} PRIVATE -Wno-subobject-linkage)
     endif()
   else()
     add_library(${target} INTERFACE)
