@@ -54,6 +54,7 @@ struct RunArgs {
 /// The communicators of this rank, one per axis; groups of one where the axis has size 1.
 struct AxisCommunicators {
   std::array<Communicator*, kAxisCount> of{};
+  Communicator* ends = nullptr;  ///< the first and the last stage of this rank's pipeline; null on others
 };
 
 /// What an op sees when it is bound: the specs as this rank holds them (empty shape and null where absent).
@@ -61,6 +62,7 @@ struct BindContext {
   const kernels::Backend& backend;
   const Mesh& mesh;
   const AxisCommunicators& communicators;
+  Channels* channels = nullptr;  ///< of this plan's transfers between stages
   Reduction reduction = Reduction::fast;
   std::vector<TensorSpec> in, out;  ///< global
   std::vector<Shape> in_local, out_local;

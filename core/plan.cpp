@@ -9,7 +9,8 @@ namespace capstan {
 namespace {
 
 BindContext context_of(const Tape& tape, const Node& node, const Device& device, Reduction reduction) {
-  BindContext context{*device.backend, tape.mesh, device.communicators, reduction, {}, {}, {}, {}, {}, {}};
+  BindContext context{
+      *device.backend, tape.mesh, device.communicators, device.channels, reduction, {}, {}, {}, {}, {}, {}};
   const auto fill = [&](const std::vector<TensorId>& ids, std::vector<TensorSpec>& specs, std::vector<Shape>& locals,
                         std::vector<bool>& has) {
     for (const TensorId id : ids) {

@@ -23,6 +23,7 @@ struct PlanOptions {
 struct Device {
   const kernels::Backend* backend = nullptr;
   AxisCommunicators communicators;
+  Channels* channels = nullptr;  ///< of the plan at hand
 };
 
 struct PassTime {

@@ -40,8 +40,9 @@ struct TapeTensor {
   int contributions = 0;  ///< of a parameter's gradient: ops of the backward pass that write it or add to it
 };
 
-/// Part of a plan that is replayed as a unit.
-enum class Part : uint8_t { begin, forward, backward, carry, store, update };
+/// Part of a plan that is replayed as a unit; forward, backward and weights (gradients that a schedule forms apart)
+/// once for each chunk of a pipeline and microbatch.
+enum class Part : uint8_t { begin, forward, backward, weights, carry, store, update };
 const char* name_of(Part part);
 
 enum class Accumulate : uint8_t { never, after_first_microbatch, always };
@@ -53,6 +54,7 @@ struct Node {
   Part part = Part::forward;
   int level = 0;    ///< of the summation tree, for Part::carry and Part::store
   int region = -1;  ///< layer, for recomputation; -1: outside of any
+  int chunk = 0;    ///< of a pipeline: in which this node is replayed
   Accumulate accumulate = Accumulate::never;
   bool recomputed = false;
 };

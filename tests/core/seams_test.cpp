@@ -282,9 +282,10 @@ TEST_F(State, WeightDecayTouchesMatricesOnly) {
   testing::TinyTraining training(testing::tiny_spec(testing::tiny_gpt()), backend_, *self_);
   const std::vector<double> before = training.values<double>("parameters");
   training.prepare(0, 0.5);
-  training.fill_microbatch(0, 0);
-  std::fill_n(training.program().at<float>("input.loss_weights"), 2 * 12, 0.0f);
-  training.training().microbatch(0);
+  training.training().run_microbatches([&](int64_t) {
+    training.fill_microbatch(0, 0);
+    std::fill_n(training.program().at<float>("input.loss_weights"), 2 * 12, 0.0f);
+  });
   training.training().finish_step();
   const std::vector<double> after = training.values<double>("parameters");
   const FlatLayout& layout = training.training().layout();

@@ -150,8 +150,7 @@ TEST(LayoutControl, AllRanksSkipTogether) {
   run_rank_threads(4, [&](Communicator& world) {
     testing::TinyTraining training(tiny_spec(tiny_llama()), backend, world, 2);
     training.prepare(0, 1e-2);
-    training.fill_microbatch(0, 0);
-    training.training().microbatch(0);
+    training.accumulate(0);
     const std::vector<double> before = training.values<double>("parameters");
     if (world.rank() == 3) *training.program().at<double>("gradient.layers.0.attention.q.weight") = INFINITY;
     EXPECT_TRUE(training.training().finish_step().skipped) << "rank " << world.rank();
