@@ -100,6 +100,10 @@ class Op {
   /// Cheap to run again compared with keeping its output: what selective recomputation drops.
   virtual bool cheap() const { return false; }
   virtual bool is_loss() const { return false; }
+  /// Inputs whose elements are read (bit i: input i); of the others only shape and placement matter.
+  virtual uint32_t reads() const { return ~0u; }
+  /// Writes an output that has a place already, whatever its shape and placement.
+  virtual bool shapes_follow_output() const { return false; }
   virtual bool is_collective() const { return false; }
 
   /// Of one rank: local shapes.

@@ -41,6 +41,8 @@ class Program {
   ParameterSet& parameters() { return parameters_; }
   const ParameterSet& parameters() const { return parameters_; }
   const PlanOptions& options() const { return options_; }
+  /// For the plans added from here on.
+  void set_windows(std::shared_ptr<const WindowPlan> windows) { options_.windows = std::move(windows); }
 
   Recorder recorder(RecorderOptions options) { return Recorder(mesh_, persistent_, parameters_, options); }
   /// Plans a recorded tape under a name. Throws Error(internal) for a second plan of one name. paths: what crosses

@@ -5,9 +5,10 @@
 namespace capstan {
 
 const char* name_of(Purpose purpose) {
-  constexpr const char* names[] = {
-      "parameter", "working copy",        "gradient", "moment", "input", "scalar", "cache", "reduction", "activation",
-      "statistic", "activation gradient", "scratch"};
+  constexpr const char* names[] = {"parameter", "working copy", "gradient",  "moment",
+                                   "input",     "scalar",       "cache",     "window of a unit",
+                                   "reduction", "activation",   "statistic", "activation gradient",
+                                   "scratch"};
   static_assert(std::size(names) == kPurposeCount);
   return names[static_cast<int>(purpose)];
 }
@@ -54,6 +55,7 @@ std::vector<InputSpec> input_specs(const Tape& tape, const Node& node) {
 }
 
 void verify_shapes(const Tape& tape, const Node& node, const std::string& where) {
+  if (node.op->shapes_follow_output()) return;
   const std::vector<InputSpec> inputs = input_specs(tape, node);
   std::vector<TensorSpec> inferred;
   try {
@@ -83,6 +85,7 @@ bool matches(const Tape& tape, const Node& node, const Signature& signature, Axi
 }
 
 void verify_placements(const Tape& tape, const Node& node, const std::string& where) {
+  if (node.op->shapes_follow_output()) return;
   if (node.op->is_collective()) return;  // a conversion changes placements: its own rule checks both ends
   const std::vector<InputSpec> inputs = input_specs(tape, node);
   for (const Axis axis : kAllAxes) {
@@ -110,7 +113,7 @@ void verify_gradients(const Tape& tape, const std::string& after_pass) {
         continue;
       const bool first = found[static_cast<size_t>(id)]++ == 0;
       const Accumulate wanted = first ? Accumulate::after_first_microbatch : Accumulate::always;
-      CAPSTAN_CHECK(tape.nodes[i].accumulate == wanted,
+      CAPSTAN_CHECK(tape.nodes[i].accumulate == (tape.at(id).windowed ? Accumulate::always : wanted),
                     "after {}: node {} ({}) is contribution {} to {} and accumulates wrongly", after_pass, i,
                     tape.nodes[i].op->name(), found[static_cast<size_t>(id)], tape.at(id).name);
     }

@@ -22,13 +22,14 @@ enum class Purpose : uint8_t {
   input,
   scalar,
   cache,
+  window,
   reduction,
   activation,
   statistic,
   gradient_activation,
   scratch
 };
-constexpr int kPurposeCount = 12;
+constexpr int kPurposeCount = 13;
 const char* name_of(Purpose purpose);
 
 struct TapeTensor {
@@ -38,6 +39,7 @@ struct TapeTensor {
   int persistent = -1;  ///< index into the PersistentSpace, or -1: lives only while it is needed
   bool needs_gradient = false;
   int contributions = 0;  ///< of a parameter's gradient: ops of the backward pass that write it or add to it
+  bool windowed = false;  ///< of a gradient: what holds it is cleared before the contributions of each part
 };
 
 /// Part of a plan that is replayed as a unit; forward, backward and weights (gradients that a schedule forms apart)

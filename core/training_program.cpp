@@ -31,9 +31,10 @@ TrainingProgram::TrainingProgram(const Mesh& mesh, const Device& device, const T
   model_->declare_constants(program_.persistent());
   declare_state();
   declare_inputs(program_.persistent());
+  plan_windows();
   if (spec.training) record_train();
   record_evaluate();
-  if (has_working()) record_refresh();
+  if (has_working() && !parameters_divided()) record_refresh();
 }
 
 void TrainingProgram::make_schedule_and_stages() {
@@ -82,8 +83,27 @@ void TrainingProgram::survey() {
   for (std::vector<int>& stages : holders_) std::sort(stages.begin(), stages.end());
   if (!spec_.training) return;
   record_backward(recorder);
+  find_spread_units(recorder.tape());
   for (size_t i = 0; i < parameters.size(); ++i)
     gradients_.push_back(recorder.spec(recorder.persistent("gradient." + at(i).name)).placements);
+}
+
+/// Units between whose contributions, on this rank's chunks, come contributions to another unit.
+void TrainingProgram::find_spread_units(const Tape& tape) {
+  const ParameterSet& parameters = program_.parameters();
+  std::vector<bool> left;  // units behind which another one has come
+  int current = -1;
+  for (const Node& node : tape.nodes)
+    for (const TensorId id : node.outputs) {
+      if (id == kNoTensor || tape.at(id).contributions == 0 || !view_.holds(node.chunk)) continue;
+      const int unit = parameters.at(parameters.find(tape.at(id).name.substr(std::string("gradient.").size()))).unit;
+      const size_t u = static_cast<size_t>(unit);
+      if (u >= left.size()) left.resize(u + 1), spread_.resize(std::max(spread_.size(), u + 1));
+      if (unit == current) continue;
+      if (current >= 0) left[static_cast<size_t>(current)] = true;
+      if (left[u]) spread_[u] = true;
+      current = unit;
+    }
 }
 
 DecoderInputs TrainingProgram::decoder_inputs(Recorder& recorder) const {

@@ -37,7 +37,7 @@ struct TrainingSpec {
   uint64_t seed = 1;
   PlanOptions plan;
   bool sequence_parallel = false;  ///< the residual stream is divided over tp by tokens
-  int zero = 0;                    ///< 1: masters and moments are divided over dp
+  int zero = 0;                    ///< divided over dp: 1 masters and moments, 2 gradients too, 3 parameters too
   ScheduleKind schedule = ScheduleKind::one_forward_one_backward;
   int interleave = 1;            ///< chunks of a stage, when the schedule is interleaved
   std::string schedule_table{};  ///< one's own table (core/schedule.h) instead
@@ -88,6 +88,8 @@ class TrainingProgram {
   const std::vector<int>& chunk_of_layers() const { return chunk_of_layer_; }
   /// Whether this rank's stage ends in the loss: it alone counts samples.
   bool has_loss() const { return view_.holds(schedule_.chunks - 1); }
+  /// Each data rank holds a piece of the sums; own gradients are whole only while their unit is at work.
+  bool gradients_divided() const { return state_divided() && spec_.zero > 1; }
   /// Stages that hold this parameter, ascending: one, or the two ends for a tied table.
   const std::vector<int>& holders(int parameter) const { return holders_[static_cast<size_t>(parameter)]; }
 
@@ -121,6 +123,7 @@ class TrainingProgram {
   void make_schedule_and_stages();
   RecorderOptions recorder_options(bool training) const;
   void survey();
+  void find_spread_units(const Tape& tape);
   void record_loss(Recorder& recorder, const std::string& sum) const;
   DecoderInputs decoder_inputs(Recorder& recorder) const;
   void add_plan(const std::string& name, Recorder& recorder, const ReplayOrder& order);
@@ -141,9 +144,18 @@ class TrainingProgram {
   TensorSpec spec_of(const Parameter& parameter, DType dtype) const;
   void declare_state();
   void declare_inputs(PersistentSpace& space) const;
+  struct Place {
+    int parent = -1;
+    int64_t first = 0;  ///< elements
+  };
+  using PlaceOf = std::function<Place(const FlatRun&)>;
+  void declare_views(const std::string& name, const std::string& prefix, DType dtype, Purpose purpose,
+                     const PlaceOf& place_of);
   void declare_flat(const std::string& name, const std::string& prefix, DType dtype, Purpose purpose);
-  void declare_shard(const std::string& name, DType dtype, Purpose purpose);
-  void declare_gradient_runs();
+  void declare_shard(const std::string& name, DType dtype, Purpose purpose, bool owed = false);
+  PlaceOf declare_windows(const std::string& name, DType dtype, bool share_all);
+  void declare_gradients();
+  void plan_windows();
 
   // training_program_update.cpp
   Value reduced_gradient(Recorder& recorder, size_t run);
@@ -156,6 +168,7 @@ class TrainingProgram {
   bool ordered() const { return spec_.plan.reduction == Reduction::ordered; }
   /// Masters and moments are divided over dp, and every rank reads whole working copies.
   bool state_divided() const { return spec_.training && spec_.zero > 0 && program_.mesh().size(Axis::dp) > 1; }
+  bool parameters_divided() const { return state_divided() && spec_.zero > 2; }
   bool has_working() const { return state_divided() || activation_dtype(spec_.precision) != master_dtype(); }
 
   TrainingSpec spec_;
@@ -167,6 +180,8 @@ class TrainingProgram {
   std::vector<std::vector<int>> holders_;  ///< by parameter: stages
   std::vector<int> chunk_of_;              ///< by parameter: which of this rank's chunks reads it, or -1
   std::vector<Placements> gradients_;      ///< by parameter
+  std::vector<bool> spread_;               ///< by unit: contributions to others come between those to its gradients
+  std::vector<int> window_of_unit_;        ///< of parameters, where they are divided
   FlatLayout layout_;
   uint64_t random_key_ = 0;  ///< of the step at hand
 };

@@ -21,73 +21,141 @@ TensorSpec TrainingProgram::spec_of(const Parameter& parameter, DType dtype) con
 
 bool TrainingProgram::held(int parameter) const { return chunk_of_[static_cast<size_t>(parameter)] >= 0; }
 
-/// A flat buffer of this rank, whole views of its parameters, and its runs.
-void TrainingProgram::declare_flat(const std::string& name, const std::string& prefix, DType dtype, Purpose purpose) {
+/// Views of the parameters of all runs held, and of the runs, where `place_of` says that these lie.
+void TrainingProgram::declare_views(const std::string& name, const std::string& prefix, DType dtype, Purpose purpose,
+                                    const PlaceOf& place_of) {
   PersistentSpace& space = program_.persistent();
-  // The buffer itself is memory of this rank; what it holds is placed by its views.
-  const int parent = space.add(name, {{layout_.elements}, dtype}, purpose);
   for (size_t i = 0; i < program_.parameters().size(); ++i) {
     const Parameter& parameter = program_.parameters().at(static_cast<int>(i));
     TensorSpec spec = spec_of(parameter, dtype);
     if (purpose == Purpose::gradient) spec.placements = gradients_[i];
     if (!held(static_cast<int>(i))) space.add_absent(prefix + parameter.name, spec, purpose);
     if (layout_.first[i] < 0) continue;
-    space.add_view(prefix + parameter.name, spec, parent, static_cast<size_t>(layout_.first[i]) * bytes_of(dtype));
+    const FlatRun& run = layout_.runs[static_cast<size_t>(layout_.run_of[i])];
+    const Place place = place_of(run);
+    space.add_view(prefix + parameter.name, spec, place.parent,
+                   static_cast<size_t>(place.first + layout_.first[i] - run.first) * bytes_of(dtype));
   }
   for (size_t r = 0; r < layout_.runs.size(); ++r) {
     const FlatRun& run = layout_.runs[r];
     if (!run.held) continue;
-    space.add_view(fmt::format("{}.run{}", name, r),
-                   FlatLayout::spec(run.count, dtype, run.placements, program_.mesh()), parent,
-                   static_cast<size_t>(run.first) * bytes_of(dtype));
+    const Place place = place_of(run);
+    const Placements& placements = purpose == Purpose::gradient ? run.gradients : run.placements;
+    space.add_view(fmt::format("{}.run{}", name, r), FlatLayout::spec(run.count, dtype, placements, program_.mesh()),
+                   place.parent, static_cast<size_t>(place.first) * bytes_of(dtype));
   }
 }
 
-/// The same buffer of which each data rank holds one piece of every run: its parameters are nowhere whole.
-void TrainingProgram::declare_shard(const std::string& name, DType dtype, Purpose purpose) {
+/// A flat buffer of this rank. The buffer itself is memory of this rank; what it holds is placed by its views.
+void TrainingProgram::declare_flat(const std::string& name, const std::string& prefix, DType dtype, Purpose purpose) {
+  const int parent = program_.persistent().add(name, {{layout_.elements}, dtype}, purpose);
+  declare_views(name, prefix, dtype, purpose, [parent](const FlatRun& run) { return Place{parent, run.first}; });
+}
+
+/// The same buffer of which each data rank holds one piece of every run: its parameters are nowhere whole. `owed`: sums
+/// over other axes than dp are still to be formed of it.
+void TrainingProgram::declare_shard(const std::string& name, DType dtype, Purpose purpose, bool owed) {
   PersistentSpace& space = program_.persistent();
   const int64_t ranks = program_.mesh().size(Axis::dp);
   const int parent = space.add(name, {{layout_.elements / ranks}, dtype}, purpose);
   for (size_t r = 0; r < layout_.runs.size(); ++r) {
     const FlatRun& run = layout_.runs[r];
     if (!run.held) continue;
-    TensorSpec spec = FlatLayout::spec(run.count, dtype, run.placements, program_.mesh());
+    TensorSpec spec = FlatLayout::spec(run.count, dtype, owed ? run.gradients : run.placements, program_.mesh());
     spec.placements = with(spec.placements, Axis::dp, Shard(0));
     space.add_view(fmt::format("{}.run{}", name, r), spec, parent,
                    static_cast<size_t>(run.first / ranks) * bytes_of(dtype));
   }
 }
 
-void TrainingProgram::declare_gradient_runs() {
+/// Memory that the units held here use in turn: two windows, so that one can be filled while the other is at work. A
+/// unit whose contributions are spread over the backward pass has a window of its own, unless all may share.
+TrainingProgram::PlaceOf TrainingProgram::declare_windows(const std::string& name, DType dtype, bool share_all) {
+  const size_t units = static_cast<size_t>(layout_.runs.empty() ? 0 : layout_.runs.back().unit) + 1;
+  std::vector<int64_t> first(units, -1), count(units), sizes(2);
+  std::vector<int> window(units, -1);
+  int turn = 0;
+  for (const FlatRun& run : layout_.runs) {
+    const size_t u = static_cast<size_t>(run.unit);
+    if (!run.held) continue;
+    if (first[u] < 0) {
+      first[u] = run.first;
+      const bool own = !share_all && spread_[u];
+      window[u] = own ? static_cast<int>(sizes.size()) : turn++ % 2;
+      if (own) sizes.push_back(0);
+    }
+    count[u] += run.count;
+    int64_t& size = sizes[static_cast<size_t>(window[u])];
+    size = std::max(size, count[u]);
+  }
+  std::vector<int> parents;
+  for (size_t w = 0; w < sizes.size(); ++w)
+    parents.push_back(
+        program_.persistent().add(fmt::format("{}.window{}", name, w), {{sizes[w]}, dtype}, Purpose::window));
+  if (share_all) window_of_unit_ = window;
+  return [=](const FlatRun& run) {
+    const size_t u = static_cast<size_t>(run.unit);
+    return Place{parents[static_cast<size_t>(window[u])], run.first - first[u]};
+  };
+}
+
+void TrainingProgram::declare_gradients() {
   PersistentSpace& space = program_.persistent();
-  const int parent = space.find("gradients");
+  const DType master = master_dtype();
+  if (gradients_divided()) {
+    declare_shard("gradients", master, Purpose::gradient, true);
+    declare_views("gradients.window", "gradient.", master, Purpose::gradient,
+                  declare_windows("gradients", master, false));
+    return;
+  }
+  const int parent = space.add("gradients", {{layout_.elements}, master}, Purpose::gradient);
+  declare_views("gradients.owed", "gradient.", master, Purpose::gradient, [parent](const FlatRun& run) {
+    return Place{parent, run.first};
+  });
   for (size_t r = 0; r < layout_.runs.size(); ++r) {
     const FlatRun& run = layout_.runs[r];
     if (!run.held) continue;
-    const size_t offset = static_cast<size_t>(run.first) * bytes_of(master_dtype());
-    const std::string name = fmt::format("gradients.run{}", r);
-    space.add_view(name + ".owed", FlatLayout::spec(run.count, master_dtype(), run.gradients, program_.mesh()), parent,
-                   offset);
-    space.add_view(name + ".used", FlatLayout::spec(run.used, master_dtype(), run.placements, program_.mesh()), parent,
-                   offset);
+    const size_t offset = static_cast<size_t>(run.first) * bytes_of(master);
+    const auto view = [&](const char* name, int64_t count) {
+      space.add_view(fmt::format("{}.run{}", name, r), FlatLayout::spec(count, master, run.placements, program_.mesh()),
+                     parent, offset);
+    };
+    view("gradients", run.count), view("gradients.used", run.used);
   }
 }
 
 void TrainingProgram::declare_state() {
   const DType master = master_dtype(), working = activation_dtype(spec_.precision);
-  if (has_working()) declare_flat("working", "working.", working, Purpose::working);
+  if (parameters_divided())
+    declare_views("working", "working.", working, Purpose::working, declare_windows("working", working, true));
+  else if (has_working())
+    declare_flat("working", "working.", working, Purpose::working);
   if (state_divided())
     declare_shard("parameters", master, Purpose::parameter);
   else
     declare_flat("parameters", "", master, Purpose::parameter);
   if (!spec_.training) return;
-  declare_flat("gradients", "gradient.", master, Purpose::gradient);
-  declare_gradient_runs();
+  declare_gradients();
   for (const char* moment : {"moment1", "moment2"})
     if (state_divided())
       declare_shard(moment, master, Purpose::moment);
     else
       declare_flat(moment, std::string(moment) + ".", master, Purpose::moment);
+}
+
+void TrainingProgram::plan_windows() {
+  if (!gradients_divided()) return;
+  const PersistentSpace& space = program_.persistent();
+  WindowPlan plan{&space, &layout_, {}, {}, window_of_unit_, activation_dtype(spec_.precision)};
+  plan.run_of_gradient.assign(space.all().size(), -1);
+  if (parameters_divided()) plan.run_of_working.assign(space.all().size(), -1);
+  for (size_t i = 0; i < program_.parameters().size(); ++i) {
+    const std::string& name = program_.parameters().at(static_cast<int>(i)).name;
+    plan.run_of_gradient[static_cast<size_t>(space.find("gradient." + name))] = layout_.run_of[i];
+    if (parameters_divided())
+      plan.run_of_working[static_cast<size_t>(space.find("working." + name))] = layout_.run_of[i];
+  }
+  program_.set_windows(std::make_shared<WindowPlan>(std::move(plan)));
 }
 
 void TrainingProgram::declare_inputs(PersistentSpace& space) const {
@@ -145,7 +213,7 @@ void TrainingProgram::allocate_and_initialise() {
 }
 
 void TrainingProgram::refresh_working_copies() {
-  if (has_working()) program_.run("refresh", Part::update);
+  if (has_working() && !parameters_divided()) program_.run("refresh", Part::update);
 }
 
 namespace {

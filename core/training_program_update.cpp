@@ -40,13 +40,14 @@ Value TrainingProgram::reduced_gradient(Recorder& recorder, size_t index) {
   const auto parameter = std::find(layout_.run_of.begin(), layout_.run_of.end(), static_cast<int>(index));
   const bool shared = holders(static_cast<int>(parameter - layout_.run_of.begin())).size() > 1;
   if (ordered()) {
-    reduce_in_place(recorder, name + ".owed", name);
+    reduce_in_place(recorder, run_name("gradients.owed", index), name);
     if (shared) sum_over_ends(recorder, recorder.persistent(name), recorder.persistent(name));
     return recorder.persistent(name);
   }
   Value value = recorder.persistent(name);
-  if (run.gradients != run.placements) {
-    value = recorder.convert(recorder.persistent(name + ".owed"), Axis::dp, Shard(0));
+  if (gradients_divided() || run.gradients != run.placements) {
+    if (!gradients_divided())
+      value = recorder.convert(recorder.persistent(run_name("gradients.owed", index)), Axis::dp, Shard(0));
     for (const Axis axis : kAllAxes)
       if (on(recorder.spec(value).placements, axis).is_partial()) value = recorder.convert(value, axis, Replicate);
   }
@@ -80,7 +81,7 @@ void TrainingProgram::record_norm(Recorder& recorder, const std::vector<Value>& 
       if (!gradients[r].present() || owed_by(layout_.runs[r]) != tables[t]) continue;
       const std::string cell = run_name(name.c_str(), r);
       space.add_view(cell, {{1}, DType::f64, tables[t]}, parent, r * sizeof(double));
-      record_square_sum(recorder, ordered() ? recorder.persistent(run_name("gradients", r) + ".used") : gradients[r],
+      record_square_sum(recorder, ordered() ? recorder.persistent(run_name("gradients.used", r)) : gradients[r],
                         recorder.persistent(cell));
     }
     Value sums = recorder.persistent(name);
@@ -115,7 +116,7 @@ void TrainingProgram::record_update(Recorder& recorder) {
     record_adamw(recorder, optimizer, gradient, run("parameters"), run("moment1"), run("moment2"),
                  has_working() && !state_divided() ? run("working") : Value{});
   }
-  if (state_divided()) gather_working(recorder, layout_, activation_dtype(spec_.precision));
+  if (state_divided() && !parameters_divided()) gather_working(recorder, layout_, activation_dtype(spec_.precision));
 }
 
 /// Working copies from masters, wherever these are.

@@ -124,11 +124,6 @@ void check_layout(const RunConfig& c, Conflicts& out) {
   refuse_degree("layout.cp", "context parallelism", c.layout.cp, out);
   refuse_degree("layout.ep", "expert parallelism", c.layout.ep, out);
   check_tensor_parallel(c, out);
-  if (c.layout.zero > 1)
-    out.push_back({{"layout.zero"},
-                   fmt::format("sharded gradients and parameters are not in this version: wanted 0 or 1, got {}; "
-                               "nearest: 1, which shards optimizer state",
-                               c.layout.zero)});
   if (c.layout.sequence_parallel && c.layout.tp == 1)
     refuse(out, {"layout.sequence_parallel", "layout.tp"},
            "sequence parallelism shards over the tensor parallel ranks, but layout.tp is 1; set it to false");

@@ -84,12 +84,19 @@ TEST(Pipeline, GoesWithEveryOtherAxis) {
       expect_pipeline_is_its_twin(model, layout, 4);
       layout.sequence_parallel = true, layout.recompute = Policy::selective;
       expect_pipeline_is_its_twin(model, layout, 4);
-      layout.dp = 2, layout.zero = 1, layout.recompute = Policy::full;
-      expect_pipeline_is_its_twin(model, layout, 2);
+      for (const int zero : {1, 2, 3}) {
+        layout.dp = 2, layout.zero = zero, layout.recompute = Policy::full;
+        expect_pipeline_is_its_twin(model, layout, 2);
+        layout.recompute = Policy::selective;
+        expect_pipeline_is_its_twin(model, layout, 4);
+      }
     }
   Layout layout = pipeline(2, interleaved, 2);
   layout.dp = 2, layout.tp = 2, layout.recompute = Policy::full;
-  expect_pipeline_is_its_twin(kGpt, layout, 4);
+  for (const int zero : {0, 3}) {
+    layout.zero = zero;
+    expect_pipeline_is_its_twin(kGpt, layout, 4);
+  }
 }
 
 TEST(Pipeline, DropoutFollowsTheLogicalElement) {
