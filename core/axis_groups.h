@@ -14,10 +14,16 @@ class AxisGroups {
   AxisGroups(const Mesh& mesh, Communicator& world);
   AxisCommunicators communicators() const;
   Communicator& of(Axis axis) const;
+  /// The first and the last stage of this rank's pipeline; null on the stages between, and where there is one stage.
+  Communicator* ends() const;
 
  private:
+  void make_ends(const Mesh& mesh);
+
   std::unique_ptr<Communicator> self_;
   std::array<std::unique_ptr<Communicator>, kAxisCount> groups_;  ///< null where the axis has one rank
+  std::unique_ptr<Communicator> ends_;                            ///< null where two stages are the whole pipeline
+  bool is_end_ = false;
 };
 
 }  // namespace capstan

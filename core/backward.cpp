@@ -16,6 +16,7 @@ class BackwardPass {
       const Node node = recorder_.tape().nodes[i];  // a copy: recording grows the vector
       if (node.part != Part::forward || !reached(node)) continue;
       recorder_.set_region(node.region);
+      recorder_.set_chunk(node.chunk);
       Adjoint adjoint(*this, node);
       node.op->adjoint(adjoint);
     }

@@ -37,6 +37,10 @@ class SelfCommunicator final : public Communicator {
     CAPSTAN_CHECK(false, "receive from rank {} in a group of one: there is no other rank", from);
   }
 
+  std::unique_ptr<Channels> open_channels(const std::vector<ChannelSpec>& paths, int) override {
+    CAPSTAN_CHECK(paths.empty(), "{} paths in a group of one", paths.size());
+    return nullptr;
+  }
   std::unique_ptr<Communicator> split(int, int) override {
     ++count_.calls;
     return self_communicator();

@@ -27,6 +27,24 @@ struct CommunicationCount {
   size_t bytes = 0;
 };
 
+/// A one-way path between two members for messages of one size.
+struct ChannelSpec {
+  int from = 0, to = 0;
+  size_t bytes = 0;
+  bool operator==(const ChannelSpec&) const = default;
+};
+
+/// Open paths of a group. Messages of a path arrive in order; up to `capacity` of them wait in the path, so that a
+/// sender goes on computing while its receiver is behind. Paths are independent: a full one holds up no other.
+class Channels {
+ public:
+  virtual ~Channels() = default;
+  /// Copies the message out; waits only while the path is full. Called by its `from`.
+  virtual void put(int path, const void* data) = 0;
+  /// Waits for the next message. Called by its `to`.
+  virtual void take(int path, void* data) = 0;
+};
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -46,6 +64,10 @@ class Communicator {
   /// Point to point, matched in order per pair, of equal length on both sides; blocking: send may wait for the receive.
   virtual void send(const void* data, size_t bytes, int to) = 0;
   virtual void receive(void* data, size_t bytes, int from) = 0;
+
+  /// Collective: opens paths (the same list on all members), on which nothing is allocated any more. The group must
+  /// outlive them.
+  virtual std::unique_ptr<Channels> open_channels(const std::vector<ChannelSpec>& paths, int capacity) = 0;
 
   /// Collective: members that give the same colour (0 or more) form a new group, ordered by key, then rank.
   virtual std::unique_ptr<Communicator> split(int colour, int key) = 0;

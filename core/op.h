@@ -54,6 +54,7 @@ struct RunArgs {
 /// The communicators of this rank, one per axis; groups of one where the axis has size 1.
 struct AxisCommunicators {
   std::array<Communicator*, kAxisCount> of{};
+  Communicator* ends = nullptr;  ///< the first and the last stage of this rank's pipeline; null on others
 };
 
 /// What an op sees when it is bound: the specs as this rank holds them (empty shape and null where absent).
@@ -61,6 +62,7 @@ struct BindContext {
   const kernels::Backend& backend;
   const Mesh& mesh;
   const AxisCommunicators& communicators;
+  Channels* channels = nullptr;  ///< of this plan's transfers between stages
   Reduction reduction = Reduction::fast;
   std::vector<TensorSpec> in, out;  ///< global
   std::vector<Shape> in_local, out_local;
@@ -98,6 +100,10 @@ class Op {
   /// Cheap to run again compared with keeping its output: what selective recomputation drops.
   virtual bool cheap() const { return false; }
   virtual bool is_loss() const { return false; }
+  /// Inputs whose elements are read (bit i: input i); of the others only shape and placement matter.
+  virtual uint32_t reads() const { return ~0u; }
+  /// Writes an output that has a place already, whatever its shape and placement.
+  virtual bool shapes_follow_output() const { return false; }
   virtual bool is_collective() const { return false; }
 
   /// Of one rank: local shapes.

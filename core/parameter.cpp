@@ -1,6 +1,5 @@
 #include "core/parameter.h"
 
-#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -39,64 +38,6 @@ int64_t ParameterSet::trainable_elements() const {
   for (const Parameter& parameter : parameters_)
     count += parameter.frozen ? 0 : element_count(parameter.logical_shape());
   return count;
-}
-
-namespace {
-
-/// Placements of a parameter, or of its gradient, as its run of the flat buffer has them.
-Placements flattened(const Placements& placements, const Mesh& mesh) {
-  Placements flat = effective(placements, mesh);
-  for (Placement& placement : flat)
-    if (placement.is_shard()) placement = Shard(0);
-  return flat;
-}
-
-}  // namespace
-
-TensorSpec FlatLayout::spec(int64_t count, DType dtype, const Placements& placements, const Mesh& mesh) {
-  for (const Axis axis : kAllAxes)
-    if (on(placements, axis).is_shard()) count *= mesh.size(axis);
-  return {{count}, dtype, placements};
-}
-
-FlatLayout flat_layout(const ParameterSet& parameters, DType dtype, const Mesh& mesh,
-                       const std::vector<Placements>& gradients, int parts) {
-  const int64_t step = static_cast<int64_t>(kAlignment / bytes_of(dtype));
-  FlatLayout layout;
-  layout.first.assign(parameters.size(), -1), layout.run_of.assign(parameters.size(), -1);
-  const auto bucket_of = [&](size_t i) {
-    const Placements own = flattened(parameters.at(static_cast<int>(i)).placements, mesh);
-    return FlatBucket{0, 0, own, gradients.empty() ? own : flattened(gradients[i], mesh)};
-  };
-  const auto same = [](const FlatBucket& a, const FlatBucket& b) {
-    return a.placements == b.placements && a.gradients == b.gradients;
-  };
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const FlatBucket wanted = bucket_of(i);
-    const auto found = [&](const FlatBucket& bucket) { return same(bucket, wanted); };
-    if (!parameters.at(static_cast<int>(i)).frozen && std::none_of(layout.buckets.begin(), layout.buckets.end(), found))
-      layout.buckets.push_back(wanted);
-  }
-  for (FlatBucket& bucket : layout.buckets) {
-    bucket.first = layout.elements;
-    for (const bool decay : {true, false}) {
-      FlatRun run{layout.elements, 0, decay, 0, bucket.placements, bucket.gradients};
-      for (size_t i = 0; i < parameters.size(); ++i) {
-        const Parameter& parameter = parameters.at(static_cast<int>(i));
-        if (parameter.frozen || parameter.decay != decay || !same(bucket_of(i), bucket)) continue;
-        layout.first[i] = layout.elements, layout.run_of[i] = static_cast<int>(layout.runs.size());
-        const Shape local = local_shape({parameter.shape, dtype, effective(parameter.placements, mesh)}, mesh);
-        layout.elements += (element_count(local) + step - 1) / step * step;
-      }
-      const int64_t whole = step * parts;
-      run.used = layout.elements - run.first;
-      run.count = (run.used + whole - 1) / whole * whole;
-      layout.elements = run.first + run.count;
-      if (run.count > 0) layout.runs.push_back(run);
-    }
-    bucket.count = layout.elements - bucket.first;
-  }
-  return layout;
 }
 
 double initial_value(const Parameter& parameter, uint64_t seed, int64_t index) {

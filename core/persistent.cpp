@@ -4,12 +4,17 @@
 
 namespace capstan {
 
-int PersistentSpace::add(const std::string& name, const TensorSpec& spec, Purpose purpose) {
+int PersistentSpace::add(const std::string& name, const TensorSpec& spec, Purpose purpose, int copies) {
   CAPSTAN_CHECK(!names_.contains(name), "two persistent tensors are named {}", name);
   PersistentTensor tensor{name, spec, purpose};
   tensor.bytes = static_cast<size_t>(element_count(local_shape(spec, mesh_))) * bytes_of(spec.dtype);
+  tensor.copies = copies;
   tensors_.push_back(tensor);
   return names_[name] = static_cast<int>(tensors_.size()) - 1;
+}
+
+int PersistentSpace::add_absent(const std::string& name, const TensorSpec& spec, Purpose purpose) {
+  return add(name, spec, purpose, 0);
 }
 
 int PersistentSpace::add_view(const std::string& name, const TensorSpec& spec, int parent, size_t offset) {
@@ -31,7 +36,8 @@ void PersistentSpace::lay_out(size_t guard) {
   for (PersistentTensor& tensor : tensors_) {
     if (tensor.parent >= 0) continue;
     tensor.offset = bytes_;
-    bytes_ += aligned(tensor.bytes) + aligned(guard);
+    tensor.stride = aligned(tensor.bytes) + aligned(guard);
+    bytes_ += tensor.stride * static_cast<size_t>(tensor.copies);
   }
 }
 

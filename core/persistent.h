@@ -18,7 +18,9 @@ struct PersistentTensor {
   Purpose purpose = Purpose::parameter;
   int parent = -1;    ///< view into this one, or -1
   size_t offset = 0;  ///< bytes from the start of the persistent arena (set by lay_out for non-views)
-  size_t bytes = 0;   ///< of this rank
+  size_t bytes = 0;   ///< of this rank, one copy
+  int copies = 1;     ///< microbatch m uses copy m % copies; 0: not held by this rank
+  size_t stride = 0;  ///< from one copy to the next (set by lay_out)
   size_t offset_in_parent = 0;
 };
 
@@ -27,7 +29,9 @@ class PersistentSpace {
   explicit PersistentSpace(const Mesh& mesh) : mesh_(mesh) {}
 
   /// Adds a tensor of its own. Throws Error(internal) when the name is taken.
-  int add(const std::string& name, const TensorSpec& spec, Purpose purpose);
+  int add(const std::string& name, const TensorSpec& spec, Purpose purpose, int copies = 1);
+  /// Declares a tensor that this rank does not hold: it can be recorded, not planned.
+  int add_absent(const std::string& name, const TensorSpec& spec, Purpose purpose);
   /// Adds a named view of `parent`, `offset` bytes from its start; must lie inside it.
   int add_view(const std::string& name, const TensorSpec& spec, int parent, size_t offset);
   int find(const std::string& name) const;  ///< -1 when there is none
@@ -37,6 +41,7 @@ class PersistentSpace {
   /// Gives every tensor its offset; `guard` bytes are left after each (tests fill them with a pattern).
   void lay_out(size_t guard);
   size_t bytes() const { return bytes_; }
+  /// Of copy 0.
   size_t offset(int index) const;
 
  private:

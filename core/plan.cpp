@@ -9,7 +9,8 @@ namespace capstan {
 namespace {
 
 BindContext context_of(const Tape& tape, const Node& node, const Device& device, Reduction reduction) {
-  BindContext context{*device.backend, tape.mesh, device.communicators, reduction, {}, {}, {}, {}, {}, {}};
+  BindContext context{
+      *device.backend, tape.mesh, device.communicators, device.channels, reduction, {}, {}, {}, {}, {}, {}};
   const auto fill = [&](const std::vector<TensorId>& ids, std::vector<TensorSpec>& specs, std::vector<Shape>& locals,
                         std::vector<bool>& has) {
     for (const TensorId id : ids) {
@@ -75,6 +76,11 @@ Plan make_plan(const std::string& name, Tape tape, const Device& device, const P
     recompute(plan.tape, options.recompute);
     verify(plan.tape, "recompute");
   });
+  if (options.windows)
+    timed(plan, "windows", [&] {
+      open_windows(plan.tape, *options.windows);
+      verify(plan.tape, "windows");
+    });
   timed(plan, "bind", [&] { bind_all(plan, device, options.reduction); });
   timed(plan, "memory", [&] {
     plan.memory = plan_memory(plan.tape, plan.scratch_bytes, options.memory);

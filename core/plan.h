@@ -8,6 +8,7 @@
 
 #include "core/passes/memory.h"
 #include "core/passes/recompute.h"
+#include "core/passes/windows.h"
 #include "core/persistent.h"
 #include "core/tape.h"
 
@@ -17,12 +18,14 @@ struct PlanOptions {
   Recompute recompute;
   MemoryOptions memory;
   Reduction reduction = Reduction::fast;
+  std::shared_ptr<const WindowPlan> windows{};  ///< null: all state is whole, or divided once a step
 };
 
 /// What ops are bound to.
 struct Device {
   const kernels::Backend* backend = nullptr;
   AxisCommunicators communicators;
+  Channels* channels = nullptr;  ///< of the plan at hand
 };
 
 struct PassTime {

@@ -27,10 +27,17 @@ void check_declarations(const std::string& plan, const Tape& tape, const Persist
 Program::Program(const Mesh& mesh, const Device& device, PlanOptions options)
     : mesh_(mesh), device_(device), options_(options), persistent_(mesh) {}
 
-const Plan& Program::add(const std::string& name, Tape tape) {
+const Plan& Program::add(const std::string& name, Tape tape, const std::vector<ChannelSpec>& paths,
+                         const ReplayOrder& order) {
   CAPSTAN_CHECK(!plans_.contains(name) && !allocated(), "plan {} cannot be added", name);
   check_declarations(name, tape, persistent_);
-  return plans_.emplace(name, make_plan(name, std::move(tape), device_, options_)).first->second;
+  Device device = device_;
+  Communicator* pipeline = device.communicators.of[static_cast<size_t>(Axis::pp)];
+  if (!paths.empty() && pipeline != nullptr && pipeline->size() > 1)
+    channels_.push_back(pipeline->open_channels(paths, kPathCapacity)), device.channels = channels_.back().get();
+  PlanOptions options = options_;
+  options.memory.order = order;
+  return plans_.emplace(name, make_plan(name, std::move(tape), device, options)).first->second;
 }
 
 const Plan& Program::plan(const std::string& name) const {
@@ -58,12 +65,16 @@ void Program::allocate() {
   for (const auto& [name, plan] : plans_) link(plan);
 }
 
-void* Program::address(int index) const { return arena_.data() + persistent_.offset(index); }
+void* Program::address(int index, int64_t microbatch) const {
+  const PersistentTensor& tensor = persistent_.at(index);
+  CAPSTAN_CHECK(tensor.copies > 0, "{} is not held by rank {}", tensor.name, mesh_.rank());
+  return arena_.data() + persistent_.offset(index) + static_cast<size_t>(microbatch % tensor.copies) * tensor.stride;
+}
 
-void* Program::address(const std::string& name) const {
+void* Program::address(const std::string& name, int64_t microbatch) const {
   const int index = persistent_.find(name);
   CAPSTAN_CHECK(index >= 0 && allocated(), "there is no persistent tensor {}", name);
-  return address(index);
+  return address(index, microbatch);
 }
 
 void* Program::address(const Plan& plan, TensorId id) const {
@@ -72,28 +83,51 @@ void* Program::address(const Plan& plan, TensorId id) const {
   return tensor.persistent >= 0 ? address(tensor.persistent) : transient_ + plan.memory.offset[static_cast<size_t>(id)];
 }
 
+Program::Operand Program::operand(const Plan& plan, TensorId id) const {
+  Operand operand{static_cast<char*>(address(plan, id)), 0, 1};
+  if (id == kNoTensor) return operand;
+  const int persistent = plan.tape.at(id).persistent, ring = plan.memory.ring_of[static_cast<size_t>(id)];
+  if (persistent >= 0)
+    operand.slots = persistent_.at(persistent).copies, operand.stride = persistent_.at(persistent).stride;
+  else if (ring >= 0)
+    operand.slots = plan.memory.rings[static_cast<size_t>(ring)].slots,
+    operand.stride = plan.memory.rings[static_cast<size_t>(ring)].stride;
+  return operand;
+}
+
 void Program::link(const Plan& plan) {
   for (size_t i = 0; i < plan.tape.nodes.size(); ++i) {
     const Node& node = plan.tape.nodes[i];
-    BoundNode bound{i, &plan.bound[i], {}, {}, transient_ + plan.memory.scratch[i], node.accumulate};
-    for (const TensorId id : node.inputs) bound.in.push_back(address(plan, id));
-    for (const TensorId id : node.outputs) bound.out.push_back(address(plan, id));
-    Sequence& sequence = sequences_[{plan.name, node.part, node.level}];
+    BoundNode bound{i, &plan.bound[i], {}, {}, {}, {}, transient_ + plan.memory.scratch[i], node.accumulate};
+    bool moves = false;
+    const auto add = [&](const std::vector<TensorId>& ids, std::vector<void*>& now, std::vector<Operand>& slots) {
+      for (const TensorId id : ids) {
+        slots.push_back(operand(plan, id));
+        now.push_back(slots.back().first);
+        moves = moves || slots.back().slots > 1;
+      }
+    };
+    add(node.inputs, bound.in, bound.in_slots), add(node.outputs, bound.out, bound.out_slots);
+    if (!moves) bound.in_slots.clear(), bound.out_slots.clear();
+    Sequence& sequence = sequences_[{plan.name, node.part, node.level, node.chunk}];
     sequence.plan = &plan;
     sequence.nodes.push_back(std::move(bound));
   }
 }
 
-bool Program::has(const std::string& plan, Part part, int level) const {
-  return sequences_.contains({plan, part, level});
+bool Program::has(const std::string& plan, Part part, int level, int chunk) const {
+  return sequences_.contains({plan, part, level, chunk});
 }
 
-void Program::run(const std::string& plan, Part part, bool accumulate, int level) {
-  const auto found = sequences_.find({plan, part, level});
-  CAPSTAN_CHECK(found != sequences_.end(), "plan {} has no part {} {}", plan, name_of(part), level);
-  for (const BoundNode& node : found->second.nodes) {
-    const bool add =
-        node.accumulate == Accumulate::always || (node.accumulate == Accumulate::after_first_microbatch && accumulate);
+void Program::run(const std::string& plan, Part part, const Replay& replay) {
+  const auto found = sequences_.find({plan, part, replay.level, replay.chunk});
+  CAPSTAN_CHECK(found != sequences_.end(), "plan {} has no part {} (chunk {}, level {})", plan, name_of(part),
+                replay.chunk, replay.level);
+  for (BoundNode& node : found->second.nodes) {
+    const bool add = node.accumulate == Accumulate::always ||
+                     (node.accumulate == Accumulate::after_first_microbatch && replay.accumulate);
+    for (size_t i = 0; i < node.in_slots.size(); ++i) node.in[i] = node.in_slots[i].at(replay.microbatch);
+    for (size_t i = 0; i < node.out_slots.size(); ++i) node.out[i] = node.out_slots[i].at(replay.microbatch);
     if (__builtin_expect(observer_ != nullptr, false)) observer_->before(*found->second.plan, node.node);
     node.bound->run({node.in.data(), node.out.data(), node.scratch, add});
     if (__builtin_expect(observer_ != nullptr, false)) observer_->after(*found->second.plan, node.node);
@@ -113,7 +147,10 @@ void Program::each_guard(const std::string& name,
   const size_t guard = options_.memory.guard;
   if (guard == 0) return;
   for (const PersistentTensor& tensor : persistent_.all())
-    if (tensor.parent < 0 && !visit(arena_.data() + tensor.offset + tensor.bytes, guard, tensor.name)) return;
+    for (int copy = 0; tensor.parent < 0 && copy < tensor.copies; ++copy)
+      if (!visit(arena_.data() + tensor.offset + static_cast<size_t>(copy) * tensor.stride + tensor.bytes, guard,
+                 tensor.name))
+        return;
   for (const Buffer& buffer : plan(name).memory.buffers)
     if (!visit(transient_ + buffer.offset + buffer.bytes, guard,
                fmt::format("{}, buffer of node {}", name, buffer.first)))

@@ -23,6 +23,14 @@ class StepObserver {
   virtual void after(const Plan& plan, size_t node) = 0;
 };
 
+/// Which replay of a part.
+struct Replay {
+  int chunk = 0;            ///< of the pipeline
+  int64_t microbatch = 0;   ///< tells the slot of its inputs and of what an earlier part left to it
+  bool accumulate = false;  ///< gradients and loss add to what is there
+  int level = 0;            ///< of the summation tree
+};
+
 class Program {
  public:
   Program(const Mesh& mesh, const Device& device, PlanOptions options);
@@ -33,10 +41,15 @@ class Program {
   ParameterSet& parameters() { return parameters_; }
   const ParameterSet& parameters() const { return parameters_; }
   const PlanOptions& options() const { return options_; }
+  /// For the plans added from here on.
+  void set_windows(std::shared_ptr<const WindowPlan> windows) { options_.windows = std::move(windows); }
 
   Recorder recorder(RecorderOptions options) { return Recorder(mesh_, persistent_, parameters_, options); }
-  /// Plans a recorded tape under a name. Throws Error(internal) for a second plan of one name.
-  const Plan& add(const std::string& name, Tape tape);
+  /// Plans a recorded tape under a name. Throws Error(internal) for a second plan of one name. paths: what crosses
+  /// between the stages of a pipeline in it, as the cut found them; collective when there are any. order: how its parts
+  /// are replayed.
+  const Plan& add(const std::string& name, Tape tape, const std::vector<ChannelSpec>& paths = {},
+                  const ReplayOrder& order = {});
   const Plan& plan(const std::string& name) const;
   const std::map<std::string, Plan>& plans() const { return plans_; }
 
@@ -45,19 +58,19 @@ class Program {
   /// Lays out the persistent tensors and takes the arena. No plan may be added after it.
   void allocate();
   bool allocated() const { return arena_.bytes() > 0; }
-  /// Address of a persistent tensor of this rank.
-  void* address(const std::string& name) const;
-  void* address(int persistent_index) const;
+  /// Address of a persistent tensor of this rank; of one with copies, the copy of `microbatch`.
+  void* address(const std::string& name, int64_t microbatch = 0) const;
+  void* address(int persistent_index, int64_t microbatch = 0) const;
   template <typename T>
-  T* at(const std::string& name) const {
-    return static_cast<T*>(address(name));
+  T* at(const std::string& name, int64_t microbatch = 0) const {
+    return static_cast<T*>(address(name, microbatch));
   }
   /// Address of any tensor of a plan (tests, observers).
   void* address(const Plan& plan, TensorId id) const;
 
-  /// Replays the nodes of one part (and level). accumulate: gradients and loss add to what is there.
-  void run(const std::string& plan, Part part, bool accumulate = false, int level = 0);
-  bool has(const std::string& plan, Part part, int level = 0) const;
+  /// Replays the nodes of one part.
+  void run(const std::string& plan, Part part, const Replay& replay = {});
+  bool has(const std::string& plan, Part part, int level = 0, int chunk = 0) const;
   void observe(StepObserver* observer) { observer_ = observer; }
 
   /// Digest over all plans and the persistent layout: ranks compare it before the first step.
@@ -68,10 +81,20 @@ class Program {
   std::string find_broken_guard(const std::string& plan) const;
 
  private:
+  /// An operand: where it lies for microbatch m is first + m % slots * stride.
+  struct Operand {
+    char* first = nullptr;
+    size_t stride = 0;
+    int slots = 1;
+    void* at(int64_t microbatch) const {
+      return first + (slots > 1 ? static_cast<size_t>(microbatch % slots) * stride : 0);
+    }
+  };
   struct BoundNode {
     size_t node = 0;
     const Bound* bound = nullptr;
-    std::vector<void*> in, out;
+    std::vector<void*> in, out;                ///< for the microbatch at hand
+    std::vector<Operand> in_slots, out_slots;  ///< empty when no operand moves from microbatch to microbatch
     void* scratch = nullptr;
     Accumulate accumulate = Accumulate::never;
   };
@@ -79,9 +102,10 @@ class Program {
     const Plan* plan = nullptr;
     std::vector<BoundNode> nodes;
   };
-  using SequenceKey = std::tuple<std::string, Part, int>;
+  using SequenceKey = std::tuple<std::string, Part, int, int>;  ///< level, chunk
 
   void link(const Plan& plan);
+  Operand operand(const Plan& plan, TensorId id) const;
   void each_guard(const std::string& plan, const std::function<bool(char*, size_t, const std::string&)>& visit) const;
 
   Mesh mesh_;
@@ -90,6 +114,7 @@ class Program {
   PersistentSpace persistent_;
   ParameterSet parameters_;
   std::map<std::string, Plan> plans_;
+  std::vector<std::unique_ptr<Channels>> channels_;
   std::map<SequenceKey, Sequence> sequences_;
   Arena arena_;
   char* transient_ = nullptr;

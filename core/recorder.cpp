@@ -13,6 +13,18 @@ Recorder::Recorder(const Mesh& mesh, PersistentSpace& persistent, const Paramete
   tape_.mesh = mesh;
 }
 
+void Recorder::set_region(int region) {
+  region_ = region;
+  if (region >= 0 && !options_.chunk_of_region.empty())
+    chunk_ = options_.chunk_of_region.at(static_cast<size_t>(region));
+}
+
+bool Recorder::begins_chunk(int region) const {
+  const std::vector<int>& chunks = options_.chunk_of_region;
+  const size_t r = static_cast<size_t>(region);
+  return region > 0 && !chunks.empty() && chunks.at(r) != chunks.at(r - 1);
+}
+
 TensorId Recorder::add_tensor(const std::string& name, const TensorSpec& spec, Purpose purpose) {
   tape_.tensors.push_back({scope_.empty() ? name : scope_ + "." + name, spec, purpose});
   return static_cast<TensorId>(tape_.tensors.size()) - 1;
@@ -110,10 +122,10 @@ std::vector<Value> Recorder::record_into(OpPtr op, const std::vector<Value>& giv
   std::vector<Value> inputs = given;
   std::vector<TensorSpec> inferred = op->infer(specs_of(tape_, inputs));
   std::vector<Placements> placed(inferred.size());
-  for (const Axis axis : kAllAxes)
-    if (tape_.mesh.size(axis) > 1) place_on_axis(*op, axis, inputs, placed);
+  for (const Axis axis : kAllAxes)  // a pipeline is a cut of the tape, no placement
+    if (axis != Axis::pp && tape_.mesh.size(axis) > 1) place_on_axis(*op, axis, inputs, placed);
 
-  Node node{op, {}, {}, part_, level_, region_, accumulate};
+  Node node{op, {}, {}, part_, level_, region_, chunk_, accumulate};
   bool needs_gradient = false;
   for (const Value value : inputs) {
     node.inputs.push_back(value.id);
@@ -161,7 +173,7 @@ Value Recorder::convert(Value value, Axis axis, Placement to) {
   const std::tuple<TensorId, Axis, int> key{value.id, axis, to.is_shard() ? to.dim : -1};
   if (const auto found = converted_.find(key); found != converted_.end() && original.persistent < 0)
     return {found->second};
-  Node node{make_conversion(axis, from, to), {value.id}, {}, part_, level_, region_};
+  Node node{make_conversion(axis, from, to), {value.id}, {}, part_, level_, region_, chunk_};
   const Purpose purpose = original.persistent >= 0 ? Purpose::activation : original.purpose;
   const TensorId id = add_tensor(fmt::format("{}.as_{}", original.name, to_string(to)), target, purpose);
   tape_.tensors.back().needs_gradient = original.needs_gradient;
@@ -176,7 +188,7 @@ void Recorder::convert_into(Value value, Axis axis, Placement to, Value target) 
   CAPSTAN_CHECK(spec(target) == wanted && tape_.at(target.id).persistent >= 0, "converted to {}, the target is {}",
                 to_string(wanted), to_string(spec(target)));
   tape_.nodes.push_back(
-      {make_conversion(axis, on(from.placements, axis), to), {value.id}, {target.id}, part_, level_, region_});
+      {make_conversion(axis, on(from.placements, axis), to), {value.id}, {target.id}, part_, level_, region_, chunk_});
 }
 
 Value Recorder::as_stream(Value value) {

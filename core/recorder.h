@@ -26,6 +26,8 @@ struct RecorderOptions {
   DType activations = DType::f32;
   /// How the residual stream of a model is placed: Shard(1) on tp is sequence parallelism. See Recorder::as_stream.
   Placements stream{};
+  /// For each region (layer) the chunk of the pipeline on which it lies; none: all on one. See Recorder::begins_chunk.
+  std::vector<int> chunk_of_region{};
 };
 
 class Recorder {
@@ -61,7 +63,12 @@ class Recorder {
   const Mesh& mesh() const { return tape_.mesh; }
 
   void set_part(Part part, int level = 0) { part_ = part, level_ = level; }
-  void set_region(int region) { region_ = region; }
+  /// A layer, or -1 for what comes before the first or after the last: it lies on the chunk recorded so far.
+  void set_region(int region);
+  void set_chunk(int chunk) { chunk_ = chunk; }
+  /// Whether this region is the first of its chunk and not the first of all: what enters it crosses between stages, so
+  /// a model makes it one tensor.
+  bool begins_chunk(int region) const;
   /// A prefix for the names of tensors recorded from here on.
   void set_scope(std::string scope) { scope_ = std::move(scope); }
 
@@ -87,6 +94,7 @@ class Recorder {
   Part part_ = Part::forward;
   int level_ = 0;
   int region_ = -1;
+  int chunk_ = 0;
   std::string scope_;
 };
 

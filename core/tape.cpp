@@ -5,15 +5,16 @@
 namespace capstan {
 
 const char* name_of(Purpose purpose) {
-  constexpr const char* names[] = {
-      "parameter", "working copy",        "gradient", "moment", "input", "scalar", "cache", "reduction", "activation",
-      "statistic", "activation gradient", "scratch"};
+  constexpr const char* names[] = {"parameter", "working copy", "gradient",  "moment",
+                                   "input",     "scalar",       "cache",     "window of a unit",
+                                   "reduction", "activation",   "statistic", "activation gradient",
+                                   "scratch"};
   static_assert(std::size(names) == kPurposeCount);
   return names[static_cast<int>(purpose)];
 }
 
 const char* name_of(Part part) {
-  constexpr const char* names[] = {"begin", "forward", "backward", "carry", "store", "update"};
+  constexpr const char* names[] = {"begin", "forward", "backward", "weights", "carry", "store", "update"};
   return names[static_cast<int>(part)];
 }
 
@@ -34,7 +35,7 @@ std::string Tape::to_text() const {
     return id == kNoTensor ? std::string("-") : fmt::format("%{}:{}", id, to_string(at(id).spec));
   };
   for (const Node& node : nodes) {
-    text += fmt::format("{}{} r{} {}{}({})", name_of(node.part), node.level, node.region,
+    text += fmt::format("{}{} r{} c{} {}{}({})", name_of(node.part), node.level, node.region, node.chunk,
                         node.recomputed ? "again " : "", node.op->name(), node.op->attributes());
     for (const TensorId id : node.inputs) text += " " + operand(id);
     text += " ->";
@@ -54,6 +55,7 @@ std::vector<InputSpec> input_specs(const Tape& tape, const Node& node) {
 }
 
 void verify_shapes(const Tape& tape, const Node& node, const std::string& where) {
+  if (node.op->shapes_follow_output()) return;
   const std::vector<InputSpec> inputs = input_specs(tape, node);
   std::vector<TensorSpec> inferred;
   try {
@@ -83,10 +85,11 @@ bool matches(const Tape& tape, const Node& node, const Signature& signature, Axi
 }
 
 void verify_placements(const Tape& tape, const Node& node, const std::string& where) {
+  if (node.op->shapes_follow_output()) return;
   if (node.op->is_collective()) return;  // a conversion changes placements: its own rule checks both ends
   const std::vector<InputSpec> inputs = input_specs(tape, node);
   for (const Axis axis : kAllAxes) {
-    if (tape.mesh.size(axis) == 1) continue;
+    if (axis == Axis::pp || tape.mesh.size(axis) == 1) continue;
     bool found = false;
     for (const Signature& signature : node.op->signatures(inputs))
       found = found || matches(tape, node, signature, axis);
@@ -105,10 +108,12 @@ void verify_gradients(const Tape& tape, const std::string& after_pass) {
   std::vector<int> found(tape.tensors.size());
   for (size_t i = 0; i < tape.nodes.size(); ++i)
     for (const TensorId id : tape.nodes[i].outputs) {
-      if (id == kNoTensor || tape.at(id).contributions == 0 || tape.nodes[i].part != Part::backward) continue;
+      const Part part = tape.nodes[i].part;
+      if (id == kNoTensor || tape.at(id).contributions == 0 || (part != Part::backward && part != Part::weights))
+        continue;
       const bool first = found[static_cast<size_t>(id)]++ == 0;
       const Accumulate wanted = first ? Accumulate::after_first_microbatch : Accumulate::always;
-      CAPSTAN_CHECK(tape.nodes[i].accumulate == wanted,
+      CAPSTAN_CHECK(tape.nodes[i].accumulate == (tape.at(id).windowed ? Accumulate::always : wanted),
                     "after {}: node {} ({}) is contribution {} to {} and accumulates wrongly", after_pass, i,
                     tape.nodes[i].op->name(), found[static_cast<size_t>(id)], tape.at(id).name);
     }

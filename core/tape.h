@@ -22,13 +22,14 @@ enum class Purpose : uint8_t {
   input,
   scalar,
   cache,
+  window,
   reduction,
   activation,
   statistic,
   gradient_activation,
   scratch
 };
-constexpr int kPurposeCount = 12;
+constexpr int kPurposeCount = 13;
 const char* name_of(Purpose purpose);
 
 struct TapeTensor {
@@ -38,10 +39,12 @@ struct TapeTensor {
   int persistent = -1;  ///< index into the PersistentSpace, or -1: lives only while it is needed
   bool needs_gradient = false;
   int contributions = 0;  ///< of a parameter's gradient: ops of the backward pass that write it or add to it
+  bool windowed = false;  ///< of a gradient: what holds it is cleared before the contributions of each part
 };
 
-/// Part of a plan that is replayed as a unit.
-enum class Part : uint8_t { begin, forward, backward, carry, store, update };
+/// Part of a plan that is replayed as a unit; forward, backward and weights (gradients that a schedule forms apart)
+/// once for each chunk of a pipeline and microbatch.
+enum class Part : uint8_t { begin, forward, backward, weights, carry, store, update };
 const char* name_of(Part part);
 
 enum class Accumulate : uint8_t { never, after_first_microbatch, always };
@@ -53,6 +56,7 @@ struct Node {
   Part part = Part::forward;
   int level = 0;    ///< of the summation tree, for Part::carry and Part::store
   int region = -1;  ///< layer, for recomputation; -1: outside of any
+  int chunk = 0;    ///< of a pipeline: in which this node is replayed
   Accumulate accumulate = Accumulate::never;
   bool recomputed = false;
 };

@@ -2,8 +2,10 @@
 // TrainingProgram: everything a run of a decoder needs, as one Program: flat state (masters, working copies, gradients,
 // moments), inputs, and the plans `train` and `evaluate`. One step, in parts of plan `train`:
 //   begin     control vector summed over dp (weights of the step's tokens, stop requests)
-//   forward, backward   once per microbatch; gradients and loss add up ("ordered": through the summation tree)
+//   forward, backward   once per microbatch and chunk, as the schedule of the pipeline has it (one stage: in turn);
+//             gradients and loss add up ("ordered": through the summation tree)
 //   update    gradients and loss reduced, norm, clip, AdamW, working copies
+// A rank plans the chunks of its own stage: the tape of the whole model is recorded and cut (core/passes/cut.h).
 // A gradient is reduced over exactly the axes on which the backward pass leaves it Partial; which these are is found by
 // recording the pass once before state is laid out, never listed (gradient_placements).
 // Ordered reduction: microbatch m's sums are folded like the carries of a binary counter (parts carry/store at level
@@ -12,9 +14,12 @@
 #include <memory>
 #include <string>
 
+#include "core/flat_layout.h"
 #include "core/models/decoder.h"
 #include "core/ops/optimizer.h"
+#include "core/passes/cut.h"
 #include "core/program.h"
+#include "core/schedule.h"
 
 namespace capstan {
 
@@ -32,8 +37,11 @@ struct TrainingSpec {
   uint64_t seed = 1;
   PlanOptions plan;
   bool sequence_parallel = false;  ///< the residual stream is divided over tp by tokens
-  int zero = 0;                    ///< 1: masters and moments are divided over dp
-  bool training = true;            ///< false: only evaluate is planned, without gradients and moments
+  int zero = 0;                    ///< divided over dp: 1 masters and moments, 2 gradients too, 3 parameters too
+  ScheduleKind schedule = ScheduleKind::one_forward_one_backward;
+  int interleave = 1;            ///< chunks of a stage, when the schedule is interleaved
+  std::string schedule_table{};  ///< one's own table (core/schedule.h) instead
+  bool training = true;          ///< false: only evaluate is planned, without gradients and moments
   bool separate_documents = true;
 };
 
@@ -75,6 +83,15 @@ class TrainingProgram {
   const Program& program() const { return program_; }
   DType master_dtype() const { return accumulation_of(activation_dtype(spec_.precision)); }
   const FlatLayout& layout() const { return layout_; }
+  const Schedule& schedule() const { return schedule_; }
+  /// For each layer its chunk of the pipeline.
+  const std::vector<int>& chunk_of_layers() const { return chunk_of_layer_; }
+  /// Whether this rank's stage ends in the loss: it alone counts samples.
+  bool has_loss() const { return view_.holds(schedule_.chunks - 1); }
+  /// Each data rank holds a piece of the sums; own gradients are whole only while their unit is at work.
+  bool gradients_divided() const { return state_divided() && spec_.zero > 1; }
+  /// Stages that hold this parameter, ascending: one, or the two ends for a tied table.
+  const std::vector<int>& holders(int parameter) const { return holders_[static_cast<size_t>(parameter)]; }
 
   /// Takes the arena, fills constants and the seed's initial parameters. Collective.
   void allocate_and_initialise();
@@ -83,11 +100,16 @@ class TrainingProgram {
 
   /// Sums step.control over dp; on one rank there is nothing to sum.
   void begin();
-  /// One step: set it, replay forward, backward and summation for microbatches 0, 1, ... in order (their inputs in
-  /// place), finish it. `begin` comes before, when the sum of weights is to be known over all ranks.
+  /// One step: set it, play the schedule's forwards and backwards, finish it. `begin` comes before, when the sum of
+  /// weights is to be known over all ranks. place(m) writes the inputs of microbatch m (address(name, m)); it is called
+  /// once for each, in ascending order, before the first action of m.
   void set_step(const StepSetting& setting);
-  void microbatch(int64_t m);
+  void run_microbatches(const std::function<void(int64_t m)>& place);
   StepOutcome finish_step();
+  /// Equal on the ranks of one stage: plans, layout and schedule.
+  std::string digest() const;
+  /// Replays plan `evaluate` on the inputs in place (of microbatch 0).
+  void evaluate_microbatch();
 
   /// What this rank holds of parameter i (prefix "") or of its "moment1.", "moment2."; padding left out.
   std::vector<StatePiece> state_pieces(const std::string& prefix, int parameter) const;
@@ -97,33 +119,71 @@ class TrainingProgram {
   std::vector<std::string> state_names() const;
 
  private:
-  std::vector<Placements> gradient_placements() const;
+  // training_program.cpp
+  void make_schedule_and_stages();
   RecorderOptions recorder_options(bool training) const;
+  void survey();
+  void find_spread_units(const Tape& tape);
+  void record_loss(Recorder& recorder, const std::string& sum) const;
+  DecoderInputs decoder_inputs(Recorder& recorder) const;
+  void add_plan(const std::string& name, Recorder& recorder, const ReplayOrder& order);
+  void record_train();
+  void record_evaluate();
+  int tree_levels() const;
+  void record_tree(Recorder& recorder);
+  struct Sum {
+    std::string name;
+    int fold = 0;  ///< stands in the place of a chunk in parts carry and store
+  };
+  std::vector<Sum> sums_of_tree(Recorder& recorder) const;
+  int fold_of(int chunk, bool apart) const { return 2 * chunk + (apart ? 1 : 0); }
+  int report_fold() const { return 2 * schedule_.chunks; }
+  void fold(int64_t m, int which);
+
+  // training_program_state.cpp
   TensorSpec spec_of(const Parameter& parameter, DType dtype) const;
   void declare_state();
   void declare_inputs(PersistentSpace& space) const;
+  struct Place {
+    int parent = -1;
+    int64_t first = 0;  ///< elements
+  };
+  using PlaceOf = std::function<Place(const FlatRun&)>;
+  void declare_views(const std::string& name, const std::string& prefix, DType dtype, Purpose purpose,
+                     const PlaceOf& place_of);
   void declare_flat(const std::string& name, const std::string& prefix, DType dtype, Purpose purpose);
-  void declare_shard(const std::string& name, DType dtype, Purpose purpose);
-  void declare_gradient_runs();
-  void record_loss(Recorder& recorder, const std::string& sum) const;
+  void declare_shard(const std::string& name, DType dtype, Purpose purpose, bool owed = false);
+  PlaceOf declare_windows(const std::string& name, DType dtype, bool share_all);
+  void declare_gradients();
+  void plan_windows();
+
+  // training_program_update.cpp
   Value reduced_gradient(Recorder& recorder, size_t run);
+  Placements owed_by(const FlatRun& run) const;
   void record_norm(Recorder& recorder, const std::vector<Value>& gradients);
   void record_update(Recorder& recorder);
   void record_refresh();
+
+  bool held(int parameter) const;
+  bool ordered() const { return spec_.plan.reduction == Reduction::ordered; }
   /// Masters and moments are divided over dp, and every rank reads whole working copies.
   bool state_divided() const { return spec_.training && spec_.zero > 0 && program_.mesh().size(Axis::dp) > 1; }
+  bool parameters_divided() const { return state_divided() && spec_.zero > 2; }
   bool has_working() const { return state_divided() || activation_dtype(spec_.precision) != master_dtype(); }
-  void record_train();
-  void record_evaluate();
-  DecoderInputs decoder_inputs(Recorder& recorder) const;
-  int tree_levels() const;
-  void record_tree(Recorder& recorder);
 
   TrainingSpec spec_;
   Program program_;
   std::unique_ptr<Decoder> model_;
-  std::vector<Placements> gradients_;  ///< of each parameter
+  Schedule schedule_;
+  StageView view_;
+  std::vector<int> chunk_of_layer_;
+  std::vector<std::vector<int>> holders_;  ///< by parameter: stages
+  std::vector<int> chunk_of_;              ///< by parameter: which of this rank's chunks reads it, or -1
+  std::vector<Placements> gradients_;      ///< by parameter
+  std::vector<bool> spread_;               ///< by unit: contributions to others come between those to its gradients
+  std::vector<int> window_of_unit_;        ///< of parameters, where they are divided
   FlatLayout layout_;
+  uint64_t random_key_ = 0;  ///< of the step at hand
 };
 
 }  // namespace capstan

@@ -47,10 +47,12 @@ struct SquareSumArgs {
   void* scratch = nullptr;  ///< Backend::square_sum_scratch() bytes
 };
 
-/// Fills gradient_norm, clip_scale and skip of `scalars` from the sum of squares (of gradients times loss_scale).
+/// Fills gradient_norm, clip_scale and skip of `scalars` from sums of squares (of gradients times loss_scale), which
+/// are added up in ascending order: the norm depends on how the gradients are cut into sums, not on who formed them.
 struct ClipArgs {
-  const double* square_sum = nullptr;
+  const double* square_sums = nullptr;
   StepScalars* scalars = nullptr;
+  int64_t count = 1;
 };
 
 }  // namespace capstan::kernels

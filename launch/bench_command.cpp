@@ -50,7 +50,7 @@ double run_step(TrainingProgram& training, const RunConfig& config, int64_t step
   training.begin();
   training.set_step({config.optimizer.learning_rate, step, config.optimizer.clip,
                      program.at<double>("step.control.reduced")[kWeightSum], 1});
-  for (int64_t m = 0; m < config.accumulation(); ++m) training.microbatch(m);
+  training.run_microbatches([](int64_t) {});
   training.finish_step();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }

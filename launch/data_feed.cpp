@@ -26,14 +26,14 @@ SampleTally DataFeed::read(uint64_t cursor, uint64_t global_batch) {
   return tally;
 }
 
-void DataFeed::place(Program& program, int64_t first, int64_t count, int64_t microbatch) const {
+void DataFeed::place(Program& program, int64_t first, int64_t count, int64_t microbatch, int64_t index) const {
   const size_t from = static_cast<size_t>(first * context_), elements = static_cast<size_t>(count * context_);
   const auto copy = [&](const char* name, const std::vector<int32_t>& field) {
-    std::memcpy(program.address(name), field.data() + from, elements * sizeof(int32_t));
+    std::memcpy(program.address(name, index), field.data() + from, elements * sizeof(int32_t));
   };
   copy("input.tokens", tokens_), copy("input.targets", targets_);
   copy("input.positions", positions_), copy("input.document_ids", documents_);
-  float* weights = program.at<float>("input.loss_weights");
+  float* weights = program.at<float>("input.loss_weights", index);
   std::memcpy(weights, weights_.data() + from, elements * sizeof(float));
   std::fill(weights + elements, weights + microbatch * context_, 0.0f);
 }

@@ -19,9 +19,9 @@ class DataFeed {
 
   /// Reads this rank's share of the step that starts at `cursor`, and asks for the next one's.
   SampleTally read(uint64_t cursor, uint64_t global_batch);
-  /// Copies samples first .. first + count of what was read into the plan's inputs; what the inputs hold beyond that
-  /// is given weight 0.
-  void place(Program& program, int64_t first, int64_t count, int64_t microbatch) const;
+  /// Copies samples first .. first + count of what was read into the plan's inputs for microbatch `index`; what these
+  /// hold beyond that is given weight 0.
+  void place(Program& program, int64_t first, int64_t count, int64_t microbatch, int64_t index = 0) const;
   /// Evaluation: samples `first` .. + count of the stream itself.
   SampleTally read_range(uint64_t first, int64_t count);
   size_t bytes() const;

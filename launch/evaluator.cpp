@@ -21,13 +21,14 @@ Evaluation evaluate(TrainingProgram& training, CorpusStream& stream, int64_t sam
     const int64_t count = std::clamp<int64_t>(samples - first, 0, micro);
     tally += feed.read_range(static_cast<uint64_t>(first), count);
     feed.place(program, 0, count, micro);
-    program.run("evaluate", Part::forward);
+    training.evaluate_microbatch();
     nats += program.at<double>("evaluate.loss_sum")[0];
     if (progress) progress(std::min((round + 1) * micro * ranks, samples));
   }
   double* report = program.at<double>("evaluate.report");
-  report[kEvaluationLoss] = nats, report[kEvaluationWeights] = tally.weight;
-  report[kEvaluationBytes] = static_cast<double>(tally.text_bytes);
+  const bool counts = training.has_loss();  // of the stages of a pipeline, all of which read the same samples
+  report[kEvaluationLoss] = counts ? nats : 0.0, report[kEvaluationWeights] = counts ? tally.weight : 0.0;
+  report[kEvaluationBytes] = counts ? static_cast<double>(tally.text_bytes) : 0.0;
   if (program.has("evaluate", Part::update)) program.run("evaluate", Part::update);
   return {report[kEvaluationLoss], report[kEvaluationWeights], report[kEvaluationBytes], samples};
 }

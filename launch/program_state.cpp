@@ -75,6 +75,12 @@ std::pair<uint64_t, uint64_t> replica_of(const TrainingProgram& training, int pa
   const Mesh& mesh = training.program().mesh();
   uint64_t index = 0, replicas = 1;
   for (const Axis axis : kAllAxes) {
+    if (axis == Axis::pp) {
+      const std::vector<int>& stages = training.holders(parameter);
+      const auto own = std::find(stages.begin(), stages.end(), mesh.coordinate(Axis::pp)) - stages.begin();
+      index = index * stages.size() + static_cast<uint64_t>(own), replicas *= stages.size();
+      continue;
+    }
     if (training.divides_state(parameter, axis)) continue;
     index = index * static_cast<uint64_t>(mesh.size(axis)) + static_cast<uint64_t>(mesh.coordinate(axis));
     replicas *= static_cast<uint64_t>(mesh.size(axis));

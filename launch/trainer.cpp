@@ -2,6 +2,7 @@
 
 #include <omp.h>
 
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -47,7 +48,7 @@ Trainer::Trainer(RunConfig config, Communicator& world, const StopSignal& stop, 
   require_equal(world_, canonical(config_), "config");
   open_corpora();
   make_program();
-  require_equal(world_, training_->program().digest(), "plan");
+  plan_digest_ = agreed_digest(world_, mesh_, training_->digest());
   if (world_.rank() == 0) {
     directory_.create();
     if (!directory_.lock())
@@ -85,10 +86,12 @@ void Trainer::make_program() {
   feed_ = std::make_unique<DataFeed>(*train_stream_, config_.train.microbatch * config_.accumulation(),
                                      mesh_.coordinate(Axis::dp));
   const Plan& plan = training_->program().plan("train");
-  for (const Part part : {Part::forward, Part::backward}) {
-    step_flops_ += static_cast<double>(config_.accumulation()) * plan.flops(part, false);
-    step_flops_done_ += static_cast<double>(config_.accumulation()) * plan.flops(part, true);
-  }
+  std::array<double, 2> flops{};
+  for (const Part part : {Part::forward, Part::backward, Part::weights})
+    for (const bool again : {false, true})
+      flops[again] += static_cast<double>(config_.accumulation()) * plan.flops(part, again);
+  world_.all_reduce(flops.data(), flops.size(), DType::f64, ReduceOp::sum, Reduction::ordered);
+  step_flops_ = flops[0] / world_.size(), step_flops_done_ = flops[1] / world_.size();
 }
 
 void Trainer::announce() const {
@@ -153,7 +156,7 @@ void Trainer::continue_data() {
 std::string Trainer::numerics() const {
   return fmt::format("capstan {} backend {} isa {} threads {} microbatch {} dp {} precision {} plan {}",
                      CAPSTAN_VERSION, backend_.name, backend_.instruction_set, threads_, config_.train.microbatch,
-                     config_.layout.dp, name_of(config_.train.dtype()), training_->program().digest());
+                     config_.layout.dp, name_of(config_.train.dtype()), plan_digest_);
 }
 
 void Trainer::resume() {
@@ -251,11 +254,10 @@ Trainer::StepResult Trainer::step() {
   const int64_t micro = config_.train.microbatch;
   const auto run_microbatches = [&] {
     training_->set_step(setting);
-    for (int64_t m = 0; m < config_.accumulation(); ++m) {
-      feed_->place(program, m * micro, micro, micro);
-      if (failpoint("train.microbatch")) program.at<float>("input.loss_weights")[0] = NAN;
-      training_->microbatch(m);
-    }
+    training_->run_microbatches([&](int64_t m) {
+      feed_->place(program, m * micro, micro, micro, m);
+      if (failpoint("train.microbatch")) program.at<float>("input.loss_weights", m)[0] = NAN;
+    });
     if (failpoint("train.gradients"))
       std::memset(program.address("gradients"), 0xff, bytes_of(training_->master_dtype()));
   };

@@ -67,10 +67,12 @@ class Trainer {
   std::unique_ptr<TrainingProgram> training_;
   std::unique_ptr<DataFeed> feed_;
   std::unique_ptr<RunLog> log_;
+  std::string plan_digest_;  ///< of all stages
   TrainingState state_;
-  double product_rate_ = 0.0;                        ///< FLOP/s of this rank's processors
-  double step_flops_ = 0.0, step_flops_done_ = 0.0;  ///< of this rank and step: the model's, and with recomputation
-  double mean_seconds_ = 0.0;                        ///< of recent steps, for the ETA
+  double product_rate_ = 0.0;  ///< FLOP/s of this rank's processors
+  double step_flops_ = 0.0,
+         step_flops_done_ = 0.0;  ///< of a rank on average and step: the model's, and with recomputation
+  double mean_seconds_ = 0.0;     ///< of recent steps, for the ETA
   double last_validation_ = 0.0;
   int64_t blank_ = 0;   ///< tokens that this rank has read blank since the last checkpoint
   bool saved_ = false;  ///< the state as it stands is on disk

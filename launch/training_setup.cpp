@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "io/file_system.h"
 #include "parallel/shared_memory_communicator.h"
 
 namespace capstan {
@@ -45,6 +46,15 @@ Recompute recompute_of(const RecomputeConfig& config) {
 
 }  // namespace
 
+namespace {
+
+std::string schedule_table(const std::string& path) {
+  constexpr uint64_t kMost = uint64_t{64} << 20;
+  return read_whole_file(path, kMost);
+}
+
+}  // namespace
+
 TrainingSpec training_spec(const RunConfig& config, bool training) {
   TrainingSpec spec;
   spec.model = config.model;
@@ -58,6 +68,11 @@ TrainingSpec training_spec(const RunConfig& config, bool training) {
   spec.plan.reduction = config.train.reduction;
   spec.sequence_parallel = config.layout.sequence_parallel;
   spec.zero = config.layout.zero;
+  if (const auto kind = schedule_kind(config.layout.schedule))
+    spec.schedule = *kind;
+  else
+    spec.schedule_table = schedule_table(config.layout.schedule);
+  spec.interleave = config.layout.interleave;
   spec.training = training;
   spec.separate_documents = config.data.document_mask;
   return spec;
@@ -90,16 +105,37 @@ size_t RankGroups::shared_bytes() const {
   return bytes;
 }
 
+namespace {
+
+[[noreturn]] void throw_different(const std::string& what, const std::string& ranks, const std::string& than) {
+  throw Error::make(ExitCode::config,
+                    "the {} of rank {} differs from {}; all ranks must be started by one command, with the same "
+                    "binary, files and environment",
+                    what, ranks, than);
+}
+
+}  // namespace
+
+std::string agreed_digest(Communicator& world, const Mesh& mesh, const std::string& own) {
+  const std::vector<std::string> digests = gather_strings(world, digest_of(own));
+  const int stages = mesh.size(Axis::pp), ranks_of_stage = world.size() / stages;  // pp is outermost
+  std::string different, all;
+  for (int rank = 0; rank < world.size(); ++rank) {
+    const std::string& first = digests[static_cast<size_t>(rank / ranks_of_stage * ranks_of_stage)];
+    if (rank % ranks_of_stage == 0) all += first;
+    if (digests[static_cast<size_t>(rank)] != first)
+      different += fmt::format("{}{}", different.empty() ? "" : ", ", rank);
+  }
+  if (!different.empty()) throw_different("plan", different, "that of the first rank of its stage");
+  return digest_of(all);
+}
+
 void require_equal(Communicator& world, const std::string& text, const std::string& what) {
   const std::vector<std::string> digests = gather_strings(world, digest_of(text));
   std::string different;
   for (size_t rank = 1; rank < digests.size(); ++rank)
     if (digests[rank] != digests[0]) different += fmt::format("{}{}", different.empty() ? "" : ", ", rank);
-  if (different.empty()) return;
-  throw Error::make(ExitCode::config,
-                    "the {} of rank {} differs from rank 0's; all ranks must be started by one command, with the same "
-                    "binary, files and environment",
-                    what, different);
+  if (!different.empty()) throw_different(what, different, "rank 0's");
 }
 
 }  // namespace capstan

@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "core/error.h"
@@ -21,6 +22,8 @@ namespace {
   throw Error::make(of_the_network ? ExitCode::peer_lost : ExitCode::internal, "{} failed: {}", call, text);
 }
 
+std::shared_ptr<void> shared_memory(const MpiGroup& group, size_t bytes);
+
 class MpiSharedCommunicator final : public SharedMemoryCommunicator {
  public:
   MpiSharedCommunicator(MpiGroup group, SharedWindow view, MpiOptions options)
@@ -32,6 +35,16 @@ class MpiSharedCommunicator final : public SharedMemoryCommunicator {
   }
   void abort(const std::string&, int exit_code) override { MPI_Abort(MPI_COMM_WORLD, exit_code); }
   std::string transport() const override { return "mpi (shared memory)"; }
+
+ protected:
+  std::shared_ptr<void> share(size_t bytes) override {
+    empty_call(CallSignature::split);  // as in split()
+    auto memory = shared_memory(group_, std::max<size_t>(bytes, 1));
+    if (!memory)
+      throw Error::make(ExitCode::config, "the ranks of this host cannot share {} bytes for the pipeline's messages",
+                        bytes);
+    return memory;
+  }
 
  private:
   MpiGroup group_;

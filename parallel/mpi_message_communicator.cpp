@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "parallel/communicator_count.h"
 #include "parallel/communicator_slices.h"
+#include "parallel/mpi_channels.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/reduction_tree.h"
 
@@ -56,6 +57,7 @@ class MpiMessageCommunicator final : public Communicator {
   void barrier() override;
   void send(const void* data, size_t bytes, int to) override;
   void receive(void* data, size_t bytes, int from) override;
+  std::unique_ptr<Channels> open_channels(const std::vector<ChannelSpec>& paths, int capacity) override;
   std::unique_ptr<Communicator> split(int colour, int key) override;
   void abort(const std::string&, int exit_code) override { MPI_Abort(MPI_COMM_WORLD, exit_code); }
   CommunicationCount count() const override { return counter_.value(); }
@@ -82,6 +84,7 @@ class MpiMessageCommunicator final : public Communicator {
   std::vector<const void*> inputs_;
   std::vector<std::byte> scratch_;
   std::vector<MPI_Request> requests_;
+  int next_tag_ = 2;  // of paths: 0 is send's, 1 exchange's
 };
 
 using Part = std::pair<const std::byte*, size_t>;
@@ -258,6 +261,11 @@ void MpiMessageCommunicator::receive(void* data, size_t bytes, int from) {
                   bytes, from, begin + static_cast<size_t>(got));
     begin += length;
   } while (begin < bytes);
+}
+
+std::unique_ptr<Channels> MpiMessageCommunicator::open_channels(const std::vector<ChannelSpec>& paths, int capacity) {
+  const int first_tag = std::exchange(next_tag_, next_tag_ + static_cast<int>(paths.size()));
+  return mpi_channels(group_.handle(), first_tag, paths, capacity, options_.message_bytes, counter_);
 }
 
 std::unique_ptr<Communicator> MpiMessageCommunicator::split(int colour, int key) {

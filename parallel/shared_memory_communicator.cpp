@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "parallel/reduction_tree.h"
+#include "parallel/shared_channels.h"
 #include "parallel/shared_window_copy.h"
 
 namespace capstan {
@@ -215,6 +216,11 @@ void SharedMemoryCommunicator::send(const void* data, size_t bytes, int to) {
 void SharedMemoryCommunicator::receive(void* data, size_t bytes, int from) {
   counter_.nothing();
   window_.receive(data, bytes, from);
+}
+
+std::unique_ptr<Channels> SharedMemoryCommunicator::open_channels(const std::vector<ChannelSpec>& paths, int capacity) {
+  return std::make_unique<SharedChannels>(share(SharedChannels::bytes_for(paths, capacity)), paths, capacity, window_,
+                                          counter_);
 }
 
 }  // namespace capstan

@@ -29,6 +29,7 @@ class SharedMemoryCommunicator : public Communicator {
   void barrier() override;
   void send(const void* data, size_t bytes, int to) override;
   void receive(void* data, size_t bytes, int from) override;
+  std::unique_ptr<Channels> open_channels(const std::vector<ChannelSpec>& paths, int capacity) override;
   CommunicationCount count() const override { return counter_.value(); }
   /// Of the window, what sums of any length touch: each rank's two halves, as terms of others and as sums of its own.
   size_t memory_bytes() const { return 2 * static_cast<size_t>(size()) * slot_bytes(); }
@@ -41,6 +42,8 @@ class SharedMemoryCommunicator : public Communicator {
   SharedWindow& window() { return window_; }
   CommunicationCounter& counter() { return counter_; }
   void empty_call(CallSignature::Kind kind);
+  /// Collective: zeroed memory that all members share.
+  virtual std::shared_ptr<void> share(size_t bytes) = 0;
 
  private:
   size_t slot_bytes() const { return window_.shape().slot_bytes; }

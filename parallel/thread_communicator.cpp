@@ -29,7 +29,21 @@ class ThreadCommunicator final : public SharedMemoryCommunicator {
     if (window().policy().fault) window().policy().fault->raise(fmt::format("rank {} failed: {}", who, why));
   }
   std::string transport() const override { return "threads"; }
+
+ protected:
+  std::shared_ptr<void> share(size_t bytes) override;
 };
+
+/// The first member makes the memory; the others hold on to it before it may let go.
+std::shared_ptr<void> ThreadCommunicator::share(size_t bytes) {
+  std::shared_ptr<void> memory;
+  if (rank() == 0) memory = zeroed_memory(std::max<size_t>(bytes, 1));
+  std::shared_ptr<void>* leader = &memory;
+  broadcast(&leader, sizeof leader, 0);
+  std::shared_ptr<void> shared = *leader;
+  barrier();
+  return shared;
+}
 
 /// What each member says in a split; memory is where the leader keeps the new group's memory for others to share.
 struct SplitWish {

@@ -7,6 +7,7 @@
 
 #include "core/config/config_mistakes.h"
 #include "core/error.h"
+#include "core/schedule.h"
 
 namespace capstan {
 
@@ -89,28 +90,43 @@ void check_tensor_parallel(const RunConfig& c, Conflicts& out) {
 /// A degree that this version accepts only as 1.
 void refuse_degree(const char* key, const char* what, int degree, Conflicts& out) {
   if (degree != 1)
-    out.push_back({{key},
-                   fmt::format("{} is not in this version: wanted 1, got {}; data and tensor parallelism are available "
-                               "(leave {} out and start more ranks)",
-                               what, degree, key)});
+    out.push_back(
+        {{key},
+         fmt::format("{} is not in this version: wanted 1, got {}; data, tensor and pipeline parallelism are available "
+                     "(leave {} out and start more ranks)",
+                     what, degree, key)});
+}
+
+/// Every chunk of a pipeline has a layer.
+void check_pipeline(const RunConfig& c, Conflicts& out) {
+  const LayoutConfig& l = c.layout;
+  const std::optional<ScheduleKind> kind = schedule_kind(l.schedule);
+  if (!kind && l.schedule.find_first_of("/.") == std::string::npos)
+    out.push_back({{"layout.schedule"},
+                   fmt::format("wanted gpipe, 1f1b, interleaved, zero-bubble or the path of a file with a table, got "
+                               "\"{}\"",
+                               l.schedule)});
+  if (l.interleave > 1 && kind && kind != ScheduleKind::interleaved)
+    out.push_back({{"layout.interleave", "layout.schedule"},
+                   fmt::format("{} chunks per rank need layout.schedule = \"interleaved\"", l.interleave)});
+  const int64_t chunks = int64_t{l.pp} * (l.pp > 1 ? l.interleave : 1);
+  if (chunks > c.model.layers)
+    out.push_back({{"layout.pp", "layout.interleave", "model.layers"},
+                   fmt::format("{} stages{} need as many layers at least, but the model has {}; nearest: {}", l.pp,
+                               l.interleave > 1 ? fmt::format(" of {} chunks", l.interleave) : "", c.model.layers,
+                               l.pp <= c.model.layers
+                                   ? fmt::format("layout.interleave = {}", std::max<int64_t>(1, c.model.layers / l.pp))
+                                   : fmt::format("layout.pp = {}", c.model.layers))});
 }
 
 void check_layout(const RunConfig& c, Conflicts& out) {
-  refuse_degree("layout.pp", "pipeline parallelism", c.layout.pp, out);
+  check_pipeline(c, out);
   refuse_degree("layout.cp", "context parallelism", c.layout.cp, out);
   refuse_degree("layout.ep", "expert parallelism", c.layout.ep, out);
   check_tensor_parallel(c, out);
-  if (c.layout.zero > 1)
-    out.push_back({{"layout.zero"},
-                   fmt::format("sharded gradients and parameters are not in this version: wanted 0 or 1, got {}; "
-                               "nearest: 1, which shards optimizer state",
-                               c.layout.zero)});
   if (c.layout.sequence_parallel && c.layout.tp == 1)
     refuse(out, {"layout.sequence_parallel", "layout.tp"},
            "sequence parallelism shards over the tensor parallel ranks, but layout.tp is 1; set it to false");
-  if (c.layout.interleave > 1 && c.layout.schedule != LayoutConfig::Schedule::interleaved)
-    out.push_back({{"layout.interleave", "layout.schedule"},
-                   fmt::format("{} chunks per rank need layout.schedule = \"interleaved\"", c.layout.interleave)});
   if (c.layout.recompute.kind == RecomputeConfig::Kind::layers && c.layout.recompute.layers > c.model.layers)
     out.push_back({{"layout.recompute", "model.layers"},
                    fmt::format("the model has {} blocks, but {} are to be recomputed; use \"full\" for all",
@@ -187,8 +203,13 @@ void check_batch(const RunConfig& c, int64_t dp, Conflicts& out) {
                                down > 0 ? fmt::format("{} or {}", down, up) : fmt::format("{}", up))});
     return;
   }
-  if (c.train.reduction != Reduction::ordered || dp == 0) return;
   const int64_t count = micro > 0 ? batch / pass : 1;
+  if (dp > 0 && micro > 0 && c.layout.pp > 1 && c.layout.interleave > 1 && count % c.layout.pp != 0)
+    out.push_back({{"train.global_batch", "train.microbatch", "layout.pp", "layout.interleave"},
+                   fmt::format("an interleaved schedule goes round in groups of as many microbatches as stages, but {} "
+                               "microbatches are no multiple of pp {}; nearest: train.global_batch = {}",
+                               count, c.layout.pp, (count / c.layout.pp + 1) * c.layout.pp * pass)});
+  if (c.train.reduction != Reduction::ordered || dp == 0) return;
   if (!power_of_two(dp) || !power_of_two(count))
     out.push_back(
         {{"train.reduction", "train.global_batch", "train.microbatch", "layout.dp"},

@@ -148,8 +148,9 @@ void add_layout_keys(std::vector<Key>& keys) {
                          "What is sharded over the data ranks: 1 optimizer state, 2 gradients too, 3 parameters too."));
   keys.push_back(boolean("layout.sequence_parallel", l(&L::sequence_parallel), kMayChange,
                          "Shard the residual stream by sequence over the tensor parallel ranks."));
-  keys.push_back(choice("layout.schedule", l(&L::schedule), {"gpipe", "1f1b", "interleaved", "zero-bubble"}, kMayChange,
-                        "Pipeline schedule."));
+  keys.push_back(text("layout.schedule", l(&L::schedule), "", kMayChange,
+                      "Pipeline schedule: gpipe, 1f1b, interleaved, zero-bubble, or the path of a file with a table "
+                      "(docs/parallel.md)."));
   keys.push_back(integer("layout.interleave", l(&L::interleave), "chunks", between(1, 1024), kMayChange,
                          "Model chunks per pipeline rank in an interleaved schedule."));
   keys.push_back(recompute_row());

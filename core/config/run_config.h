@@ -41,7 +41,6 @@ struct RecomputeConfig {
 };
 
 struct LayoutConfig {
-  enum class Schedule { gpipe, one_forward_one_backward, interleaved, zero_bubble };
   int dp = 0;  ///< 0: what the other axes leave
   int pp = 1;
   int cp = 1;
@@ -49,7 +48,7 @@ struct LayoutConfig {
   int ep = 1;  ///< a factor of the data ranks
   int zero = 0;
   bool sequence_parallel = false;
-  Schedule schedule = Schedule::one_forward_one_backward;
+  std::string schedule = "1f1b";  ///< a ScheduleKind by name, or the path of a table
   int interleave = 1;
   RecomputeConfig recompute;
 };

@@ -43,6 +43,7 @@ Decoder::LinearParameters Decoder::declare_linear(ParameterSet& set, const std::
   Parameter bias{prefix_ + name + ".bias", {out}, {Init::Kind::zeros}, false};
   if (division == Division::column) weight.placements = bias.placements = with({}, Axis::tp, Shard(0));
   if (division == Division::row) weight.placements = with({}, Axis::tp, Shard(1));
+  weight.unit = bias.unit = unit_;
   LinearParameters parameters;
   parameters.weight = set.declare(weight);
   if (config_.bias) parameters.bias = set.declare(bias);
@@ -50,10 +51,12 @@ Decoder::LinearParameters Decoder::declare_linear(ParameterSet& set, const std::
 }
 
 Decoder::NormParameters Decoder::declare_norm(ParameterSet& set, const std::string& name) {
+  Parameter weight{prefix_ + name + ".weight", {config_.width}, {Init::Kind::ones}, false};
+  Parameter bias{prefix_ + name + ".bias", {config_.width}, {Init::Kind::zeros}, false};
+  weight.unit = bias.unit = unit_;
   NormParameters parameters;
-  parameters.weight = set.declare({prefix_ + name + ".weight", {config_.width}, {Init::Kind::ones}, false});
-  if (config_.norm == NormKind::layer && config_.bias)
-    parameters.bias = set.declare({prefix_ + name + ".bias", {config_.width}, {Init::Kind::zeros}, false});
+  parameters.weight = set.declare(weight);
+  if (config_.norm == NormKind::layer && config_.bias) parameters.bias = set.declare(bias);
   return parameters;
 }
 
@@ -66,6 +69,7 @@ void Decoder::declare_layer(ParameterSet& set, int64_t index) {
   const double residual = deviation / std::sqrt(2.0 * static_cast<double>(config_.layers));
   using enum Division;
   const Division heads = config_.kv() % tensor_ranks_ == 0 ? column : none;  // of keys and values
+  unit_ = unit_of_layer(index);
   Layer layer;
   layer.attention_norm = declare_norm(set, base + "attention_norm");
   layer.q = declare_linear(set, base + "attention.q", column, q, width, deviation);
@@ -84,13 +88,23 @@ Decoder::Decoder(const DecoderConfig& config, ParameterSet& set, const std::stri
   const int64_t rows = padded_vocabulary(config.vocabulary, tensor_ranks);
   const Init normal{Init::Kind::normal, config.init_std};
   const auto table = [&](const char* name) {
-    return set.declare(
-        {prefix + name, {rows, config.width}, normal, true, false, config.vocabulary, with({}, Axis::tp, Shard(0))});
+    return set.declare({prefix + name,
+                        {rows, config.width},
+                        normal,
+                        true,
+                        false,
+                        config.vocabulary,
+                        with({}, Axis::tp, Shard(0)),
+                        unit_});
   };
   token_embedding_ = table("token_embedding.weight");
-  if (config.positions == Positions::learned)
-    position_embedding_ = set.declare({prefix + "position_embedding.weight", {config.context, config.width}, normal});
+  if (config.positions == Positions::learned) {
+    Parameter table_of_positions{prefix + "position_embedding.weight", {config.context, config.width}, normal};
+    table_of_positions.unit = 1;
+    position_embedding_ = set.declare(table_of_positions);
+  }
   for (int64_t i = 0; i < config.layers; ++i) declare_layer(set, i);
+  unit_ = unit_of_layer(config.layers);
   final_norm_ = declare_norm(set, "final_norm");
   head_ = config.tied ? token_embedding_ : table("head.weight");
 }
@@ -180,6 +194,8 @@ Value Decoder::hidden(Recorder& recorder, const DecoderInputs& inputs) const {
   Value branch;  // what the previous sublayer adds to the stream; the next norm adds it on its way
   for (int64_t i = 0; i < config_.layers; ++i) {
     const Layer& layer = layers_[static_cast<size_t>(i)];
+    if (recorder.begins_chunk(static_cast<int>(i)) && branch.present())
+      stream = add(recorder, stream, branch), branch = {};  // one tensor crosses, not two
     recorder.set_region(static_cast<int>(i));
     recorder.set_scope(fmt::format("{}layers.{}", prefix_, i));
     const NormResult first = normalise(stream, branch, layer.attention_norm);

@@ -71,6 +71,9 @@ class Decoder {
   /// whole), or not.
   enum class Division { column, row, none };
 
+  /// Units of parameters: the token embedding (which a tied head shares), the position embedding, each layer, the end.
+  static int unit_of_layer(int64_t index) { return static_cast<int>(2 + index); }
+
   LinearParameters declare_linear(ParameterSet& set, const std::string& name, Division division, int64_t out,
                                   int64_t in, double deviation);
   NormParameters declare_norm(ParameterSet& set, const std::string& name);
@@ -84,6 +87,7 @@ class Decoder {
   DecoderConfig config_;
   std::string prefix_;
   int tensor_ranks_;
+  int unit_ = 0;  ///< of the parameters declared next
   int token_embedding_ = -1, position_embedding_ = -1, head_ = -1;
   std::vector<Layer> layers_;
   NormParameters final_norm_;

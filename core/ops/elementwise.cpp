@@ -1,5 +1,7 @@
 #include "core/ops/elementwise.h"
 
+#include <cstring>
+
 #include "core/backward.h"
 #include "core/error.h"
 #include "core/ops/signatures.h"
@@ -87,6 +89,37 @@ class Cast final : public Op {
   DType to_;
 };
 
+/// Takes shape and placement from its output, which has a place already.
+class Clear final : public Op {
+ public:
+  std::string_view name() const override { return "clear"; }
+  bool shapes_follow_output() const override { return true; }
+  std::vector<TensorSpec> infer(std::span<const InputSpec>) const override { return {}; }
+  std::vector<Signature> signatures(std::span<const InputSpec>) const override { return {}; }
+  Bound bind(const BindContext& c) const override {
+    const size_t bytes = static_cast<size_t>(element_count(c.out_local[0])) * bytes_of(c.out[0].dtype);
+    return {0, [bytes](const RunArgs& a) { std::memset(a.out[0], 0, bytes); }};
+  }
+};
+
+class AccumulateInto final : public Op {
+ public:
+  std::string_view name() const override { return "accumulate"; }
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
+    return {{in[0].spec.shape, in[0].spec.dtype}};
+  }
+  std::vector<Signature> signatures(std::span<const InputSpec> in) const override { return elementwise(in, 1, true); }
+  Bound bind(const BindContext& c) const override {
+    const int64_t count = element_count(c.in_local[0]);
+    return {0, [add = c.backend.add, copy = c.backend.cast, count, dtype = c.in[0].dtype](const RunArgs& a) {
+              if (a.accumulate)
+                add({a.out[0], a.in[0], a.out[0], count, dtype});
+              else
+                copy({a.in[0], a.out[0], count, dtype, dtype});
+            }};
+  }
+};
+
 class Dropout final : public Op {
  public:
   Dropout(double probability, uint64_t site) : probability_(probability), site_(site) {}
@@ -156,6 +189,10 @@ Value dropout(Recorder& recorder, Value x, Value residual, double probability, u
   return recorder.record_one(std::make_shared<Dropout>(probability, site),
                              {x, residual, recorder.persistent("step.random")});
 }
+
+OpPtr make_cast(DType to) { return std::make_shared<Cast>(to); }
+OpPtr make_clear() { return std::make_shared<Clear>(); }
+OpPtr make_accumulate() { return std::make_shared<AccumulateInto>(); }
 
 void add_into(Recorder& recorder, Value a, Value b, Value target) {
   recorder.record_into(std::make_shared<Add>(), {a, b}, {target}, Accumulate::never);

@@ -11,6 +11,7 @@ class EmbeddingGradient final : public Op {
  public:
   std::string_view name() const override { return "embedding gradient"; }
   // inputs: dy, ids, table (only its shape and placement are read) -> dtable
+  uint32_t reads() const override { return 0b011; }
   std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
     return {{in[2].spec.shape, accumulation_of(in[0].spec.dtype)}};
   }

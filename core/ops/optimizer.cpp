@@ -29,14 +29,14 @@ class SquareSum final : public Op {
 class Clip final : public Op {
  public:
   std::string_view name() const override { return "clip"; }
-  // inputs: square sum, step.scalars -> step.scalars
+  // inputs: square sums, step.scalars -> step.scalars
   std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
     return {{in[1].spec.shape, in[1].spec.dtype}};
   }
   std::vector<Signature> signatures(std::span<const InputSpec>) const override { return {all_replicate(2, 1)}; }
   Bound bind(const BindContext& c) const override {
-    return {0, [run = c.backend.clip](const RunArgs& a) {
-              run({static_cast<const double*>(a.in[0]), static_cast<kernels::StepScalars*>(a.out[0])});
+    return {0, [run = c.backend.clip, count = element_count(c.in_local[0])](const RunArgs& a) {
+              run({static_cast<const double*>(a.in[0]), static_cast<kernels::StepScalars*>(a.out[0]), count});
             }};
   }
 };
@@ -90,13 +90,13 @@ class AdamW final : public Op {
 
 }  // namespace
 
-void record_square_sum(Recorder& recorder, Value x, Value sum, bool first) {
-  recorder.record_into(std::make_shared<SquareSum>(), {x}, {sum}, first ? Accumulate::never : Accumulate::always);
+void record_square_sum(Recorder& recorder, Value x, Value sum) {
+  recorder.record_into(std::make_shared<SquareSum>(), {x}, {sum}, Accumulate::never);
 }
 
-void record_clip(Recorder& recorder, Value sum) {
+void record_clip(Recorder& recorder, Value sums) {
   const Value scalars = recorder.persistent("step.scalars");
-  recorder.record_into(std::make_shared<Clip>(), {sum, scalars}, {scalars}, Accumulate::never);
+  recorder.record_into(std::make_shared<Clip>(), {sums, scalars}, {scalars}, Accumulate::never);
 }
 
 void record_adamw(Recorder& recorder, const AdamWSpec& spec, Value gradient, Value master, Value moment1, Value moment2,

@@ -10,10 +10,10 @@ struct AdamWSpec {
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
 };
 
-/// Adds the sum of squares of x into the persistent f64 cell `sum`; `first` overwrites it.
-void record_square_sum(Recorder& recorder, Value x, Value sum, bool first);
-/// Fills clip_scale, gradient_norm and skip of step.scalars from `sum`.
-void record_clip(Recorder& recorder, Value sum);
+/// Writes the sum of squares of x into the persistent f64 cell `sum`.
+void record_square_sum(Recorder& recorder, Value x, Value sum);
+/// Fills clip_scale, gradient_norm and skip of step.scalars from `sums` (any number of f64), added up in order.
+void record_clip(Recorder& recorder, Value sums);
 /// One run of flat state; working may be absent. All persistent, same element count.
 void record_adamw(Recorder& recorder, const AdamWSpec& spec, Value gradient, Value master, Value moment1, Value moment2,
                   Value working);

@@ -3,10 +3,14 @@
 // that writes it to the last that reads it; tensors that never live at the same time may share bytes, and an output
 // takes its input's bytes where the op allows it and nothing reads that input later. Placement: largest first, each at
 // the lowest offset free during its whole life (as in "best fit by size" of static arena planners).
+// Under a pipeline schedule other microbatches come between the forward and the backward part of one: what one part
+// leaves to another (the stash) lies in rings, with as many slots as the schedule has microbatches under way; parts
+// that never run at the same time share what remains.
 
 #include <array>
 #include <vector>
 
+#include "core/passes/replay_order.h"
 #include "core/tape.h"
 
 namespace capstan {
@@ -15,6 +19,7 @@ struct MemoryOptions {
   size_t guard = 0;  ///< bytes left after each buffer; tests fill them with a pattern
   bool in_place = true;
   bool reuse = true;  ///< false: every tensor its own bytes (to find wrong lifetimes)
+  ReplayOrder order{};
 };
 
 /// One run of the transient arena and when it is in use.
@@ -23,10 +28,22 @@ struct Buffer {
   size_t bytes = 0;
   int first = 0, last = 0;  ///< nodes
   Purpose purpose = Purpose::activation;
+  int group = -1;  ///< parts it is used in (ReplayOrder::group); -1: a slot of the stash, always in use
+};
+
+/// Tensors that one part leaves to another part of the same microbatch.
+struct Ring {
+  int chunk = 0;
+  Part made = Part::forward, read = Part::backward;
+  size_t offset = 0;
+  size_t stride = 0;  ///< bytes of one microbatch
+  int slots = 1;
 };
 
 struct MemoryPlan {
-  std::vector<size_t> offset;   ///< of each transient tensor; unused for persistent ones
+  std::vector<size_t> offset;  ///< of each transient tensor (in slot 0 of its ring); unused for persistent ones
+  std::vector<int> ring_of;    ///< of each tensor, or -1
+  std::vector<Ring> rings;
   std::vector<size_t> scratch;  ///< of each node
   std::vector<Buffer> buffers;
   size_t bytes = 0;                             ///< size of the transient arena

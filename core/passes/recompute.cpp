@@ -16,8 +16,8 @@ class RecomputePass {
     const std::vector<Node> before = tape_.nodes;
     tape_.nodes.clear();
     for (Node node : before) {
-      if (node.part == Part::backward)
-        for (TensorId& id : node.inputs) id = available(id, before);
+      if (node.part == Part::backward || node.part == Part::weights)
+        for (TensorId& id : node.inputs) id = available(id, node.part, before);
       tape_.nodes.push_back(std::move(node));
     }
   }
@@ -51,13 +51,14 @@ class RecomputePass {
     }
   }
 
-  /// The tensor to read in place of `id` in the backward pass: itself, or its second making.
-  TensorId available(TensorId id, const std::vector<Node>& before) {
+  /// The tensor to read in place of `id` in this part of the backward pass: itself, or its second making, which belongs
+  /// to the part that reads it first.
+  TensorId available(TensorId id, Part part, const std::vector<Node>& before) {
     if (id == kNoTensor || static_cast<size_t>(id) >= dropped_.size() || !dropped_[static_cast<size_t>(id)]) return id;
     if (const auto found = again_.find(id); found != again_.end()) return found->second;
     Node node = before[static_cast<size_t>(producer_[static_cast<size_t>(id)])];
-    for (TensorId& input : node.inputs) input = available(input, before);
-    node.part = Part::backward;
+    for (TensorId& input : node.inputs) input = available(input, part, before);
+    node.part = part;
     node.recomputed = true;
     for (TensorId& output : node.outputs) {
       if (output == kNoTensor) continue;

@@ -53,11 +53,11 @@ TEST(ConfigChecks, RotaryNeedsEvenDims) {
 }
 
 TEST(ConfigChecks, WhatThisVersionLacksIsSaidPlainly) {
-  for (const char* axis : {"pp", "cp", "ep"})
+  for (const char* axis : {"cp", "ep"})
     EXPECT_THAT(mistakes({std::string("layout.") + axis + "=2"}),
-                AllOf(HasSubstr("is not in this version"), HasSubstr("data and tensor parallelism are available")));
-  EXPECT_EQ(mistakes({"layout.zero=1"}), "");
-  EXPECT_THAT(mistakes({"layout.zero=2"}), AllOf(HasSubstr("not in this version"), HasSubstr("nearest: 1")));
+                AllOf(HasSubstr("is not in this version"), HasSubstr("pipeline parallelism are available")));
+  for (const char* zero : {"1", "2", "3"}) EXPECT_EQ(mistakes({std::string("layout.zero=") + zero}), "");
+  EXPECT_THAT(mistakes({"layout.zero=2", "train.reduction=ordered"}), HasSubstr("ordered"));
   EXPECT_THAT(mistakes({"train.precision=fp16"}), AllOf(HasSubstr("fp16"), HasSubstr("available: fp32 and bf16")));
   EXPECT_THAT(mistakes({"train.device=cuda"}), HasSubstr("available: cpu and reference"));
   EXPECT_THAT(mistakes({"train.precision=fp64"}), HasSubstr("reference"));
@@ -83,6 +83,19 @@ TEST(ConfigChecks, TensorParallelDegreesThatFit) {
   EXPECT_EQ(mistakes(model({"layout.tp=6", "layout.sequence_parallel=true"})), "");
   EXPECT_THAT(mistakes(model({"layout.tp=4", "layout.sequence_parallel=true"})),
               AllOf(HasSubstr("context 30"), HasSubstr("nearest: 3 or 6")));
+}
+
+TEST(ConfigChecks, EveryChunkOfAPipelineHasALayer) {
+  EXPECT_EQ(mistakes({"model.layers=4", "layout.pp=4"}), "");
+  EXPECT_THAT(mistakes({"model.layers=4", "layout.pp=5"}), AllOf(HasSubstr("5 stages"), HasSubstr("layout.pp = 4")));
+  EXPECT_EQ(mistakes({"model.layers=4", "layout.pp=2", "layout.schedule=interleaved", "layout.interleave=2"}), "");
+  EXPECT_THAT(mistakes({"model.layers=5", "layout.pp=2", "layout.schedule=interleaved", "layout.interleave=3"}),
+              AllOf(HasSubstr("2 stages of 3 chunks"), HasSubstr("layout.interleave = 2")));
+  EXPECT_THAT(mistakes({"layout.schedule=1f2b"}), AllOf(HasSubstr("1f1b"), HasSubstr("\"1f2b\"")));
+  EXPECT_EQ(mistakes({"layout.schedule=tables/mine.txt"}), "");
+  EXPECT_THAT(mistakes({"model.layers=4", "layout.pp=2", "layout.dp=1", "layout.schedule=interleaved",
+                        "layout.interleave=2", "train.global_batch=6", "train.microbatch=2"}),
+              AllOf(HasSubstr("3 microbatches"), HasSubstr("train.global_batch = 8")));
 }
 
 TEST(ConfigChecks, Steps) {

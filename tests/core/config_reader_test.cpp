@@ -70,7 +70,7 @@ TEST(ConfigReader, OverridesWinAndTheLastOneWins) {
   EXPECT_EQ(config.train.steps, 7);
   EXPECT_EQ(config.optimizer.learning_rate, 1e-3);
   EXPECT_EQ(config.layout.recompute.kind, RecomputeConfig::Kind::full);
-  EXPECT_EQ(config.layout.schedule, LayoutConfig::Schedule::one_forward_one_backward);
+  EXPECT_EQ(config.layout.schedule, "1f1b");
   EXPECT_FALSE(config.model.bias);
 }
 

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/flat_layout.h"
 #include "core/models/decoder.h"
 
 namespace capstan {

@@ -170,9 +170,10 @@ TEST_F(Programs, ANotFiniteGradientChangesNothing) {
   };
   const std::vector<std::vector<float>> before = state();
   training.prepare(1, 1e-2);
-  training.fill_microbatch(1, 0);
-  training.program().at<float>("input.loss_weights")[0] = std::numeric_limits<float>::quiet_NaN();
-  training.training().microbatch(0);
+  training.training().run_microbatches([&](int64_t) {
+    training.fill_microbatch(1, 0);
+    training.program().at<float>("input.loss_weights")[0] = std::numeric_limits<float>::quiet_NaN();
+  });
   const StepOutcome outcome = training.training().finish_step();
   EXPECT_TRUE(outcome.skipped);
   EXPECT_EQ(state(), before);

@@ -10,6 +10,7 @@
 #include <functional>
 
 #include "core/backward.h"
+#include "core/flat_layout.h"
 #include "core/ops/cross_entropy.h"
 #include "core/ops/optimizer.h"
 #include "core/program.h"
@@ -127,7 +128,7 @@ class SmallProgram {
   void record_update(Recorder& recorder) {
     recorder.set_part(Part::update);
     const Value sum = recorder.persistent("step.square_sum");
-    record_square_sum(recorder, recorder.persistent("gradients"), sum, true);
+    record_square_sum(recorder, recorder.persistent("gradients"), sum);
     record_clip(recorder, sum);
     for (size_t r = 0; r < layout_.runs.size(); ++r) {
       const auto run = [&](const char* flat) { return recorder.persistent(fmt::format("{}.run{}", flat, r)); };

@@ -37,8 +37,7 @@ TEST_P(Models, GradientsAreFiniteDifferences) {
   config.dropout = 0.1;
   TinyTraining training(tiny_spec(config), backend_, *self_);
   training.prepare(0, 0.0);
-  training.fill_microbatch(0, 0);
-  training.training().microbatch(0);
+  training.accumulate(0);
   const ParameterSet& parameters = training.program().parameters();
   for (size_t p = 0; p < parameters.size(); ++p) {
     const Parameter& parameter = parameters.at(static_cast<int>(p));
@@ -73,8 +72,7 @@ TEST_P(Models, LossFalls) {
   double first = 0.0, last = 0.0;
   for (int i = 0; i < 30; ++i) {
     training.prepare(i, 1e-2);
-    training.fill_microbatch(0, 0);  // the same batch again: it must be learnt by heart
-    training.training().microbatch(0);
+    training.accumulate(0);  // the same batch again: it must be learnt by heart
     training.training().finish_step();
     last = training.program().at<double>("step.report.reduced")[kLossSum] / training.weight_sum();
     if (i == 0) first = last;

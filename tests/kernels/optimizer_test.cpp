@@ -3,6 +3,7 @@
 #include "kernels/optimizer.h"
 
 #include <cstddef>
+#include <numeric>
 
 #include "tests/kernels/kernel_case_suite.h"
 
@@ -112,7 +113,8 @@ KernelCase square_sum_case(int64_t count) {
 
 struct ClipSetting {
   std::string name;
-  double square_sum, limit, loss_scale;
+  std::vector<double> square_sums;
+  double limit, loss_scale;
 };
 
 KernelCase clip_case(const ClipSetting& s) {
@@ -125,14 +127,14 @@ KernelCase clip_case(const ClipSetting& s) {
                             .clip_scale = 77,
                             .gradient_norm = 78,
                             .skip = 0.5};
-  c.forward.inputs = {{"square_sum", Kind::f64, {s.square_sum}}, {"before", Kind::f64, scalars_field(scalars)}};
+  c.forward.inputs = {{"square_sums", Kind::f64, s.square_sums}, {"before", Kind::f64, scalars_field(scalars)}};
   c.forward.outputs = {{.name = "after", .kind = Kind::f64, .values = sized(9), .starts_as = "before"}};
-  c.forward.run = [](const Call& call) {
-    call.backend.clip({call.at.get<const double>("square_sum"), call.at.get<StepScalars>("after")});
+  c.forward.run = [count = static_cast<int64_t>(s.square_sums.size())](const Call& call) {
+    call.backend.clip({call.at.get<const double>("square_sums"), call.at.get<StepScalars>("after"), count});
   };
   c.formula = [=](const Values& in) {
     Values out{{"after", in.at("before")}};
-    const double norm = std::pow(s.square_sum, 0.5) / s.loss_scale;
+    const double norm = std::pow(std::accumulate(s.square_sums.begin(), s.square_sums.end(), 0.0), 0.5) / s.loss_scale;
     out["after"][6] = (s.limit > 0 ? std::min(1.0, s.limit / norm) : 1.0) / s.loss_scale;
     out["after"][7] = norm;
     out["after"][8] = 0;
@@ -150,12 +152,13 @@ std::vector<KernelCase> optimizer_cases() {
   }
   cases.push_back(adamw_case({.name = "no_decay_first_step", .count = 65, .weight_decay = 0.0, .step = 1}));
   cases.push_back(adamw_case({.name = "no_working_copy", .count = 63, .working = false, .clip_scale = 1.0}));
-  for (const ClipSetting& s : {ClipSetting{"above", 400.0, 1.0, 1.0},
-                               {"below", 0.04, 1.0, 1.0},
-                               {"off", 400.0, 0.0, 1.0},
-                               {"zero", 0.0, 1.0, 1.0},
-                               {"scaled", 4.0 * 65536.0, 1.0, 256.0},
-                               {"scaled_off", 9.0, 0.0, 8.0}}) {
+  for (const ClipSetting& s : {ClipSetting{"above", {400.0}, 1.0, 1.0},
+                               {"below", {0.04}, 1.0, 1.0},
+                               {"off", {400.0}, 0.0, 1.0},
+                               {"zero", {0.0}, 1.0, 1.0},
+                               {"several", {16.0, 0.0, 9.0}, 1.0, 1.0},
+                               {"scaled", {4.0 * 65536.0}, 1.0, 256.0},
+                               {"scaled_off", {9.0}, 0.0, 8.0}}) {
     cases.push_back(clip_case(s));
   }
   return cases;

@@ -259,6 +259,34 @@ inline void check_send_receive(Communicator& group) {
   }
 }
 
+/// A path to each neighbour and back, of other sizes: senders run ahead as far as the path is deep, a path that nobody
+/// takes from holds up no other, messages come in order.
+inline void check_channels(Communicator& group) {
+  const int n = group.size(), me = group.rank(), next = (me + 1) % n, before = (me + n - 1) % n;
+  std::vector<ChannelSpec> paths;
+  for (int r = 0; r < n && n > 1; ++r)
+    paths.push_back({r, (r + 1) % n, 40000}), paths.push_back({r, (r + n - 1) % n, 12});
+  constexpr int kDeep = 3;
+  const auto channels = group.open_channels(paths, kDeep);
+  if (n == 1) return;
+  const auto message = [](int path, int number, size_t bytes) {
+    return elements<int32_t>(path, bytes / 4, static_cast<uint64_t>(number));
+  };
+  const auto put = [&](int path, int number) {
+    channels->put(path, message(path, number, paths[static_cast<size_t>(path)].bytes).data());
+  };
+  const auto take = [&](int path, int number) {
+    std::vector<int32_t> got(paths[static_cast<size_t>(path)].bytes / 4);
+    channels->take(path, got.data());
+    require(got == message(path, number, got.size() * 4), fmt::format("path {}: message {} is wrong", path, number));
+  };
+  for (int round = 0; round < 4; ++round) {
+    for (int i = 0; i < kDeep; ++i) put(2 * me, round * kDeep + i);
+    for (int i = 0; i < kDeep; ++i) put(2 * me + 1, round * kDeep + i);
+    for (int i = 0; i < kDeep; ++i) take(2 * next + 1, round * kDeep + i), take(2 * before, round * kDeep + i);
+  }
+}
+
 inline void check_split(Communicator& group) {
   const int me = group.rank(), n = group.size();
   auto part = group.split(me % 2, -me);  // the key reverses the order
@@ -357,6 +385,7 @@ inline const std::vector<Check>& checks() {
                                       {"Broadcast", check_broadcast},
                                       {"Barrier", check_barrier},
                                       {"SendReceive", check_send_receive},
+                                      {"Channels", check_channels},
                                       {"Split", check_split},
                                       {"GatherStrings", check_gather_strings},
                                       {"Count", check_count},

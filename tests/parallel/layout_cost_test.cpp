@@ -34,9 +34,8 @@ size_t bytes_of_microbatch(const DecoderConfig& model, const Layout& layout) {
   run_rank_threads(layout.tp, [&](Communicator& world) {
     TinyTraining training(spec_for(model, layout), backend, world, layout.tp);
     training.prepare(0, 1e-2);
-    training.fill_microbatch(0, 0);
     const size_t before = training.group(Axis::tp).count().bytes;
-    training.training().microbatch(0);
+    training.accumulate(0);
     bytes[static_cast<size_t>(world.rank())] = training.group(Axis::tp).count().bytes - before;
   });
   for (const size_t other : bytes) EXPECT_EQ(other, bytes[0]);
@@ -77,7 +76,8 @@ TEST(BytesOnTheWire, OfTheUpdateAreThoseOfTheFormula) {
             const size_t before = training.group(Axis::dp).count().bytes;
             training.training().finish_step();
             const size_t elements = static_cast<size_t>(training.training().layout().elements);
-            const size_t scalars = 2 * (1 + 4 + 1) * 8 * 3 / 4;  // loss, one flag a data rank; the square sum
+            const size_t runs = training.training().layout().runs.size();
+            const size_t scalars = 2 * (1 + 4 + runs) * 8 * 3 / 4;  // loss, one flag a data rank; square sums
             EXPECT_EQ(training.group(Axis::dp).count().bytes - before,
                       elements * (master + (zero == 0 ? master : working)) * 3 / 4 + scalars);
           });
@@ -222,17 +222,29 @@ TEST_F(Plans, ZeroOneHoldsItsShareOfTheState) {
     }
 }
 
-TEST_F(Plans, BucketsHoldWhatIsReducedAlike) {
-  EXPECT_EQ(plan(tiny_llama(), {}, 1)->layout().buckets.size(), 1u);
-  EXPECT_EQ(plan(tiny_llama(), {1, 2}, 1)->layout().buckets.size(), 1u);
-  EXPECT_EQ(plan(tiny_llama(), {2}, 1)->layout().buckets.size(), 2u) << "divided, whole";
-  EXPECT_EQ(plan(tiny_llama(), {4, 2}, 1)->layout().buckets.size(), 3u) << "divided, whole, keys and values";
+TEST_F(Plans, RunsHoldWhatIsReducedAlike) {
+  const auto treatments = [](const TrainingProgram& training, int unit) {
+    std::vector<std::pair<Placements, Placements>> found;
+    for (const FlatRun& run : training.layout().runs)
+      if (run.unit == unit &&
+          std::find(found.begin(), found.end(), std::pair(run.placements, run.gradients)) == found.end())
+        found.push_back({run.placements, run.gradients});
+    return found.size();
+  };
+  constexpr int kFirstLayer = 2;
+  EXPECT_EQ(treatments(*plan(tiny_llama(), {}, 1), kFirstLayer), 1u);
+  EXPECT_EQ(treatments(*plan(tiny_llama(), {1, 2}, 1), kFirstLayer), 1u);
+  EXPECT_EQ(treatments(*plan(tiny_llama(), {2}, 1), kFirstLayer), 2u) << "divided, whole";
+  EXPECT_EQ(treatments(*plan(tiny_llama(), {4, 2}, 1), kFirstLayer), 3u) << "divided, whole, keys and values";
   for (const Layout& layout : {Layout{2, 2, true}, Layout{4, 1, true}}) {
     const auto training = plan(tiny_llama(), layout, 2);
     int64_t next = 0;
-    for (const FlatBucket& bucket : training->layout().buckets) {
-      EXPECT_EQ(bucket.first, next);
-      next += bucket.count;
+    int unit = 0;
+    for (const FlatRun& run : training->layout().runs) {
+      EXPECT_EQ(run.first, next);
+      EXPECT_GE(run.unit, unit);
+      EXPECT_TRUE(run.used > 0 && run.used <= run.count && run.count % layout.dp == 0);
+      next = run.end(), unit = run.unit;
     }
     EXPECT_EQ(next, training->layout().elements);
   }

@@ -19,12 +19,21 @@ struct Layout {
   bool sequence_parallel = false;
   Recompute::Policy recompute = Recompute::Policy::none;
   int zero = 0;
+  int pp = 1;
+  ScheduleKind schedule = ScheduleKind::one_forward_one_backward;
+  int interleave = 1;
+
+  int ranks() const { return tp * dp * pp; }
 };
 
 inline std::string name_of(const Layout& layout) {
   constexpr const char* recompute[] = {"none", "selective", "full"};
+  constexpr const char* schedule[] = {"gpipe", "1f1b", "interleaved", "zb"};
   return fmt::format("tp{}{}_dp{}_zero{}_{}", layout.tp, layout.sequence_parallel ? "sp" : "", layout.dp, layout.zero,
-                     recompute[static_cast<int>(layout.recompute)]);
+                     recompute[static_cast<int>(layout.recompute)]) +
+         (layout.pp > 1 ? fmt::format("_pp{}_{}{}", layout.pp, schedule[static_cast<int>(layout.schedule)],
+                                      layout.interleave > 1 ? fmt::format("{}", layout.interleave) : "")
+                        : "");
 }
 
 /// Logical tensors by name: parameters, moment1.*, moment2.*.
@@ -72,28 +81,30 @@ class StateCollector {
   std::map<std::string, std::vector<double>> state_;
 };
 
-/// The global batch is the same under every layout: dp x microbatches x microbatch = 4.
+/// The global batch is the same under every layout: dp x microbatches x microbatch = `batch`.
 inline TwinOutcome train_twin(TrainingSpec spec, const Layout& layout, const kernels::Backend& backend,
-                              int64_t microbatches = 1) {
+                              int64_t microbatches = 1, int64_t batch = 4) {
   spec.microbatches = microbatches;
-  spec.microbatch = 4 / (layout.dp * microbatches);
+  spec.microbatch = batch / (layout.dp * microbatches);
+  spec.schedule = layout.schedule, spec.interleave = layout.interleave;
   spec.sequence_parallel = layout.sequence_parallel;
   spec.zero = layout.zero;
   spec.plan.recompute.policy = layout.recompute;
-  const int ranks = layout.tp * layout.dp;
+  const int ranks = layout.ranks();
   StateCollector collector;
   std::vector<std::vector<Step>> steps(static_cast<size_t>(ranks));
   std::vector<std::string> digests(static_cast<size_t>(ranks));
   run_rank_threads(ranks, [&](Communicator& world) {
-    TinyTraining training(spec, backend, world, layout.tp);
+    TinyTraining training(spec, backend, world, layout.tp, layout.pp);
     std::vector<Step>& mine = steps[static_cast<size_t>(world.rank())];
     for (int i = 0; i < kTwinSteps; ++i) mine.push_back(training.step(i, kTwinRate));
     collector.take(training);
-    digests[static_cast<size_t>(world.rank())] = training.program().digest();
+    digests[static_cast<size_t>(world.rank())] = training.training().digest();
   });
   for (int r = 1; r < ranks; ++r) {
     EXPECT_EQ(steps[static_cast<size_t>(r)], steps[0]) << "losses and norms of rank " << r;
-    EXPECT_EQ(digests[static_cast<size_t>(r)], digests[0]) << "plan of rank " << r;
+    const size_t first_of_stage = static_cast<size_t>(r / (ranks / layout.pp) * (ranks / layout.pp));
+    EXPECT_EQ(digests[static_cast<size_t>(r)], digests[first_of_stage]) << "plan of rank " << r;
   }
   return {steps[0], collector.state()};
 }

@@ -40,9 +40,9 @@ struct Step {
 /// microbatches sees the same global batch: data rank r takes samples [r, r+1) * batch / dp of the step.
 class TinyTraining {
  public:
-  TinyTraining(const TrainingSpec& spec, const kernels::Backend& backend, Communicator& world, int tp = 1)
+  TinyTraining(const TrainingSpec& spec, const kernels::Backend& backend, Communicator& world, int tp = 1, int pp = 1)
       : backend_(backend),
-        mesh_({world.size() / tp, 1, 1, tp, 1}, world.rank()),
+        mesh_({world.size() / (tp * pp), pp, 1, tp, 1}, world.rank()),
         groups_(mesh_, world),
         training_(make(spec)) {
     training_->allocate_and_initialise();
@@ -58,8 +58,8 @@ class TinyTraining {
     const TrainingSpec& spec = training_->spec();
     const int64_t per_rank = spec.microbatch * spec.microbatches, context = spec.model.context;
     const int64_t first = (step * data_ranks() + mesh_.coordinate(Axis::dp)) * per_rank + m * spec.microbatch;
-    const auto at = [&](const char* name) { return program().at<int32_t>(name); };
-    float* weights = program().at<float>("input.loss_weights");
+    const auto at = [&](const char* name) { return program().at<int32_t>(name, m); };
+    float* weights = program().at<float>("input.loss_weights", m);
     for (int64_t s = 0; s < spec.microbatch; ++s)
       for (int64_t t = 0; t < context; ++t) {
         const int64_t i = s * context + t;
@@ -89,12 +89,14 @@ class TinyTraining {
     training_->set_step({learning_rate, step, 1.0, weight_sum(), 99 + static_cast<uint64_t>(step)});
   }
 
+  /// Forward and backward of all microbatches of a step.
+  void accumulate(int64_t index) {
+    training_->run_microbatches([&](int64_t m) { fill_microbatch(index, m); });
+  }
+
   Step step(int64_t index, double learning_rate = 1e-2) {
     prepare(index, learning_rate);
-    for (int64_t m = 0; m < training_->spec().microbatches; ++m) {
-      fill_microbatch(index, m);
-      training_->microbatch(m);
-    }
+    accumulate(index);
     const StepOutcome outcome = training_->finish_step();
     return {outcome.loss_sum / weight_sum(), outcome.gradient_norm};
   }

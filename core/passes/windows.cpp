@@ -1,0 +1,131 @@
+#include "core/passes/windows.h"
+
+#include <map>
+#include <set>
+
+#include "core/error.h"
+#include "core/ops/conversion.h"
+#include "core/ops/elementwise.h"
+
+namespace capstan {
+namespace {
+
+using PartKey = std::pair<Part, int>;  // and chunk
+PartKey key_of(const Node& node) { return {node.part, node.chunk}; }
+
+std::string run_name(const char* flat, int run) { return fmt::format("{}.run{}", flat, run); }
+
+class WindowPass {
+ public:
+  WindowPass(Tape& tape, const WindowPlan& plan) : tape_(tape), plan_(plan) {}
+
+  void run() {
+    find_contributions();
+    std::vector<Node> before;
+    before.swap(tape_.nodes);
+    for (size_t i = 0; i < before.size(); ++i) {
+      gather_for(before[i]);
+      for (const int run : begins_[i]) clear(before[i], run);
+      tape_.nodes.push_back(before[i]);
+      for (const int run : ends_[i]) reduce(before[i], run);
+    }
+  }
+
+ private:
+  const FlatRun& run(int index) const { return plan_.layout->runs[static_cast<size_t>(index)]; }
+  int lookup(const std::vector<int>& runs, TensorId id) const {
+    if (id == kNoTensor || tape_.at(id).persistent < 0) return -1;
+    const size_t index = static_cast<size_t>(tape_.at(id).persistent);
+    return index < runs.size() ? runs[index] : -1;
+  }
+
+  /// For each part the first and the last node that contribute to a run's gradients. All of them add to what is there.
+  void find_contributions() {
+    std::map<std::pair<PartKey, int>, std::pair<size_t, size_t>> found;
+    begins_.resize(tape_.nodes.size()), ends_.resize(tape_.nodes.size());
+    for (size_t i = 0; i < tape_.nodes.size(); ++i)
+      for (const TensorId id : tape_.nodes[i].outputs) {
+        const int index = lookup(plan_.run_of_gradient, id);
+        if (index < 0 || tape_.at(id).contributions == 0) continue;
+        found.try_emplace({key_of(tape_.nodes[i]), index}, i, i).first->second.second = i;
+        tape_.nodes[i].accumulate = Accumulate::always;
+        tape_.tensors[static_cast<size_t>(id)].windowed = true;
+      }
+    for (const auto& [what, where] : found) {
+      begins_[where.first].push_back(what.second);
+      ends_[where.second].push_back(what.second);
+    }
+  }
+
+  TensorId persistent(const std::string& name) {
+    const int index = plan_.space->find(name);
+    CAPSTAN_CHECK(index >= 0, "there is no persistent tensor {}", name);
+    for (size_t id = 0; id < tape_.tensors.size(); ++id)
+      if (tape_.tensors[id].persistent == index) return static_cast<TensorId>(id);
+    const PersistentTensor& tensor = plan_.space->at(index);
+    tape_.tensors.push_back({tensor.name, tensor.spec, tensor.purpose, index});
+    return static_cast<TensorId>(tape_.tensors.size()) - 1;
+  }
+  TensorId transient(const std::string& name, const TensorSpec& spec) {
+    tape_.tensors.push_back({name, spec, Purpose::window});
+    return static_cast<TensorId>(tape_.tensors.size()) - 1;
+  }
+  void insert(const Node& beside, OpPtr op, std::vector<TensorId> in, std::vector<TensorId> out,
+              Accumulate accumulate = Accumulate::never) {
+    tape_.nodes.push_back({std::move(op), std::move(in), std::move(out), beside.part, 0, -1, beside.chunk, accumulate});
+  }
+
+  void gather_for(const Node& node) {
+    for (size_t i = 0; i < node.inputs.size(); ++i) {
+      const int index = lookup(plan_.run_of_working, node.inputs[i]);
+      if (index < 0 || !(node.op->reads() & (1u << i))) continue;
+      const int unit = run(index).unit;
+      int& holds =
+          content_.try_emplace({key_of(node), plan_.window_of_unit[static_cast<size_t>(unit)]}, -1).first->second;
+      if (holds != unit) gather(node, unit);
+      holds = unit;
+    }
+  }
+
+  void gather(const Node& node, int unit) {
+    for (size_t r = 0; r < plan_.layout->runs.size(); ++r) {
+      const FlatRun& part = plan_.layout->runs[r];
+      if (part.unit != unit || !part.held) continue;
+      TensorId piece = persistent(run_name("parameters", static_cast<int>(r)));
+      TensorSpec spec = tape_.at(piece).spec;
+      if (spec.dtype != plan_.working) {
+        spec.dtype = plan_.working;
+        const TensorId narrow = transient(run_name("piece", static_cast<int>(r)), spec);
+        insert(node, make_cast(plan_.working), {piece}, {narrow});
+        piece = narrow;
+      }
+      insert(node, make_conversion(Axis::dp, Shard(0), Replicate), {piece},
+             {persistent(run_name("working", static_cast<int>(r)))});
+    }
+  }
+
+  void clear(const Node& node, int index) {
+    insert(node, make_clear(), {}, {persistent(run_name("gradients.window", index))});
+  }
+
+  void reduce(const Node& node, int index) {
+    const TensorId owed = persistent(run_name("gradients.window", index)),
+                   sum = persistent(run_name("gradients", index));
+    const TensorId piece = transient(run_name("gradients.piece", index), tape_.at(sum).spec);
+    insert(node, make_conversion(Axis::dp, Partial, Shard(0)), {owed}, {piece});
+    const bool first = summed_.insert(index).second;
+    insert(node, make_accumulate(), {piece}, {sum}, first ? Accumulate::after_first_microbatch : Accumulate::always);
+  }
+
+  Tape& tape_;
+  const WindowPlan& plan_;
+  std::vector<std::vector<int>> begins_, ends_;     ///< by node: runs of gradients
+  std::map<std::pair<PartKey, int>, int> content_;  ///< unit in each window, as far as a part has come
+  std::set<int> summed_;                            ///< runs that an earlier part of the microbatch has added to
+};
+
+}  // namespace
+
+void open_windows(Tape& tape, const WindowPlan& plan) { WindowPass(tape, plan).run(); }
+
+}  // namespace capstan

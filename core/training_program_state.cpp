@@ -1,0 +1,276 @@
+// What a training program holds between steps: flat state, inputs, scalars; and which elements of it this rank has.
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/error.h"
+#include "core/schedule_check.h"
+#include "core/training_program.h"
+
+namespace capstan {
+namespace {
+
+constexpr int64_t kScalarCount = sizeof(kernels::StepScalars) / sizeof(double);
+static_assert(sizeof(kernels::StepScalars) == kScalarCount * sizeof(double));
+
+}  // namespace
+
+TensorSpec TrainingProgram::spec_of(const Parameter& parameter, DType dtype) const {
+  return {parameter.shape, dtype, effective(parameter.placements, program_.mesh())};
+}
+
+bool TrainingProgram::held(int parameter) const { return chunk_of_[static_cast<size_t>(parameter)] >= 0; }
+
+/// Views of the parameters of all runs held, and of the runs, where `place_of` says that these lie.
+void TrainingProgram::declare_views(const std::string& name, const std::string& prefix, DType dtype, Purpose purpose,
+                                    const PlaceOf& place_of) {
+  PersistentSpace& space = program_.persistent();
+  for (size_t i = 0; i < program_.parameters().size(); ++i) {
+    const Parameter& parameter = program_.parameters().at(static_cast<int>(i));
+    TensorSpec spec = spec_of(parameter, dtype);
+    if (purpose == Purpose::gradient) spec.placements = gradients_[i];
+    if (!held(static_cast<int>(i))) space.add_absent(prefix + parameter.name, spec, purpose);
+    if (layout_.first[i] < 0) continue;
+    const FlatRun& run = layout_.runs[static_cast<size_t>(layout_.run_of[i])];
+    const Place place = place_of(run);
+    space.add_view(prefix + parameter.name, spec, place.parent,
+                   static_cast<size_t>(place.first + layout_.first[i] - run.first) * bytes_of(dtype));
+  }
+  for (size_t r = 0; r < layout_.runs.size(); ++r) {
+    const FlatRun& run = layout_.runs[r];
+    if (!run.held) continue;
+    const Place place = place_of(run);
+    const Placements& placements = purpose == Purpose::gradient ? run.gradients : run.placements;
+    space.add_view(fmt::format("{}.run{}", name, r), FlatLayout::spec(run.count, dtype, placements, program_.mesh()),
+                   place.parent, static_cast<size_t>(place.first) * bytes_of(dtype));
+  }
+}
+
+/// A flat buffer of this rank. The buffer itself is memory of this rank; what it holds is placed by its views.
+void TrainingProgram::declare_flat(const std::string& name, const std::string& prefix, DType dtype, Purpose purpose) {
+  const int parent = program_.persistent().add(name, {{layout_.elements}, dtype}, purpose);
+  declare_views(name, prefix, dtype, purpose, [parent](const FlatRun& run) { return Place{parent, run.first}; });
+}
+
+/// The same buffer of which each data rank holds one piece of every run: its parameters are nowhere whole. `owed`: sums
+/// over other axes than dp are still to be formed of it.
+void TrainingProgram::declare_shard(const std::string& name, DType dtype, Purpose purpose, bool owed) {
+  PersistentSpace& space = program_.persistent();
+  const int64_t ranks = program_.mesh().size(Axis::dp);
+  const int parent = space.add(name, {{layout_.elements / ranks}, dtype}, purpose);
+  for (size_t r = 0; r < layout_.runs.size(); ++r) {
+    const FlatRun& run = layout_.runs[r];
+    if (!run.held) continue;
+    TensorSpec spec = FlatLayout::spec(run.count, dtype, owed ? run.gradients : run.placements, program_.mesh());
+    spec.placements = with(spec.placements, Axis::dp, Shard(0));
+    space.add_view(fmt::format("{}.run{}", name, r), spec, parent,
+                   static_cast<size_t>(run.first / ranks) * bytes_of(dtype));
+  }
+}
+
+/// Memory that the units held here use in turn: two windows, so that one can be filled while the other is at work. A
+/// unit whose contributions are spread over the backward pass has a window of its own, unless all may share.
+TrainingProgram::PlaceOf TrainingProgram::declare_windows(const std::string& name, DType dtype, bool share_all) {
+  const size_t units = static_cast<size_t>(layout_.runs.empty() ? 0 : layout_.runs.back().unit) + 1;
+  std::vector<int64_t> first(units, -1), count(units), sizes(2);
+  std::vector<int> window(units, -1);
+  int turn = 0;
+  for (const FlatRun& run : layout_.runs) {
+    const size_t u = static_cast<size_t>(run.unit);
+    if (!run.held) continue;
+    if (first[u] < 0) {
+      first[u] = run.first;
+      const bool own = !share_all && spread_[u];
+      window[u] = own ? static_cast<int>(sizes.size()) : turn++ % 2;
+      if (own) sizes.push_back(0);
+    }
+    count[u] += run.count;
+    int64_t& size = sizes[static_cast<size_t>(window[u])];
+    size = std::max(size, count[u]);
+  }
+  std::vector<int> parents;
+  for (size_t w = 0; w < sizes.size(); ++w)
+    parents.push_back(
+        program_.persistent().add(fmt::format("{}.window{}", name, w), {{sizes[w]}, dtype}, Purpose::window));
+  if (share_all) window_of_unit_ = window;
+  return [=](const FlatRun& run) {
+    const size_t u = static_cast<size_t>(run.unit);
+    return Place{parents[static_cast<size_t>(window[u])], run.first - first[u]};
+  };
+}
+
+void TrainingProgram::declare_gradients() {
+  PersistentSpace& space = program_.persistent();
+  const DType master = master_dtype();
+  if (gradients_divided()) {
+    declare_shard("gradients", master, Purpose::gradient, true);
+    declare_views("gradients.window", "gradient.", master, Purpose::gradient,
+                  declare_windows("gradients", master, false));
+    return;
+  }
+  const int parent = space.add("gradients", {{layout_.elements}, master}, Purpose::gradient);
+  declare_views("gradients.owed", "gradient.", master, Purpose::gradient, [parent](const FlatRun& run) {
+    return Place{parent, run.first};
+  });
+  for (size_t r = 0; r < layout_.runs.size(); ++r) {
+    const FlatRun& run = layout_.runs[r];
+    if (!run.held) continue;
+    const size_t offset = static_cast<size_t>(run.first) * bytes_of(master);
+    const auto view = [&](const char* name, int64_t count) {
+      space.add_view(fmt::format("{}.run{}", name, r), FlatLayout::spec(count, master, run.placements, program_.mesh()),
+                     parent, offset);
+    };
+    view("gradients", run.count), view("gradients.used", run.used);
+  }
+}
+
+void TrainingProgram::declare_state() {
+  const DType master = master_dtype(), working = activation_dtype(spec_.precision);
+  if (parameters_divided())
+    declare_views("working", "working.", working, Purpose::working, declare_windows("working", working, true));
+  else if (has_working())
+    declare_flat("working", "working.", working, Purpose::working);
+  if (state_divided())
+    declare_shard("parameters", master, Purpose::parameter);
+  else
+    declare_flat("parameters", "", master, Purpose::parameter);
+  if (!spec_.training) return;
+  declare_gradients();
+  for (const char* moment : {"moment1", "moment2"})
+    if (state_divided())
+      declare_shard(moment, master, Purpose::moment);
+    else
+      declare_flat(moment, std::string(moment) + ".", master, Purpose::moment);
+}
+
+void TrainingProgram::plan_windows() {
+  if (!gradients_divided()) return;
+  const PersistentSpace& space = program_.persistent();
+  WindowPlan plan{&space, &layout_, {}, {}, window_of_unit_, activation_dtype(spec_.precision)};
+  plan.run_of_gradient.assign(space.all().size(), -1);
+  if (parameters_divided()) plan.run_of_working.assign(space.all().size(), -1);
+  for (size_t i = 0; i < program_.parameters().size(); ++i) {
+    const std::string& name = program_.parameters().at(static_cast<int>(i)).name;
+    plan.run_of_gradient[static_cast<size_t>(space.find("gradient." + name))] = layout_.run_of[i];
+    if (parameters_divided())
+      plan.run_of_working[static_cast<size_t>(space.find("working." + name))] = layout_.run_of[i];
+  }
+  program_.set_windows(std::make_shared<WindowPlan>(std::move(plan)));
+}
+
+void TrainingProgram::declare_inputs(PersistentSpace& space) const {
+  const Mesh& mesh = program_.mesh();
+  const int ranks = mesh.size(Axis::dp);
+  const Placements sharded = effective(with({}, Axis::dp, Shard(0)), mesh);
+  const Placements partial = effective(with({}, Axis::dp, Partial), mesh);
+  const Placements of_last_stage = effective(with(partial, Axis::pp, Partial), mesh);  // the others add nothing
+  const int copies = input_copies(schedule_, view_.stage);
+  const Shape shape{spec_.microbatch * ranks, spec_.model.context};
+  for (const char* name : {"input.tokens", "input.targets", "input.positions", "input.document_ids"})
+    space.add(name, {shape, DType::i32, sharded}, Purpose::input, copies);
+  space.add("input.loss_weights", {shape, DType::f32, sharded}, Purpose::input, copies);
+  space.add("step.scalars", {{kScalarCount}, DType::f64}, Purpose::scalar);
+  space.add("step.random", {{2}, DType::i64}, Purpose::scalar, copies);
+  const auto reduced = [&](const std::string& name, int64_t slots, const Placements& placements) {
+    const int parent = space.add(name, {{slots}, DType::f64, placements}, Purpose::scalar);
+    space.add_view(name + ".reduced", {{slots}, DType::f64}, parent, 0);
+    return parent;
+  };
+  // Data ranks count each sample once; a request to stop may reach any rank.
+  const int control = reduced("step.control", kControlSlots, partial);
+  Placements others = effective({Replicate, Partial, Partial, Partial, Partial}, mesh);
+  for (const char* name : {"step.stop_requests", "step.stop_requests.reduced"}) {
+    space.add_view(name, {{1}, DType::f64, others}, control, kStopRequests * sizeof(double));
+    others = {};
+  }
+  const int report = reduced("step.report", kBadRanks + ranks, of_last_stage);
+  space.add_view("step.loss_sum", {{1}, DType::f64, of_last_stage}, report, kLossSum * sizeof(double));
+  const int evaluation = reduced("evaluate.report", kEvaluationSlots, of_last_stage);
+  space.add_view("evaluate.loss_sum", {{1}, DType::f64, of_last_stage}, evaluation, kEvaluationLoss * sizeof(double));
+}
+
+void TrainingProgram::allocate_and_initialise() {
+  program_.allocate();
+  if (spec_.model.positions == Positions::alibi) {
+    const std::vector<float> slopes = model_->alibi_slopes();
+    std::memcpy(program_.address("alibi.slopes"), slopes.data(), slopes.size() * sizeof(float));
+  }
+  for (size_t i = 0; i < program_.parameters().size(); ++i) {
+    const Parameter& parameter = program_.parameters().at(static_cast<int>(i));
+    for (const StatePiece& piece : state_pieces("", static_cast<int>(i))) {
+#pragma omp parallel for
+      for (int64_t j = 0; j < piece.count * piece.runs; ++j) {
+        const double value =
+            initial_value(parameter, spec_.seed, piece.first + j / piece.count * piece.stride + j % piece.count);
+        if (master_dtype() == DType::f64)
+          static_cast<double*>(piece.data)[j] = value;
+        else
+          static_cast<float*>(piece.data)[j] = static_cast<float>(value);
+      }
+    }
+  }
+  refresh_working_copies();
+}
+
+void TrainingProgram::refresh_working_copies() {
+  if (has_working() && !parameters_divided()) program_.run("refresh", Part::update);
+}
+
+namespace {
+
+/// Adds a run to pieces: to the last one when it goes on at the same distance.
+void add_run(std::vector<StatePiece>& pieces, int64_t first, int64_t count, void* data) {
+  if (!pieces.empty() && pieces.back().count == count) {
+    StatePiece& last = pieces.back();
+    if (last.runs == 1) last.stride = first - last.first;
+    if (first == last.first + last.runs * last.stride) {
+      ++last.runs;
+      return;
+    }
+    if (last.runs == 1) last.stride = 0;
+  }
+  pieces.push_back({first, count, 1, 0, data});
+}
+
+}  // namespace
+
+bool TrainingProgram::divides_state(int parameter, Axis axis) const {
+  const Placements placements = effective(program_.parameters().at(parameter).placements, program_.mesh());
+  return on(placements, axis).is_shard() || (axis == Axis::dp && state_divided());
+}
+
+std::vector<StatePiece> TrainingProgram::state_pieces(const std::string& prefix, int index) const {
+  if (!held(index)) return {};
+  const Parameter& parameter = program_.parameters().at(index);
+  const size_t i = static_cast<size_t>(index), size = bytes_of(master_dtype());
+  const TensorSpec spec = spec_of(parameter, master_dtype());
+  int64_t begin = 0, end = element_count(local_shape(spec, program_.mesh()));  // of the local part, what is held here
+  char* data = nullptr;                                                        // of local element `begin`
+  if (state_divided()) {
+    const FlatRun& run = layout_.runs[static_cast<size_t>(layout_.run_of[i])];
+    const int64_t ranks = program_.mesh().size(Axis::dp), piece = run.count / ranks;
+    const int64_t first = run.first + program_.mesh().coordinate(Axis::dp) * piece - layout_.first[i];
+    begin = std::max<int64_t>(begin, first), end = std::min(end, first + piece);
+    data = program_.at<char>(prefix.empty() ? "parameters" : prefix.substr(0, prefix.size() - 1)) +
+           static_cast<size_t>(run.first / ranks + begin - first) * size;
+  } else {
+    data = program_.at<char>(prefix + parameter.name);
+  }
+  const int64_t logical = element_count(parameter.logical_shape());
+  std::vector<StatePiece> pieces;
+  each_local_run(spec, program_.mesh(), [&](int64_t global, int64_t local, int64_t count) {
+    const int64_t from = std::max(local, begin), to = std::min({local + count, end, local + logical - global});
+    if (from < to) add_run(pieces, global + from - local, to - from, data + static_cast<size_t>(from - begin) * size);
+  });
+  return pieces;
+}
+
+std::vector<std::string> TrainingProgram::state_names() const {
+  std::vector<std::string> names;
+  for (const char* prefix : {"", "moment1.", "moment2."})
+    for (size_t i = 0; i < program_.parameters().size(); ++i)
+      names.push_back(prefix + program_.parameters().at(static_cast<int>(i)).name);
+  return names;
+}
+
+}  // namespace capstan
