@@ -161,6 +161,7 @@ void TrainingProgram::record_tree(Recorder& recorder) {
 void TrainingProgram::add_plan(const std::string& name, Recorder& recorder, const ReplayOrder& order) {
   const std::vector<ChannelSpec> paths = cut(recorder.tape(), view_);
   program_.add(name, std::move(recorder.tape()), paths, order);
+  if (name == "train") paths_ = paths;
 }
 
 void TrainingProgram::record_train() {

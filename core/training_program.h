@@ -86,6 +86,8 @@ class TrainingProgram {
   const Schedule& schedule() const { return schedule_; }
   /// For each layer its chunk of the pipeline.
   const std::vector<int>& chunk_of_layers() const { return chunk_of_layer_; }
+  /// What crosses between stages in plan `train`: the same list on all of them.
+  const std::vector<ChannelSpec>& paths() const { return paths_; }
   /// Whether this rank's stage ends in the loss: it alone counts samples.
   bool has_loss() const { return view_.holds(schedule_.chunks - 1); }
   /// Each data rank holds a piece of the sums; own gradients are whole only while their unit is at work.
@@ -183,6 +185,7 @@ class TrainingProgram {
   std::vector<bool> spread_;               ///< by unit: contributions to others come between those to its gradients
   std::vector<int> window_of_unit_;        ///< of parameters, where they are divided
   FlatLayout layout_;
+  std::vector<ChannelSpec> paths_;
   uint64_t random_key_ = 0;  ///< of the step at hand
 };
 
