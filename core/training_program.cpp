@@ -168,7 +168,7 @@ void TrainingProgram::record_train() {
   Recorder recorder = program_.recorder(recorder_options(true));
   recorder.set_part(Part::begin);
   reduce_in_place(recorder, "step.control");
-  reduce_in_place(recorder, "step.stop_requests");
+  reduce_in_place(recorder, "step.votes");
   recorder.set_part(Part::forward);
   record_loss(recorder, "step.loss_sum");
   record_backward(recorder);

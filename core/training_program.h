@@ -46,7 +46,7 @@ struct TrainingSpec {
 };
 
 /// Slots of step.control and of step.report, f64.
-enum ControlSlot : int { kWeightSum, kStopRequests, kControlSlots };
+enum ControlSlot : int { kWeightSum, kStopRequests, kSavesWriting, kControlSlots };
 enum ReportSlot : int { kLossSum, kBadRanks };  ///< from kBadRanks on: one flag per dp rank
 enum EvaluationSlot : int { kEvaluationLoss, kEvaluationWeights, kEvaluationBytes, kEvaluationSlots };
 
@@ -113,7 +113,8 @@ class TrainingProgram {
   /// Replays plan `evaluate` on the inputs in place (of microbatch 0).
   void evaluate_microbatch();
 
-  /// What this rank holds of parameter i (prefix "") or of its "moment1.", "moment2."; padding left out.
+  /// What this rank holds of parameter i (prefix "") or of its "moment1.", "moment2."; padding left out. Before memory
+  /// is taken, without data.
   std::vector<StatePiece> state_pieces(const std::string& prefix, int parameter) const;
   /// Axes on which the ranks hold different elements of that state tensor; on the others they hold the same.
   bool divides_state(int parameter, Axis axis) const;

@@ -13,7 +13,6 @@
 #include "core/error.h"
 #include "core/failpoint.h"
 #include "core/learning_rate.h"
-#include "io/checkpoint/save.h"
 #include "io/file_system.h"
 #include "launch/data_report.h"
 #include "launch/evaluator.h"
@@ -44,7 +43,8 @@ Trainer::Trainer(RunConfig config, Communicator& world, const StopSignal& stop, 
       mesh_(mesh_of(config_.layout, world.rank())),
       threads_(threads_set_for(config_.train, world)),
       backend_(backend_for(config_.train)),
-      groups_(mesh_, world) {
+      groups_(mesh_, world),
+      save_(world) {
   require_equal(world_, canonical(config_), "config");
   open_corpora();
   make_program();
@@ -106,10 +106,11 @@ void Trainer::announce() const {
                            config_.train.microbatch, config_.layout.dp, config_.layout.dp == 1 ? "" : "s"));
   console_.say(fmt::format(
       "memory   {} persistent + {} transient a rank, planned before step 0; outside it {} of samples, {} of corpus "
-      "chunks and {} shared with the ranks of this host",
+      "chunks, {} for the copy of a checkpoint that is written, and {} shared with the ranks of this host",
       bytes_text(static_cast<double>(program.persistent_bytes())),
       bytes_text(static_cast<double>(program.transient_bytes())), bytes_text(static_cast<double>(feed_->bytes())),
       bytes_text(static_cast<double>(train_stream_->memory_bytes() + validation_stream_->memory_bytes())),
+      bytes_text(static_cast<double>(BackgroundSave::copy_bytes(*training_))),
       bytes_text(static_cast<double>(groups_.shared_bytes()))));
   console_.say(
       fmt::format("corpus   {} training tokens, {} samples an epoch; the run reads {:.2f} epochs",
@@ -231,6 +232,7 @@ double Trainer::reduce_control(double weights) {
   double* control = program.at<double>("step.control");
   control[kWeightSum] = weights;
   control[kStopRequests] = stop_.requested() ? 1.0 : 0.0;
+  control[kSavesWriting] = save_.writing() ? 1.0 : 0.0;
   training_->begin();
   return program.at<double>("step.control.reduced")[kWeightSum];
 }
@@ -250,7 +252,9 @@ Trainer::StepResult Trainer::step() {
   setting.clip = config_.optimizer.clip;
   setting.random_key =
       static_cast<uint64_t>(config_.train.seed) * 0x9E3779B97F4A7C15ull + static_cast<uint64_t>(state_.step);
-  result.stop = program.at<double>("step.control.reduced")[kStopRequests] > 0.0;
+  const double* votes = program.at<double>("step.control.reduced");
+  result.stop = votes[kStopRequests] > 0.0;
+  result.written = save_.under_way() && votes[kSavesWriting] == 0.0;
   const int64_t micro = config_.train.microbatch;
   const auto run_microbatches = [&] {
     training_->set_step(setting);
@@ -344,19 +348,22 @@ void Trainer::evaluate(MetricsLine& line) {
   line.push_back({"validation_bits_per_byte", result.bits_per_byte()});
 }
 
-void Trainer::save() {
+/// What the run has learnt so far starts on its way to the disk; training goes on.
+void Trainer::begin_save() {
   if (saved_) return;
+  finish_save();
   if (log_) log_->sync();
   world_.all_reduce(&blank_, 1, DType::i64, ReduceOp::sum, Reduction::fast);
   state_.blank_tokens += static_cast<uint64_t>(std::exchange(blank_, 0));
-  CommunicatorGroup group(world_);
-  StateSlices state = state_slices(*training_, world_.rank(), world_.size());
-  const SaveResult result =
-      save_checkpoint(directory_.checkpoints(), static_cast<uint64_t>(state_.step), std::move(state.tensors),
-                      std::move(state.slices), state_.to_json(), group, static_cast<int>(config_.checkpoint.keep));
-  for (const std::string& warning : result.warnings) console_.say("warning  " + warning);
+  save_.start(directory_.checkpoints(), static_cast<uint64_t>(state_.step), *training_, state_.to_json());
   write_data();
   saved_ = true;
+}
+
+void Trainer::finish_save() {
+  if (!save_.under_way()) return;
+  const SaveResult result = save_.commit(static_cast<int>(config_.checkpoint.keep));
+  for (const std::string& warning : result.warnings) console_.say("warning  " + warning);
 }
 
 int Trainer::run() {
@@ -372,7 +379,10 @@ int Trainer::run() {
     count_step(result);
     log_step(result);
     end_if_hopeless(result);
-    if (result.stop || due(config_.checkpoint.every) || state_.step == config_.train.steps) save();
+    if (result.written) finish_save();
+    const bool ends = result.stop || state_.step == config_.train.steps;
+    if (ends || due(config_.checkpoint.every)) begin_save();
+    if (ends) finish_save();
     if (result.stop && state_.step < config_.train.steps) {
       console_.say(fmt::format(
           "stopped  on request at step {}; checkpoint in {}. Start the same command again to go on.", state_.step,

@@ -7,6 +7,7 @@
 
 #include "core/config/run_config.h"
 #include "io/run_log.h"
+#include "launch/background_save.h"
 #include "launch/console.h"
 #include "launch/data_feed.h"
 #include "launch/run_directory.h"
@@ -29,6 +30,7 @@ class Trainer {
     StepOutcome outcome;
     double loss = 0.0, learning_rate = 0.0, seconds = 0.0, data_seconds = 0.0;
     bool stop = false;
+    bool written = false;            ///< the save that is under way, by all ranks
     std::vector<int> bad_gradients;  ///< ranks, when the norm was not finite but every loss was
   };
 
@@ -50,7 +52,8 @@ class Trainer {
   void end_if_hopeless(const StepResult& result) const;
   void log_step(const StepResult& result);
   void evaluate(MetricsLine& line);
-  void save();
+  void begin_save();
+  void finish_save();
   bool due(int64_t every) const { return every > 0 && state_.step % every == 0; }
   std::string progress_text(const StepResult& result) const;
 
@@ -67,6 +70,7 @@ class Trainer {
   std::unique_ptr<TrainingProgram> training_;
   std::unique_ptr<DataFeed> feed_;
   std::unique_ptr<RunLog> log_;
+  BackgroundSave save_;
   std::string plan_digest_;  ///< of all stages
   TrainingState state_;
   double product_rate_ = 0.0;  ///< FLOP/s of this rank's processors
@@ -75,7 +79,7 @@ class Trainer {
   double mean_seconds_ = 0.0;     ///< of recent steps, for the ETA
   double last_validation_ = 0.0;
   int64_t blank_ = 0;   ///< tokens that this rank has read blank since the last checkpoint
-  bool saved_ = false;  ///< the state as it stands is on disk
+  bool saved_ = false;  ///< the state as it stands is on disk, or on its way there
 };
 
 }  // namespace capstan
