@@ -60,10 +60,14 @@ class Meddler : public Communicator {
   void all_to_all(const void* in, void* out, size_t count, DType dtype) override {
     inner_.all_to_all(in, out, count, dtype);
   }
+  void shift(const void* in, void* out, size_t bytes, int distance) override { inner_.shift(in, out, bytes, distance); }
   void broadcast(void* data, size_t bytes, int root) override { inner_.broadcast(data, bytes, root); }
   void barrier() override { inner_.barrier(); }
   void send(const void* data, size_t bytes, int to) override { inner_.send(data, bytes, to); }
   void receive(void* data, size_t bytes, int from) override { inner_.receive(data, bytes, from); }
+  std::unique_ptr<Channels> open_channels(const std::vector<ChannelSpec>& paths, int capacity) override {
+    return inner_.open_channels(paths, capacity);
+  }
   std::unique_ptr<Communicator> split(int colour, int key) override { return inner_.split(colour, key); }
   void abort(const std::string& why, int exit_code) override { inner_.abort(why, exit_code); }
   CommunicationCount count() const override { return inner_.count(); }
