@@ -59,6 +59,9 @@ class Communicator {
   virtual void all_gather(const void* in, void* out, size_t count, DType dtype) = 0;
   /// Run r of in[size * count] goes to rank r; out holds the runs received in rank order.
   virtual void all_to_all(const void* in, void* out, size_t count, DType dtype) = 0;
+  /// Everybody's `in` goes to the rank `distance` further on (round the group; negative: back), and `out` comes from
+  /// the one as far behind. They may not overlap.
+  virtual void shift(const void* in, void* out, size_t bytes, int distance) = 0;
   virtual void broadcast(void* data, size_t bytes, int root) = 0;
   virtual void barrier() = 0;
   /// Point to point, matched in order per pair, of equal length on both sides; blocking: send may wait for the receive.
@@ -78,6 +81,9 @@ class Communicator {
   /// "threads", "mpi (shared memory)", "mpi", "nccl", "self": for inspect and doctor.
   virtual std::string transport() const = 0;
 };
+
+/// The rank `distance` further on in a ring of `ranks`; negative: back.
+constexpr int round_the_ring(int rank, int distance, int ranks) { return ((rank + distance) % ranks + ranks) % ranks; }
 
 /// Byte strings of different lengths from every rank, in rank order, on every rank. Collective.
 std::vector<std::string> gather_strings(Communicator& group, const std::string& mine);

@@ -1,5 +1,7 @@
 #include "core/placement.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace capstan {
@@ -25,13 +27,38 @@ std::vector<Extent> local_extents(const TensorSpec& spec, const Mesh& mesh) {
     if (!placement.is_shard() || ranks == 1) continue;
     CAPSTAN_CHECK(placement.dim < static_cast<int>(extents.size()), "{} has no dim {}", to_string(spec), placement.dim);
     Extent& extent = extents[static_cast<size_t>(placement.dim)];
-    if (extent.count % ranks != 0)
-      throw Error::make(ExitCode::config, "dim {} of {} has {} elements, which {} ranks of axis {} do not divide",
-                        placement.dim, to_string(spec.shape), extent.count, ranks, name_of(axis));
+    if (extent.count % (axis == Axis::cp ? 2 * ranks : ranks) != 0)
+      throw Error::make(ExitCode::config, "dim {} of {} has {} elements, which {} ranks of axis {} do not divide{}",
+                        placement.dim, to_string(spec.shape), extent.count, ranks, name_of(axis),
+                        axis == Axis::cp ? " into two chunks for each" : "");
     extent.count /= ranks;
     extent.first += mesh.coordinate(axis) * extent.count;
   }
   return extents;
+}
+
+std::array<Extent, 2> zigzag_chunks(int64_t extent, int ranks, int rank) {
+  const int64_t chunk = extent / (2 * ranks);
+  return {Extent{rank * chunk, chunk}, Extent{(2 * ranks - 1 - rank) * chunk, chunk}};
+}
+
+std::vector<Extent> local_runs(const TensorSpec& spec, int dim, const Mesh& mesh) {
+  const int ranks = mesh.size(Axis::cp);
+  const size_t d = static_cast<size_t>(dim);
+  if (ranks == 1 || on(spec.placements, Axis::cp) != Shard(dim)) return {local_extents(spec, mesh)[d]};
+  CAPSTAN_CHECK(on(spec.placements, Axis::dp) != Shard(dim), "{}: dim {} is divided over dp and cp", to_string(spec),
+                dim);
+  TensorSpec left = spec;  // to this rank of cp
+  left.shape[d] /= ranks, left.placements = with(left.placements, Axis::cp, Replicate);
+  const Extent mine = local_extents(left, mesh)[d];
+  std::vector<Extent> runs;
+  int64_t at = 0;  // where the chunk lies in what is left to this rank
+  for (const Extent& chunk : zigzag_chunks(spec.shape[d], ranks, mesh.coordinate(Axis::cp))) {
+    const int64_t from = std::max(at, mine.first), to = std::min(at + chunk.count, mine.first + mine.count);
+    if (from < to) runs.push_back({chunk.first + from - at, to - from});
+    at += chunk.count;
+  }
+  return runs;
 }
 
 Shape local_shape(const TensorSpec& spec, const Mesh& mesh) {
@@ -42,6 +69,8 @@ Shape local_shape(const TensorSpec& spec, const Mesh& mesh) {
 
 void each_local_run(const TensorSpec& spec, const Mesh& mesh,
                     const std::function<void(int64_t, int64_t, int64_t)>& visit) {
+  CAPSTAN_CHECK(mesh.size(Axis::cp) == 1 || !on(spec.placements, Axis::cp).is_shard(), "{} is divided over cp",
+                to_string(spec));
   const std::vector<Extent> extents = local_extents(spec, mesh);
   size_t dims = extents.size();  // dims from here on are whole, so that they lie in one run
   int64_t whole = 1;

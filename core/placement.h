@@ -8,6 +8,7 @@
 #include <array>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "core/mesh.h"
 #include "core/shape.h"
@@ -63,12 +64,21 @@ struct Extent {
   int64_t count = 0;
 };
 
-/// What this rank holds of each dim. Where several axes share a dim, the first of kAllAxes cuts first. Throws
-/// Error(config) when a sharded dim does not divide by the axis.
+/// What this rank holds of each dim. Where several axes share a dim, the first of kAllAxes cuts first. Of a dim that cp
+/// divides only the count is told here: see local_runs. Throws Error(config) when a sharded dim does not divide by the
+/// axis.
 std::vector<Extent> local_extents(const TensorSpec& spec, const Mesh& mesh);
 
+/// A dim divided over cp is dealt in zigzag: of two chunks for each rank, rank r of n holds chunks r and 2n - 1 - r, in
+/// this order. So all ranks have the same work under a causal mask.
+std::array<Extent, 2> zigzag_chunks(int64_t extent, int ranks, int rank);
+
+/// The runs of `dim` that this rank holds, in the order in which they lie in its part. What cp leaves to a rank is
+/// divided further as it lies there.
+std::vector<Extent> local_runs(const TensorSpec& spec, int dim, const Mesh& mesh);
+
 /// Calls visit(global, local, count) for each longest run of elements that lie one after another in the row-major
-/// whole tensor and in this rank's part of it; in ascending order.
+/// whole tensor and in this rank's part of it; in ascending order. For tensors that cp does not divide.
 void each_local_run(const TensorSpec& spec, const Mesh& mesh,
                     const std::function<void(int64_t global, int64_t local, int64_t count)>& visit);
 

@@ -161,9 +161,10 @@ void TrainingProgram::plan_windows() {
 void TrainingProgram::declare_inputs(PersistentSpace& space) const {
   const Mesh& mesh = program_.mesh();
   const int ranks = mesh.size(Axis::dp);
-  const Placements sharded = effective(with({}, Axis::dp, Shard(0)), mesh);
+  const Placements sharded = effective(with(with({}, Axis::dp, Shard(0)), Axis::cp, Shard(1)), mesh);
   const Placements partial = effective(with({}, Axis::dp, Partial), mesh);
-  const Placements of_last_stage = effective(with(partial, Axis::pp, Partial), mesh);  // the others add nothing
+  // Of the stages only the last adds something.
+  const Placements of_tokens = effective(with(with(partial, Axis::cp, Partial), Axis::pp, Partial), mesh);
   const int copies = input_copies(schedule_, view_.stage);
   const Shape shape{spec_.microbatch * ranks, spec_.model.context};
   for (const char* name : {"input.tokens", "input.targets", "input.positions", "input.document_ids"})
@@ -184,10 +185,10 @@ void TrainingProgram::declare_inputs(PersistentSpace& space) const {
                    kStopRequests * sizeof(double));
     others = {};
   }
-  const int report = reduced("step.report", kBadRanks + ranks, of_last_stage);
-  space.add_view("step.loss_sum", {{1}, DType::f64, of_last_stage}, report, kLossSum * sizeof(double));
-  const int evaluation = reduced("evaluate.report", kEvaluationSlots, of_last_stage);
-  space.add_view("evaluate.loss_sum", {{1}, DType::f64, of_last_stage}, evaluation, kEvaluationLoss * sizeof(double));
+  const int report = reduced("step.report", kBadRanks + ranks, of_tokens);
+  space.add_view("step.loss_sum", {{1}, DType::f64, of_tokens}, report, kLossSum * sizeof(double));
+  const int evaluation = reduced("evaluate.report", kEvaluationSlots, of_tokens);
+  space.add_view("evaluate.loss_sum", {{1}, DType::f64, of_tokens}, evaluation, kEvaluationLoss * sizeof(double));
 }
 
 void TrainingProgram::allocate_and_initialise() {

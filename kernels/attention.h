@@ -4,7 +4,11 @@
 //   s(i, j) = scale q_i . k_j + bias_h(i, j);   w = softmax over the visible j;   o_i = sum_j w(i, j) drop(i, j) v_j
 // Query head h reads key/value head h / (heads / kv_heads). Positions: query i of a sequence stands at
 // i + offset_b, offset_b = key_length_b - queries (0 when a sequence attends to itself); key j stands at j.
-// The mask is a value: key j is visible to query i (at absolute place p = i + offset) when all given rules hold:
+// A call may cover a block of longer sequences: queries first_query .. of all_queries against keys first_key .. of
+// all_keys. Then i and j below are those of the whole sequences, and every rule is as if these were attended to at
+// once. Blocks of keys are put together by `merge` (the outputs of two sets of keys, weighted by their sums of
+// exponentials), and their gradients by `accumulate`, given the output and the logsumexp over all keys. The mask is a
+// value: key j is visible to query i (at absolute place p = i + offset) when all given rules hold:
 //   causal: j <= p, or j < prefix_b when prefix lengths are given     window w > 0: p - j < w (and j - p < w if not
 //   causal) documents: document(query) == document(key)      key_length: j < key_length_b
 // A query that sees no key gives 0 and a logsumexp of -inf. ALiBi: bias_h = -slope_h (p - j) (|p - j| if not causal).
@@ -30,6 +34,26 @@ struct AttentionShape {
   int64_t window = 0;  ///< 0: none
   DType dtype = DType::f32;
   int64_t first_head = 0, all_heads = 0;  ///< which query heads these are, for dropout; all_heads = 0: all of them
+  /// Which queries and keys these are; all_queries = all_keys = 0: all of them. Key lengths do not go with a block.
+  int64_t first_query = 0, all_queries = 0, first_key = 0, all_keys = 0;
+  int64_t statistic_stride = 0;  ///< of logsumexp, from head to head; 0: queries
+
+  bool is_block() const { return all_queries > 0; }
+  /// Where query 0 stands when key 0 stands at 0; key_length: of the sequence at hand.
+  int64_t offset(int64_t key_length) const {
+    return is_block() ? all_keys - all_queries + first_query - first_key : key_length - queries;
+  }
+  /// Logical indices of dropout: of query 0 of head `head` of sample `sample`, times the keys, plus that of key 0.
+  uint64_t first_dropout_row(uint64_t sample, int64_t head) const {
+    const uint64_t heads_of_model = static_cast<uint64_t>(all_heads > 0 ? all_heads : heads);
+    const uint64_t rows = static_cast<uint64_t>(is_block() ? all_queries : queries);
+    return (sample * heads_of_model + static_cast<uint64_t>(first_head + head)) * rows +
+           static_cast<uint64_t>(first_query);
+  }
+  uint64_t dropout_columns() const { return static_cast<uint64_t>(is_block() ? all_keys : keys); }
+  int64_t statistic(int64_t b, int64_t head) const {
+    return (b * heads + head) * (statistic_stride > 0 ? statistic_stride : queries);
+  }
 };
 
 struct AttentionMask {
@@ -50,6 +74,9 @@ struct AttentionArgs {
   void* o = nullptr;          ///< (batch, queries, heads, head_size)
   void* logsumexp = nullptr;  ///< [batch, heads, queries] in accumulation_of(dtype); null when no backward follows
   void* scratch = nullptr;    ///< Backend::attention_scratch(shape) bytes
+  /// o, which is then in accumulation_of(dtype), and logsumexp hold the result over other keys, 0 and -inf over none:
+  /// what these keys give is merged into it.
+  bool merge = false;
 };
 
 struct AttentionBackwardArgs {
@@ -66,6 +93,7 @@ struct AttentionBackwardArgs {
   void* dk = nullptr;         ///< strides as k; summed over the query heads of the group in a fixed order
   void* dv = nullptr;
   void* scratch = nullptr;  ///< Backend::attention_backward_scratch(shape) bytes
+  bool accumulate = false;  ///< dq, dk and dv are in accumulation_of(dtype) and are added to
 };
 
 }  // namespace capstan::kernels

@@ -1,12 +1,16 @@
 #include "launch/data_feed.h"
 
 #include <algorithm>
-#include <cstring>
+#include <type_traits>
 
 namespace capstan {
 
-DataFeed::DataFeed(CorpusStream& stream, int64_t share, int rank)
-    : stream_(stream), share_(share), context_(stream.context()), rank_(rank) {
+DataFeed::DataFeed(CorpusStream& stream, int64_t share, const Mesh& mesh)
+    : stream_(stream),
+      share_(share),
+      context_(stream.context()),
+      rank_(mesh.coordinate(Axis::dp)),
+      runs_(local_runs({{context_}, DType::i32, with({}, Axis::cp, Shard(0))}, 0, mesh)) {
   const size_t count = static_cast<size_t>(share * context_);
   for (auto* field : {&tokens_, &targets_, &positions_, &documents_}) field->resize(count);
   weights_.resize(count);
@@ -27,15 +31,16 @@ SampleTally DataFeed::read(uint64_t cursor, uint64_t global_batch) {
 }
 
 void DataFeed::place(Program& program, int64_t first, int64_t count, int64_t microbatch, int64_t index) const {
-  const size_t from = static_cast<size_t>(first * context_), elements = static_cast<size_t>(count * context_);
-  const auto copy = [&](const char* name, const std::vector<int32_t>& field) {
-    std::memcpy(program.address(name, index), field.data() + from, elements * sizeof(int32_t));
+  const auto copy = [&](const char* name, const auto& field) {
+    auto* to = program.at<std::decay_t<decltype(field[0])>>(name, index);
+    for (int64_t sample = first; sample < first + count; ++sample)
+      for (const Extent& run : runs_) to = std::copy_n(field.data() + sample * context_ + run.first, run.count, to);
+    return to;
   };
   copy("input.tokens", tokens_), copy("input.targets", targets_);
   copy("input.positions", positions_), copy("input.document_ids", documents_);
-  float* weights = program.at<float>("input.loss_weights", index);
-  std::memcpy(weights, weights_.data() + from, elements * sizeof(float));
-  std::fill(weights + elements, weights + microbatch * context_, 0.0f);
+  float* rest = copy("input.loss_weights", weights_);
+  for (const Extent& run : runs_) rest = std::fill_n(rest, (microbatch - count) * run.count, 0.0f);
 }
 
 size_t DataFeed::bytes() const {

@@ -2,7 +2,7 @@
 // DataFeed: hands the trainer its share of each step. The global order of samples does not depend on the ranks: in the
 // step that starts at cursor c, rank r of n takes samples c + r*share .. c + (r+1)*share. All microbatches of a step
 // are in host memory before its first forward pass, so that the step's sum of loss weights is known before any
-// gradient.
+// gradient. Ranks of one context parallel group read the same samples; each takes its own tokens of them.
 
 #include <memory>
 #include <vector>
@@ -15,7 +15,7 @@ namespace capstan {
 class DataFeed {
  public:
   /// share: samples of this rank and step.
-  DataFeed(CorpusStream& stream, int64_t share, int rank);
+  DataFeed(CorpusStream& stream, int64_t share, const Mesh& mesh);
 
   /// Reads this rank's share of the step that starts at `cursor`, and asks for the next one's.
   SampleTally read(uint64_t cursor, uint64_t global_batch);
@@ -30,6 +30,7 @@ class DataFeed {
   CorpusStream& stream_;
   int64_t share_, context_;
   int rank_;
+  std::vector<Extent> runs_;  ///< of a sample's tokens, those of this rank
   std::vector<int32_t> tokens_, targets_, positions_, documents_;
   std::vector<float> weights_;
 };

@@ -13,7 +13,7 @@ Evaluation evaluate(TrainingProgram& training, CorpusStream& stream, int64_t sam
   const int64_t micro = training.spec().microbatch, ranks = program.mesh().size(Axis::dp),
                 rank = program.mesh().coordinate(Axis::dp);
   samples = std::min<int64_t>(samples, static_cast<int64_t>(stream.samples_per_epoch()));
-  DataFeed feed(stream, micro, static_cast<int>(rank));
+  DataFeed feed(stream, micro, program.mesh());
   SampleTally tally;
   double nats = 0.0;
   for (int64_t round = 0; round * micro * ranks < samples; ++round) {
@@ -27,8 +27,9 @@ Evaluation evaluate(TrainingProgram& training, CorpusStream& stream, int64_t sam
   }
   double* report = program.at<double>("evaluate.report");
   const bool counts = training.has_loss();  // of the stages of a pipeline, all of which read the same samples
-  report[kEvaluationLoss] = counts ? nats : 0.0, report[kEvaluationWeights] = counts ? tally.weight : 0.0;
-  report[kEvaluationBytes] = counts ? static_cast<double>(tally.text_bytes) : 0.0;
+  const bool tells = counts && program.mesh().coordinate(Axis::cp) == 0;  // of ranks that read the same samples
+  report[kEvaluationLoss] = counts ? nats : 0.0, report[kEvaluationWeights] = tells ? tally.weight : 0.0;
+  report[kEvaluationBytes] = tells ? static_cast<double>(tally.text_bytes) : 0.0;
   if (program.has("evaluate", Part::update)) program.run("evaluate", Part::update);
   return {report[kEvaluationLoss], report[kEvaluationWeights], report[kEvaluationBytes], samples};
 }

@@ -83,8 +83,7 @@ void Trainer::open_corpora() {
 void Trainer::make_program() {
   training_ = std::make_unique<TrainingProgram>(mesh_, Device{&backend_, groups_.communicators()},
                                                 training_spec(config_, true));
-  feed_ = std::make_unique<DataFeed>(*train_stream_, config_.train.microbatch * config_.accumulation(),
-                                     mesh_.coordinate(Axis::dp));
+  feed_ = std::make_unique<DataFeed>(*train_stream_, config_.train.microbatch * config_.accumulation(), mesh_);
   const Plan& plan = training_->program().plan("train");
   std::array<double, 2> flops{};
   for (const Part part : {Part::forward, Part::backward, Part::weights})

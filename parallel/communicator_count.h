@@ -2,7 +2,8 @@
 // What a rank sends for one collective over n ranks, as the usual (ring) formula counts it, whatever the transport
 // really does; so that a plan's bytes on the wire can be checked against a run, and runs on other transports compared.
 //   all_reduce 2 (n-1)/n B · reduce_scatter, all_gather, all_to_all (n-1)/n B · broadcast (n-1)/n B
-// with B the bytes of the whole array (size * count elements for the middle three); send B, receive and barrier 0.
+// with B the bytes of the whole array (size * count elements for the middle three); send and shift B, receive and
+// barrier 0.
 
 #include <cstddef>
 
@@ -18,6 +19,7 @@ class CommunicationCounter {
   void one_pass(size_t bytes_per_rank) { add(bytes_per_rank * (ranks_ - 1)); }
   void broadcast(size_t bytes) { add(bytes * (ranks_ - 1) / ranks_); }
   void send(size_t bytes) { add(bytes); }
+  void shift(size_t bytes) { add(ranks_ > 1 ? bytes : 0); }
   void nothing() { add(0); }
   CommunicationCount value() const { return count_; }
 

@@ -53,6 +53,7 @@ class MpiMessageCommunicator final : public Communicator {
   void reduce_scatter(const void* in, void* out, size_t count, DType dtype, Reduction order) override;
   void all_gather(const void* in, void* out, size_t count, DType dtype) override;
   void all_to_all(const void* in, void* out, size_t count, DType dtype) override;
+  void shift(const void* in, void* out, size_t bytes, int distance) override;
   void broadcast(void* data, size_t bytes, int root) override;
   void barrier() override;
   void send(const void* data, size_t bytes, int to) override;
@@ -213,6 +214,17 @@ void MpiMessageCommunicator::all_to_all(const void* in, void* out, size_t count,
   in_pieces(run, options_.message_bytes, [&](size_t begin, size_t length) {
     exchange([&](int r) { return Part(from + offset(r) + begin, length); },
              [&](int r) { return Place(to + offset(r) + begin, length); });
+  });
+}
+
+void MpiMessageCommunicator::shift(const void* in, void* out, size_t bytes, int distance) {
+  counter_.shift(bytes);
+  const int to = round_the_ring(rank_, distance, size_), from = round_the_ring(rank_, -distance, size_);
+  in_pieces(bytes, options_.message_bytes, [&](size_t begin, size_t length) {
+    check_mpi(MPI_Sendrecv(static_cast<const std::byte*>(in) + begin, static_cast<int>(length), MPI_BYTE, to, 1,
+                           static_cast<std::byte*>(out) + begin, static_cast<int>(length), MPI_BYTE, from, 1,
+                           group_.handle(), MPI_STATUS_IGNORE),
+              "MPI_Sendrecv");
   });
 }
 

@@ -182,6 +182,21 @@ void SharedMemoryCommunicator::all_to_all(const void* in, void* out, size_t coun
   window_.end();
 }
 
+void SharedMemoryCommunicator::shift(const void* in, void* out, size_t bytes, int distance) {
+  counter_.shift(bytes);
+  window_.begin(signature(CallSignature::shift, bytes, DType::u8, distance));
+  const int from = round_the_ring(rank(), -distance, size());
+  in_chunks(
+      bytes, slot_bytes(),
+      [&](std::byte* slot, size_t begin, size_t length) {
+        copy_past_caches(slot, static_cast<const std::byte*>(in) + begin, length);
+      },
+      [&](size_t begin, size_t length) {
+        copy_bytes(static_cast<std::byte*>(out) + begin, window_.slot(from, kStaged), length);
+      });
+  window_.end();
+}
+
 void SharedMemoryCommunicator::broadcast(void* data, size_t bytes, int root) {
   CAPSTAN_CHECK(root >= 0 && root < size(), "broadcast from rank {} in a group of {}", root, size());
   counter_.broadcast(bytes);

@@ -25,6 +25,7 @@ class SharedMemoryCommunicator : public Communicator {
   void reduce_scatter(const void* in, void* out, size_t count, DType dtype, Reduction order) override;
   void all_gather(const void* in, void* out, size_t count, DType dtype) override;
   void all_to_all(const void* in, void* out, size_t count, DType dtype) override;
+  void shift(const void* in, void* out, size_t bytes, int distance) override;
   void broadcast(void* data, size_t bytes, int root) override;
   void barrier() override;
   void send(const void* data, size_t bytes, int to) override;

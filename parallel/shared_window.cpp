@@ -52,7 +52,7 @@ struct SharedWindow::Mailbox {
 
 std::string CallSignature::describe() const {
   constexpr const char* names[] = {"all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast",
-                                   "barrier",    "split",          "send",       "receive"};
+                                   "barrier",    "split",          "shift",      "send",       "receive"};
   const char* name = kind <= receive ? names[kind] : "unknown call";
   switch (kind) {
     case all_reduce:
@@ -64,6 +64,8 @@ std::string CallSignature::describe() const {
       return fmt::format("{} of {} x {}", name, count, name_of(dtype));
     case broadcast:
       return fmt::format("broadcast of {} bytes from rank {}", count, peer);
+    case shift:
+      return fmt::format("shift of {} bytes by {}", count, peer);
     case send:
     case receive:
       return fmt::format("{} of {} bytes {} rank {}", name, count, kind == send ? "to" : "from", peer);

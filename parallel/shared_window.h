@@ -23,11 +23,22 @@ namespace capstan {
 
 /// What a rank says about the call it makes: equal on all members for a collective.
 struct CallSignature {
-  enum Kind : uint8_t { all_reduce, reduce_scatter, all_gather, all_to_all, broadcast, barrier, split, send, receive };
+  enum Kind : uint8_t {
+    all_reduce,
+    reduce_scatter,
+    all_gather,
+    all_to_all,
+    broadcast,
+    barrier,
+    split,
+    shift,
+    send,
+    receive
+  };
   Kind kind = barrier;
   DType dtype = DType::u8;
   uint8_t variant = 0;  ///< reduction: operation and order
-  int peer = 0;         ///< root of a broadcast; the other side of a send or receive
+  int peer = 0;         ///< root of a broadcast; distance of a shift; the other side of a send or receive
   uint64_t count = 0;
 
   bool operator==(const CallSignature&) const = default;

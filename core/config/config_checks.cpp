@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/config/config_mistakes.h"
 #include "core/error.h"
@@ -92,8 +93,8 @@ void refuse_degree(const char* key, const char* what, int degree, Conflicts& out
   if (degree != 1)
     out.push_back(
         {{key},
-         fmt::format("{} is not in this version: wanted 1, got {}; data, tensor and pipeline parallelism are available "
-                     "(leave {} out and start more ranks)",
+         fmt::format("{} is not in this version: wanted 1, got {}; data, tensor, pipeline and context parallelism are "
+                     "available (leave {} out and start more ranks)",
                      what, degree, key)});
 }
 
@@ -119,9 +120,24 @@ void check_pipeline(const RunConfig& c, Conflicts& out) {
                                    : fmt::format("layout.pp = {}", c.model.layers))});
 }
 
+/// Two chunks of the context for each rank of cp; sequence parallelism divides what a rank has.
+void check_context_parallel(const RunConfig& c, Conflicts& out) {
+  const int64_t cp = c.layout.cp, context = c.model.context;
+  const int64_t divided = c.layout.sequence_parallel ? std::max(1, c.layout.tp) : 1;
+  const int64_t unit = std::lcm(2 * cp, cp * divided);
+  if (cp < 2 || context < 1 || context % unit == 0) return;
+  const int64_t below = context / unit * unit;
+  out.push_back(
+      {{"layout.cp", "model.context", "layout.tp", "layout.sequence_parallel"},
+       fmt::format("context parallelism gives each rank two chunks of the context{}, so cp {} needs a multiple "
+                   "of {}, but model.context is {}; nearest: {}{}",
+                   divided > 1 ? ", which sequence parallelism divides further" : "", cp, unit, context,
+                   below > 0 ? fmt::format("{} or ", below) : "", below + unit)});
+}
+
 void check_layout(const RunConfig& c, Conflicts& out) {
   check_pipeline(c, out);
-  refuse_degree("layout.cp", "context parallelism", c.layout.cp, out);
+  check_context_parallel(c, out);
   refuse_degree("layout.ep", "expert parallelism", c.layout.ep, out);
   check_tensor_parallel(c, out);
   if (c.layout.sequence_parallel && c.layout.tp == 1)

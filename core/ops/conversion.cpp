@@ -150,6 +150,9 @@ class Conversion final : public Op {
 
 OpPtr make_conversion(Axis axis, Placement from, Placement to) {
   CAPSTAN_CHECK(!to.is_partial() && from != to, "there is no conversion {} -> {}", to_string(from), to_string(to));
+  CAPSTAN_CHECK(axis != Axis::cp || (!from.is_shard() && !to.is_shard()),
+                "conversion {} -> {} on cp: what it divides stays so from the inputs to the loss", to_string(from),
+                to_string(to));
   return std::make_shared<Conversion>(axis, from, to);
 }
 

@@ -150,11 +150,13 @@ class Dropout final : public Op {
     args.samples = c.in_local[0][0];
     args.sample_elements = element_count(c.in_local[0]) / std::max<int64_t>(args.samples, 1);
     const int64_t whole = c.in[0].elements() / std::max<int64_t>(c.in[0].shape[0], 1);
-    if (whole != args.sample_elements) {
-      args.logical_elements = whole;
-      args.first_element = local_extents(c.in[0], c.mesh)[1].first * (whole / c.in[0].shape[1]);
-    }
     args.dtype = c.in[0].dtype;
+    if (whole != args.sample_elements) {
+      const std::vector<Extent> runs = local_runs(c.in[0], 1, c.mesh);
+      args.logical_elements = whole;
+      args.first_element = runs[0].first * (whole / c.in[0].shape[1]);
+      if (runs.size() > 1) return bind_runs(c, args, runs);
+    }
     return {0, [run = c.backend.dropout, args](const RunArgs& a) {
               kernels::DropoutArgs now = args;
               now.x = a.in[0], now.residual = a.in[1], now.y = a.out[0];
@@ -165,6 +167,28 @@ class Dropout final : public Op {
   }
 
  private:
+  /// Several runs of each sample, one call for each.
+  static Bound bind_runs(const BindContext& c, kernels::DropoutArgs args, const std::vector<Extent>& runs) {
+    const int64_t token = args.logical_elements / c.in[0].shape[1];  // its elements
+    const size_t element = bytes_of(args.dtype);
+    return {0, [run = c.backend.dropout, samples = args.samples, args, runs, token, element](const RunArgs& a) {
+              const uint64_t* random = static_cast<const uint64_t*>(a.in[2]);
+              size_t at = 0;
+              const auto from = [&](const void* data) { return data ? static_cast<const char*>(data) + at : nullptr; };
+              for (int64_t s = 0; s < samples; ++s)
+                for (const Extent& extent : runs) {
+                  const uint64_t sample = random[1] + static_cast<uint64_t>(s);
+                  kernels::DropoutArgs now = args;
+                  now.x = from(a.in[0]), now.residual = from(a.in[1]), now.y = static_cast<char*>(a.out[0]) + at;
+                  now.dropout.key = random, now.dropout.first_sample = &sample;
+                  now.samples = 1, now.sample_elements = extent.count * token;
+                  now.first_element = extent.first * token;
+                  run(now);
+                  at += static_cast<size_t>(now.sample_elements) * element;
+                }
+            }};
+  }
+
   double probability_;
   uint64_t site_;
 };

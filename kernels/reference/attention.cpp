@@ -20,11 +20,12 @@ struct HeadView {
   HeadView(const AttentionShape& s, const AttentionMask& m, const Dropout& d, int64_t b, int64_t h)
       : shape(s), mask(m), dropout(d), batch(b), head(h), key_length(m.key_lengths ? m.key_lengths[b] : s.keys) {}
 
-  int64_t place(int64_t i) const { return i + key_length - shape.queries; }
+  int64_t place(int64_t i) const { return i + shape.offset(key_length); }
 
   bool visible(int64_t i, int64_t j) const {
     const int64_t p = place(i);
-    if (shape.causal && j > p && !(mask.prefix_lengths && j < mask.prefix_lengths[batch])) return false;
+    if (shape.causal && j > p && !(mask.prefix_lengths && j + shape.first_key < mask.prefix_lengths[batch]))
+      return false;
     if (shape.window > 0 && p - j >= shape.window) return false;
     if (shape.window > 0 && !shape.causal && j - p >= shape.window) return false;
     return !mask.query_documents ||
@@ -43,11 +44,8 @@ struct HeadView {
   A keep(int64_t i, int64_t j) const {
     if (dropout.probability == 0.0) return A(1);
     const uint64_t sample = *dropout.first_sample + static_cast<uint64_t>(batch);
-    const uint64_t heads = static_cast<uint64_t>(shape.all_heads > 0 ? shape.all_heads : shape.heads);
-    const uint64_t row =
-        (sample * heads + static_cast<uint64_t>(shape.first_head + head)) * static_cast<uint64_t>(shape.queries) +
-        static_cast<uint64_t>(i);
-    const uint64_t index = row * static_cast<uint64_t>(shape.keys) + static_cast<uint64_t>(j);
+    const uint64_t row = shape.first_dropout_row(sample, head) + static_cast<uint64_t>(i);
+    const uint64_t index = row * shape.dropout_columns() + static_cast<uint64_t>(shape.first_key + j);
     const bool kept = philox_word(*dropout.key, dropout.stream, index) >= drop_threshold(dropout.probability);
     return kept ? A(1.0 / (1.0 - dropout.probability)) : A(0);
   }
@@ -58,7 +56,7 @@ struct HeadView {
   int64_t key_at(int64_t j) const {
     return (batch * shape.keys + j) * shape.kv_stride + head / (shape.heads / shape.kv_heads) * shape.head_size;
   }
-  int64_t statistic_at(int64_t i) const { return (batch * shape.heads + head) * shape.queries + i; }
+  int64_t statistic_at(int64_t i) const { return shape.statistic(batch, head) + i; }
 };
 
 template <typename T>
@@ -66,6 +64,15 @@ Accumulation<T> dot(const T* a, const T* b, int64_t n) {
   Accumulation<T> sum = 0;
   for (int64_t d = 0; d < n; ++d) sum += load(a[d]) * load(b[d]);
   return sum;
+}
+
+/// Adds the result over these keys (sum of output / sum, with its logsumexp) to that over others.
+template <typename A>
+void merge_row(const A* output, A sum, A logsumexp, int64_t size, A* o, A& total) {
+  if (sum == A(0)) return;
+  const A top = std::max(total, logsumexp), before = std::exp(total - top), now = std::exp(logsumexp - top);
+  for (int64_t d = 0; d < size; ++d) o[d] = (o[d] * before + output[d] / sum * now) / (before + now);
+  total = top + std::log(before + now);
 }
 
 /// One query: scores [keys] and output [head_size] are scratch rows. Keys that are not visible are never read.
@@ -89,9 +96,13 @@ void attend(const AttentionArgs& args, const HeadView& view, int64_t i, A* score
     const T* v = in<T>(args.v) + view.key_at(j);
     for (int64_t d = 0; d < size; ++d) output[d] += kept * load(v[d]);
   }
+  const A logsumexp = highest + std::log(sum);
+  if (args.merge)
+    return merge_row(output, sum, logsumexp, size, out<A>(args.o) + view.output_at(i),
+                     out<A>(args.logsumexp)[view.statistic_at(i)]);
   T* o = out<T>(args.o) + view.output_at(i);
   for (int64_t d = 0; d < size; ++d) store(o[d], sum == A(0) ? A(0) : output[d] / sum);
-  if (args.logsumexp) out<A>(args.logsumexp)[view.statistic_at(i)] = highest + std::log(sum);
+  if (args.logsumexp) out<A>(args.logsumexp)[view.statistic_at(i)] = logsumexp;
 }
 
 /// Accumulators of one key/value head: [keys, head_size] each, and dq of one query [head_size].
@@ -101,6 +112,17 @@ struct BackwardScratch {
   A* dv;
   A* dq;
 };
+
+/// A row of gradients at element `at` of `to`: written, or added in the type of sums.
+template <typename T, typename A>
+void give(const AttentionBackwardArgs& args, const A* row, void* to, int64_t at) {
+  for (int64_t d = 0; d < args.shape.head_size; ++d) {
+    if (args.accumulate)
+      out<A>(to)[at + d] += row[d];
+    else
+      store(out<T>(to)[at + d], row[d]);
+  }
+}
 
 template <typename T, typename A>
 void attend_backward(const AttentionBackwardArgs& args, const HeadView& view, int64_t i,
@@ -124,8 +146,7 @@ void attend_backward(const AttentionBackwardArgs& args, const HeadView& view, in
       scratch.dq[d] += dscore * load(k[d]);
     }
   }
-  T* dq = out<T>(args.dq) + view.query_at(i);
-  for (int64_t d = 0; d < size; ++d) store(dq[d], scratch.dq[d]);
+  give<T>(args, scratch.dq, args.dq, view.query_at(i));
 }
 
 /// All query heads that read one key/value head, in ascending order.
@@ -141,12 +162,8 @@ void group_backward(const AttentionBackwardArgs& args, int64_t b, int64_t kv_hea
   }
   const HeadView view(s, args.mask, args.dropout, b, kv_head * group);
   for (int64_t j = 0; j < s.keys; ++j) {
-    T* dk = out<T>(args.dk) + view.key_at(j);
-    T* dv = out<T>(args.dv) + view.key_at(j);
-    for (int64_t d = 0; d < s.head_size; ++d) {
-      store(dk[d], scratch.dk[j * s.head_size + d]);
-      store(dv[d], scratch.dv[j * s.head_size + d]);
-    }
+    give<T>(args, scratch.dk + j * s.head_size, args.dk, view.key_at(j));
+    give<T>(args, scratch.dv + j * s.head_size, args.dv, view.key_at(j));
   }
 }
 

@@ -53,9 +53,8 @@ TEST(ConfigChecks, RotaryNeedsEvenDims) {
 }
 
 TEST(ConfigChecks, WhatThisVersionLacksIsSaidPlainly) {
-  for (const char* axis : {"cp", "ep"})
-    EXPECT_THAT(mistakes({std::string("layout.") + axis + "=2"}),
-                AllOf(HasSubstr("is not in this version"), HasSubstr("pipeline parallelism are available")));
+  EXPECT_THAT(mistakes({"layout.ep=2"}),
+              AllOf(HasSubstr("is not in this version"), HasSubstr("context parallelism are available")));
   for (const char* zero : {"1", "2", "3"}) EXPECT_EQ(mistakes({std::string("layout.zero=") + zero}), "");
   EXPECT_THAT(mistakes({"layout.zero=2", "train.reduction=ordered"}), HasSubstr("ordered"));
   EXPECT_THAT(mistakes({"train.precision=fp16"}), AllOf(HasSubstr("fp16"), HasSubstr("available: fp32 and bf16")));
@@ -64,6 +63,17 @@ TEST(ConfigChecks, WhatThisVersionLacksIsSaidPlainly) {
   EXPECT_EQ(mistakes({"train.precision=fp64", "train.device=reference"}), "");
   EXPECT_EQ(mistakes({"train.precision=bf16", "train.device=reference"}), "");
   EXPECT_THAT(mistakes({"layout.sequence_parallel=true"}), HasSubstr("layout.tp is 1"));
+}
+
+TEST(ConfigChecks, ContextParallelDegreesThatFit) {
+  for (const char* fits : {"layout.cp=2", "layout.cp=3", "layout.cp=4"})
+    EXPECT_EQ(mistakes({"model.context=48", fits}), "");
+  EXPECT_THAT(mistakes({"model.context=48", "layout.cp=5"}),
+              AllOf(HasSubstr("layout.cp"), HasSubstr("multiple of 10"), HasSubstr("nearest: 40 or 50")));
+  EXPECT_THAT(mistakes({"model.context=30", "layout.cp=32"}), HasSubstr("nearest: 64"));
+  EXPECT_EQ(mistakes({"model.context=24", "layout.cp=2", "layout.tp=4", "layout.sequence_parallel=true"}), "");
+  EXPECT_THAT(mistakes({"model.context=20", "layout.cp=2", "layout.tp=4", "layout.sequence_parallel=true"}),
+              AllOf(HasSubstr("sequence parallelism divides further"), HasSubstr("nearest: 16 or 24")));
 }
 
 TEST(ConfigChecks, TensorParallelDegreesThatFit) {

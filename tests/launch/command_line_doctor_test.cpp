@@ -60,6 +60,7 @@ class Meddler : public Communicator {
   void all_to_all(const void* in, void* out, size_t count, DType dtype) override {
     inner_.all_to_all(in, out, count, dtype);
   }
+  void shift(const void* in, void* out, size_t bytes, int distance) override { inner_.shift(in, out, bytes, distance); }
   void broadcast(void* data, size_t bytes, int root) override { inner_.broadcast(data, bytes, root); }
   void barrier() override { inner_.barrier(); }
   void send(const void* data, size_t bytes, int to) override { inner_.send(data, bytes, to); }

@@ -222,6 +222,23 @@ inline void check_all_to_all(Communicator& group) {
   }
 }
 
+/// By one and by two, forwards and back, and by nothing; long, empty.
+inline void check_shift(Communicator& group) {
+  const int n = group.size(), me = group.rank();
+  for (const int distance : {1, -1, 2, n, -n - 1})
+    for (size_t count : kCounts) {
+      const int from = ((me - distance) % n + n) % n;
+      const auto mine = elements<float>(me, count, 47), wanted = elements<float>(from, count, 47);
+      std::vector<float> got(count);
+      group.shift(mine.data(), got.data(), count * sizeof(float), distance);
+      require(same_bits(got, wanted), fmt::format("shift of {} floats by {}: wrong", count, distance));
+    }
+  const auto mine = elements<float>(me, kLargeCount, 53), wanted = elements<float>((me + n - 1) % n, kLargeCount, 53);
+  std::vector<float> got(kLargeCount);
+  group.shift(mine.data(), got.data(), kLargeCount * sizeof(float), 1);
+  require(same_bits(got, wanted), "shift of a long array: wrong");
+}
+
 inline void check_broadcast(Communicator& group) {
   for (int root = 0; root < group.size(); ++root)
     for (size_t count : kCounts) {
@@ -337,6 +354,7 @@ inline void check_count(Communicator& group) {
   require(bytes_of_call([&] { group.all_to_all(a.data(), b.data(), elements, DType::f32); }) == run * (n - 1),
           "count: all_to_all");
   require(bytes_of_call([&] { group.broadcast(a.data(), run, 0); }) == run * (n - 1) / n, "count: broadcast");
+  require(bytes_of_call([&] { group.shift(a.data(), b.data(), run, 1); }) == (n > 1 ? run : 0), "count: shift");
   require(bytes_of_call([&] { group.barrier(); }) == 0, "count: barrier");
 }
 
@@ -382,6 +400,7 @@ inline const std::vector<Check>& checks() {
                                       {"ReduceScatter", check_reduce_scatter},
                                       {"AllGather", check_all_gather},
                                       {"AllToAll", check_all_to_all},
+                                      {"Shift", check_shift},
                                       {"Broadcast", check_broadcast},
                                       {"Barrier", check_barrier},
                                       {"SendReceive", check_send_receive},

@@ -22,8 +22,9 @@ struct Layout {
   int pp = 1;
   ScheduleKind schedule = ScheduleKind::one_forward_one_backward;
   int interleave = 1;
+  int cp = 1;
 
-  int ranks() const { return tp * dp * pp; }
+  int ranks() const { return tp * dp * pp * cp; }
 };
 
 inline std::string name_of(const Layout& layout) {
@@ -33,7 +34,8 @@ inline std::string name_of(const Layout& layout) {
                      recompute[static_cast<int>(layout.recompute)]) +
          (layout.pp > 1 ? fmt::format("_pp{}_{}{}", layout.pp, schedule[static_cast<int>(layout.schedule)],
                                       layout.interleave > 1 ? fmt::format("{}", layout.interleave) : "")
-                        : "");
+                        : "") +
+         (layout.cp > 1 ? fmt::format("_cp{}", layout.cp) : "");
 }
 
 /// Logical tensors by name: parameters, moment1.*, moment2.*.
@@ -95,7 +97,7 @@ inline TwinOutcome train_twin(TrainingSpec spec, const Layout& layout, const ker
   std::vector<std::vector<Step>> steps(static_cast<size_t>(ranks));
   std::vector<std::string> digests(static_cast<size_t>(ranks));
   run_rank_threads(ranks, [&](Communicator& world) {
-    TinyTraining training(spec, backend, world, layout.tp, layout.pp);
+    TinyTraining training(spec, backend, world, layout.tp, layout.pp, layout.cp);
     std::vector<Step>& mine = steps[static_cast<size_t>(world.rank())];
     for (int i = 0; i < kTwinSteps; ++i) mine.push_back(training.step(i, kTwinRate));
     collector.take(training);

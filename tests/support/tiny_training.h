@@ -37,12 +37,14 @@ struct Step {
 };
 
 /// One rank of a small training. Data are a pure function of the sample's index, so that any number of ranks and
-/// microbatches sees the same global batch: data rank r takes samples [r, r+1) * batch / dp of the step.
+/// microbatches sees the same global batch: data rank r takes samples [r, r+1) * batch / dp of the step. Every other
+/// sample holds two documents; where the second begins no chunk of a context parallel rank does.
 class TinyTraining {
  public:
-  TinyTraining(const TrainingSpec& spec, const kernels::Backend& backend, Communicator& world, int tp = 1, int pp = 1)
+  TinyTraining(const TrainingSpec& spec, const kernels::Backend& backend, Communicator& world, int tp = 1, int pp = 1,
+               int cp = 1)
       : backend_(backend),
-        mesh_({world.size() / (tp * pp), pp, 1, tp, 1}, world.rank()),
+        mesh_({world.size() / (tp * pp * cp), pp, cp, tp, 1}, world.rank()),
         groups_(mesh_, world),
         training_(make(spec)) {
     training_->allocate_and_initialise();
@@ -60,18 +62,21 @@ class TinyTraining {
     const int64_t first = (step * data_ranks() + mesh_.coordinate(Axis::dp)) * per_rank + m * spec.microbatch;
     const auto at = [&](const char* name) { return program().at<int32_t>(name, m); };
     float* weights = program().at<float>("input.loss_weights", m);
+    const std::vector<Extent> runs = local_runs({{context}, DType::i32, with({}, Axis::cp, Shard(0))}, 0, mesh_);
+    const int64_t cut = context / 2 | 1;
+    int64_t i = -1;
     for (int64_t s = 0; s < spec.microbatch; ++s)
-      for (int64_t t = 0; t < context; ++t) {
-        const int64_t i = s * context + t;
+      for (const int64_t t : tokens_of(runs)) {
+        ++i;
         const auto token = [&](int64_t place) {
           const uint64_t index = static_cast<uint64_t>((first + s) * (context + 1) + place);
           return static_cast<int32_t>(philox_word(7, 1, index) % static_cast<uint64_t>(spec.model.vocabulary));
         };
-        const bool second = t >= context / 2 && (first + s) % 2 == 1;  // every other sample holds two documents
+        const bool second = t >= cut && (first + s) % 2 == 1;
         at("input.tokens")[i] = token(t);
         at("input.targets")[i] = token(t + 1);
         at("input.document_ids")[i] = second ? 1 : 0;
-        at("input.positions")[i] = static_cast<int32_t>(second ? t - context / 2 : t);
+        at("input.positions")[i] = static_cast<int32_t>(second ? t - cut : t);
         weights[i] = t % 5 == 3 ? 0.0f : 1.0f;
       }
   }
@@ -115,6 +120,12 @@ class TinyTraining {
   }
 
  private:
+  static std::vector<int64_t> tokens_of(const std::vector<Extent>& runs) {
+    std::vector<int64_t> tokens;
+    for (const Extent& run : runs)
+      for (int64_t t = run.first; t < run.first + run.count; ++t) tokens.push_back(t);
+    return tokens;
+  }
   int64_t data_ranks() const { return mesh_.size(Axis::dp); }
   std::unique_ptr<TrainingProgram> make(const TrainingSpec& spec) {
     return std::make_unique<TrainingProgram>(mesh_, Device{&backend_, groups_.communicators()}, spec);

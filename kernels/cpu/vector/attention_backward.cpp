@@ -152,7 +152,7 @@ void differentiate_tile(const ScoreTile& tile, const Worker& w, int64_t b, int64
   score_product(tile, head, base + w.layout.outputs, base + w.layout.value_panels, dscores);
   const Alibi alibi{w.args.mask.alibi_slopes ? w.args.mask.alibi_slopes[h] : 0.0f, !s.causal};
   const RowDropout dropout(w.args.dropout, s, b, h);
-  const float* logsumexp = static_cast<const float*>(w.args.logsumexp) + (b * s.heads + h) * s.queries + tile.i0;
+  const float* logsumexp = static_cast<const float*>(w.args.logsumexp) + s.statistic(b, h) + tile.i0;
   const float* delta = base + w.layout.delta() + g * s.queries + tile.i0;
   float* factors = dropout.on ? base + w.layout.factors : nullptr;
   for (int64_t r = 0; r < tile.rows; ++r) {
@@ -174,6 +174,19 @@ void store_rows(const float* x, const HeadSizes& head, int64_t rows, float facto
   }
 }
 
+/// Rows of gradients at element `at` of `to`: written, or added as floats.
+template <typename T>
+void give_rows(const AttentionBackwardArgs& args, const float* x, const HeadSizes& head, int64_t rows, float factor,
+               void* to, int64_t at, int64_t stride) {
+  if (!args.accumulate) return store_rows(x, head, rows, factor, static_cast<T*>(to) + at, stride);
+  float* sums = static_cast<float*>(to) + at;
+  for (int64_t r = 0; r < rows; ++r, x += head.padded, sums += stride)
+    each_vector(
+        0, head.size, [&](int64_t d, auto lanes) __attribute__((always_inline)) {
+          store(sums + d, fma(load(x + d, lanes), splat(factor), load(sums + d, lanes)), lanes);
+        });
+}
+
 template <typename T>
 void differentiate_keys(const Worker& w, int64_t b, int64_t kv_head, const Segment& seg, int64_t j) {
   const AttentionShape& s = w.args.shape;
@@ -191,14 +204,15 @@ void differentiate_keys(const Worker& w, int64_t b, int64_t kv_head, const Segme
       if (tile.any()) differentiate_tile<T>(tile, w, b, kv_head, g);
     }
   }
-  store_rows(dk, head, keys, 1.0f, static_cast<T*>(w.args.dk) + at, s.kv_stride);
-  store_rows(dv, head, keys, 1.0f, static_cast<T*>(w.args.dv) + at, s.kv_stride);
+  give_rows<T>(w.args, dk, head, keys, 1.0f, w.args.dk, at, s.kv_stride);
+  give_rows<T>(w.args, dv, head, keys, 1.0f, w.args.dv, at, s.kv_stride);
 }
 
 /// Keys [begin, end) that no query sees.
 template <typename T>
 void clear_keys(const Worker& w, int64_t b, int64_t kv_head, int64_t begin, int64_t end) {
   const AttentionShape& s = w.args.shape;
+  if (w.args.accumulate) return;
   for (int64_t j = begin; j < end; ++j) {
     const int64_t at = (b * s.keys + j) * s.kv_stride + kv_head * s.head_size;
     for (int64_t d = 0; d < s.head_size; ++d) {
@@ -236,9 +250,8 @@ void finish_queries(const AttentionBackwardArgs& args, const Layout& layout, flo
     for (int64_t e = 0; e < layout.dq_floats; e += kLanes) store(dq + e, load(dq + e) + load(other + e));
   }
   for (int64_t g = 0; g < layout.head.group; ++g)
-    store_rows(dq + g * s.queries * layout.head.padded, layout.head, s.queries, static_cast<float>(s.scale),
-               static_cast<T*>(args.dq) + b * s.queries * s.q_stride + (kv_head * layout.head.group + g) * s.head_size,
-               s.q_stride);
+    give_rows<T>(args, dq + g * s.queries * layout.head.padded, layout.head, s.queries, static_cast<float>(s.scale),
+                 args.dq, b * s.queries * s.q_stride + (kv_head * layout.head.group + g) * s.head_size, s.q_stride);
 }
 
 template <typename T>

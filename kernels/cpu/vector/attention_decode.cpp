@@ -197,17 +197,11 @@ void finish_row(const AttentionArgs& args, const Layout& layout, int64_t unit, i
     for (int64_t d = kLanes; d < layout.row_floats; d += kLanes)
       store(row + d, fma(load(other + d), theirs, load(row + d) * mine));
   }
-  const F inverse = splat(row[1] == 0.0f ? 0.0f : 1.0f / row[1]);
-  T* o = static_cast<T*>(args.o) + (b * s.queries + i) * s.o_stride + h * head.size;
-  for (int64_t d = 0; d < head.size; d += kLanes) {
-    const F x = load(row + kLanes + d) * inverse;
-    if (d + kLanes <= head.size)
-      store(o + d, x);
-    else
-      store(o + d, x, Part{static_cast<int>(head.size - d)});
-  }
-  if (args.logsumexp)
-    static_cast<float*>(args.logsumexp)[(b * s.heads + h) * s.queries + i] = row[0] + __builtin_logf(row[1]);
+  const int64_t at = (b * s.queries + i) * s.o_stride + h * head.size;
+  float* logsumexp = args.logsumexp ? static_cast<float*>(args.logsumexp) + s.statistic(b, h) + i : nullptr;
+  if (args.merge) return merge_row(head, row + kLanes, row[0], row[1], static_cast<float*>(args.o) + at, *logsumexp);
+  store_row(head, row + kLanes, row[1] == 0.0f ? 0.0f : 1.0f / row[1], static_cast<T*>(args.o) + at);
+  if (logsumexp) *logsumexp = row[0] + __builtin_logf(row[1]);
 }
 
 template <typename T>

@@ -109,15 +109,15 @@ void finish_rows(const AttentionArgs& args, const HeadSizes& head, int64_t b, in
   const AttentionShape& s = args.shape;
   for (int64_t i = seg.q0; i < seg.q1; ++i) {
     const int64_t r = i - seg.q0;
-    const float sum = state.sum[r];
-    const F inverse = splat(sum == 0.0f ? 0.0f : 1.0f / sum);
-    T* o = static_cast<T*>(args.o) + (b * s.queries + i) * s.o_stride + h * s.head_size;
-    const float* output = state.output + r * head.padded;
-    int64_t d = 0;
-    for (; d + kLanes <= head.size; d += kLanes) store(o + d, load(output + d) * inverse);
-    if (d < head.size) store(o + d, load(output + d) * inverse, Part{static_cast<int>(head.size - d)});
-    if (args.logsumexp)
-      static_cast<float*>(args.logsumexp)[(b * s.heads + h) * s.queries + i] = state.highest[r] + __builtin_logf(sum);
+    const float sum = state.sum[r], *output = state.output + r * head.padded;
+    const int64_t at = (b * s.queries + i) * s.o_stride + h * s.head_size;
+    float* logsumexp = args.logsumexp ? static_cast<float*>(args.logsumexp) + s.statistic(b, h) + i : nullptr;
+    if (args.merge) {
+      merge_row(head, output, state.highest[r], sum, static_cast<float*>(args.o) + at, *logsumexp);
+      continue;
+    }
+    store_row(head, output, sum == 0.0f ? 0.0f : 1.0f / sum, static_cast<T*>(args.o) + at);
+    if (logsumexp) *logsumexp = state.highest[r] + __builtin_logf(sum);
   }
 }
 

@@ -7,6 +7,8 @@
 
 #include "kernels/attention.h"
 #include "kernels/cpu/vector/gemm_small.h"
+#include "kernels/cpu/vector/loops.h"
+#include "kernels/cpu/vector/math.h"
 #include "kernels/cpu/vector/philox_words.h"
 
 namespace capstan::kernels::CAPSTAN_ISA {
@@ -38,8 +40,8 @@ inline Segment segment_from(const AttentionShape& s, const AttentionMask& mask, 
   Segment seg;
   const int64_t length = mask.key_lengths ? larger<int64_t>(0, smaller<int64_t>(mask.key_lengths[b], s.keys)) : s.keys;
   seg.q0 = q0, seg.q1 = end, seg.k0 = 0, seg.k1 = length;
-  seg.offset = length - s.queries;
-  seg.prefix = mask.prefix_lengths ? mask.prefix_lengths[b] : 0;
+  seg.offset = s.offset(length);
+  seg.prefix = mask.prefix_lengths ? mask.prefix_lengths[b] - s.first_key : 0;
   seg.window = s.window, seg.causal = s.causal;
   if (mask.query_documents) {
     const int32_t* queries = mask.query_documents + b * s.queries;
@@ -203,9 +205,32 @@ struct Alibi {
   }
 };
 
+/// o = factor * output.
+template <typename T>
+[[gnu::always_inline]] inline void store_row(const HeadSizes& head, const float* output, float factor, T* o) {
+  each_vector(
+      0, head.size, [=](int64_t d, auto lanes) __attribute__((always_inline)) {
+        store(o + d, load(output + d, lanes) * factor, lanes);
+      });
+}
+
+/// A row over these keys (output / sum, its logsumexp highest + log(sum)) into that over others, o with logsumexp
+/// `total`: each is weighted by its sum of exponentials.
+inline void merge_row(const HeadSizes& head, const float* output, float highest, float sum, float* o, float& total) {
+  if (sum == 0.0f) return;
+  const float logsumexp = highest + __builtin_logf(sum), top = larger(total, logsumexp);
+  const float before = exp(splat(total - top))[0], now = exp(splat(logsumexp - top))[0];
+  const float old_share = before / (before + now), new_share = now / (before + now) / sum;
+  each_vector(
+      0, head.size, [=](int64_t d, auto lanes) __attribute__((always_inline)) {
+        store(o + d, fma(load(output + d, lanes), splat(new_share), load(o + d, lanes) * old_share), lanes);
+      });
+  total = top + __builtin_logf(before + now);
+}
+
 /// Dropout of one (sequence, head): words of a row of scores.
 struct RowDropout {
-  uint64_t key = 0, stream = 0, first_row = 0, keys = 0;
+  uint64_t key = 0, stream = 0, first_row = 0, keys = 0, first_key = 0;
   uint32_t below = 0;
   float kept = 1.0f;  // 1 / (1 - p)
   bool on = false;
@@ -215,16 +240,15 @@ struct RowDropout {
     on = true;
     key = *dropout.key, stream = dropout.stream;
     const uint64_t sample = *dropout.first_sample + static_cast<uint64_t>(b);
-    const uint64_t heads = static_cast<uint64_t>(s.all_heads > 0 ? s.all_heads : s.heads);
-    first_row = (sample * heads + static_cast<uint64_t>(s.first_head + head)) * static_cast<uint64_t>(s.queries);
-    keys = static_cast<uint64_t>(s.keys);
+    first_row = s.first_dropout_row(sample, head);
+    keys = s.dropout_columns(), first_key = static_cast<uint64_t>(s.first_key);
     below = dropped_below(dropout.probability);
     kept = static_cast<float>(1.0 / (1.0 - dropout.probability));
   }
 
   /// factors[0 .. count): 0 or 1 / (1 - p) for keys j .. j + count of query i.
   [[gnu::noinline]] void factors(int64_t i, int64_t j, int64_t count, uint32_t* buffer, float* factors) const {
-    const uint64_t index = (first_row + static_cast<uint64_t>(i)) * keys + static_cast<uint64_t>(j);
+    const uint64_t index = (first_row + static_cast<uint64_t>(i)) * keys + first_key + static_cast<uint64_t>(j);
     const uint32_t* words = philox_words(key, stream, index, count, buffer);
     for (int64_t l = 0; l < count; ++l) factors[l] = words[l] < below ? 0.0f : kept;
   }

@@ -1,0 +1,299 @@
+#include "core/ops/ring_attention.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "core/backward.h"
+#include "core/error.h"
+
+namespace capstan {
+namespace {
+
+/// One chunk of this rank's queries against one chunk of the keys that are with it.
+struct RingBlock {
+  int64_t query = 0, key = 0;     ///< first tokens of both, in what a rank holds of a sequence
+  kernels::AttentionShape shape;  ///< of one sequence
+};
+
+/// How the ring of one rank goes.
+struct Ring {
+  Communicator* group = nullptr;
+  int ranks = 1;
+  DType dtype = DType::f32;
+  int64_t batch = 0, tokens = 0;
+  int64_t q_width = 0, kv_width = 0, sent_width = 0;  ///< elements of a token: of q, of k as held, of k as sent
+  size_t first_head = 0;                              ///< elements from the first head held to the first sent
+  bool documents = false;
+  std::vector<std::vector<RingBlock>> steps;
+
+  size_t element() const { return bytes_of(dtype); }
+  size_t sum_element() const { return bytes_of(accumulation_of(dtype)); }
+  size_t q_elements() const { return static_cast<size_t>(batch * tokens * q_width); }
+  size_t sent_elements() const { return static_cast<size_t>(batch * tokens * sent_width); }
+  size_t message_bytes() const {
+    return 2 * sent_elements() * element() + (documents ? static_cast<size_t>(batch * tokens) * sizeof(int32_t) : 0);
+  }
+  size_t sums_bytes() const { return 2 * sent_elements() * sum_element(); }
+  /// Sums of q's size are formed in place where o and dq have the dtype of sums.
+  size_t q_sums_bytes() const { return element() == sum_element() ? 0 : q_elements() * sum_element(); }
+};
+
+/// A buffer's room in scratch.
+size_t room(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/// The heads that are read, of rows that hold others too, made dense.
+void pack_heads(const Ring& ring, const void* from, char* to) {
+  const size_t row = static_cast<size_t>(ring.sent_width) * ring.element();
+  const size_t stride = static_cast<size_t>(ring.kv_width) * ring.element();
+  const char* source = static_cast<const char*>(from) + ring.first_head * ring.element();
+  if (row == stride) return void(std::memcpy(to, source, ring.sent_elements() * ring.element()));
+  for (int64_t r = 0; r < ring.batch * ring.tokens; ++r) std::memcpy(to + r * row, source + r * stride, row);
+}
+
+void pack_message(const Ring& ring, const RunArgs& a, char* message) {
+  const size_t bytes = ring.sent_elements() * ring.element();
+  pack_heads(ring, a.in[kK], message);
+  pack_heads(ring, a.in[kV], message + bytes);
+  if (ring.documents)
+    std::memcpy(message + 2 * bytes, a.in[kKeyDocuments],
+                static_cast<size_t>(ring.batch * ring.tokens) * sizeof(int32_t));
+}
+
+/// Operands of sequence b, of a block: what AttentionBase::point_operands has set for the whole tensors, moved there.
+template <typename Args>
+void move_to_block(Args& args, const Ring& ring, const RingBlock& block, int64_t b, const char* message) {
+  const int64_t query = b * ring.tokens + block.query, key = b * ring.tokens + block.key;
+  const size_t k = static_cast<size_t>(key * ring.sent_width) * ring.element();
+  const size_t bytes = ring.sent_elements() * ring.element();
+  args.shape = block.shape;
+  args.q = static_cast<const char*>(args.q) + static_cast<size_t>(query * ring.q_width) * ring.element();
+  args.k = message + k, args.v = message + bytes + k;
+  if (ring.documents) {
+    args.mask.query_documents += query;
+    args.mask.key_documents = reinterpret_cast<const int32_t*>(message + 2 * bytes) + key;
+  }
+  if (args.mask.prefix_lengths) args.mask.prefix_lengths += b;
+}
+
+/// Where the statistics of a block begin: (batch, heads, tokens).
+size_t statistic_of(const Ring& ring, const RingBlock& block, int64_t b) {
+  return static_cast<size_t>(b * block.shape.heads * ring.tokens + block.query);
+}
+
+void fill_lowest(void* values, size_t count, DType dtype) {
+  if (dtype == DType::f64)
+    std::fill_n(static_cast<double*>(values), count, -std::numeric_limits<double>::infinity());
+  else
+    std::fill_n(static_cast<float*>(values), count, -std::numeric_limits<float>::infinity());
+}
+
+class RingBase : public AttentionBase {
+ public:
+  RingBase(const AttentionSpec& spec, const MaskRules& rules, int ranks) : AttentionBase(spec, rules), ranks_(ranks) {}
+  std::string attributes() const override { return fmt::format("{} cp={}", AttentionBase::attributes(), ranks_); }
+  bool is_collective() const override { return true; }
+  Cost cost(std::span<const TensorSpec> in, std::span<const TensorSpec> out) const override {
+    return product_cost(in, out, ranks_);
+  }
+  /// Beside what whole attention takes: the sequence divided alike in all that has one.
+  std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
+    std::vector<Signature> rules = AttentionBase::signatures(in);
+    Signature sequence{std::vector<Placement>(rules[0].inputs.size(), Replicate), {Shard(1), Shard(2)}};
+    for (const int i : {kQ, kK, kV, kQueryDocuments, kKeyDocuments}) sequence.inputs[static_cast<size_t>(i)] = Shard(1);
+    if (is_gradient()) {
+      sequence.inputs[kOutput] = sequence.inputs[kOutputGradient] = Shard(1), sequence.inputs[kLogsumexp] = Shard(2);
+      sequence.outputs.assign(3, Shard(1));
+    }
+    rules.push_back(sequence);
+    return rules;
+  }
+
+ protected:
+  Ring ring_of(const BindContext& c) const {
+    const int64_t context = c.in[kQ].shape[1];
+    CAPSTAN_CHECK(c.mesh.size(Axis::cp) == ranks_ && c.in[kK].shape[1] == context &&
+                      c.in_local[kQ][1] * ranks_ == context && c.in_local[kK][1] * ranks_ == context &&
+                      !c.has_in[kKeyLengths],
+                  "{}: q {} and k {} on {}: wanted one whole sequence divided over cp alone", name(),
+                  to_string(c.in[kQ]), to_string(c.in[kK]), c.mesh.describe());
+    kernels::AttentionShape shape = local_shape_of(c);
+    Ring ring;
+    ring.group = c.communicators.of[static_cast<size_t>(Axis::cp)];
+    ring.ranks = ranks_;
+    ring.dtype = shape.dtype;
+    ring.batch = shape.batch, ring.tokens = shape.queries;
+    ring.q_width = shape.q_stride, ring.kv_width = shape.kv_stride;
+    ring.sent_width = shape.kv_heads * shape.head_size;
+    ring.first_head = static_cast<size_t>(heads_read(c).first * shape.head_size);
+    ring.documents = c.has_in[kKeyDocuments];
+    shape.batch = 1, shape.kv_stride = ring.sent_width;
+    shape.all_queries = shape.all_keys = context, shape.statistic_stride = ring.tokens;
+    add_steps(ring, shape, c.mesh.coordinate(Axis::cp), c.has_in[kPrefixLengths]);
+    return ring;
+  }
+  /// The shape of the largest block: what a kernel's scratch is asked for.
+  static kernels::AttentionShape largest(const Ring& ring) { return ring.steps[0][0].shape; }
+
+  int ranks_;
+
+ private:
+  /// In step t the keys of rank - t are with this rank.
+  void add_steps(Ring& ring, kernels::AttentionShape shape, int rank, bool has_prefix) const {
+    const int64_t context = shape.all_queries;
+    shape.queries = shape.keys = context / (2 * ranks_);
+    for (int t = 0; t < ranks_; ++t) {
+      const auto keys = zigzag_chunks(context, ranks_, round_the_ring(rank, -t, ranks_));
+      const auto queries = zigzag_chunks(context, ranks_, rank);
+      std::vector<RingBlock>& blocks = ring.steps.emplace_back();
+      for (int64_t q = 0; q < 2; ++q)
+        for (int64_t k = 0; k < 2; ++k) {
+          shape.first_query = queries[static_cast<size_t>(q)].first,
+          shape.first_key = keys[static_cast<size_t>(k)].first;
+          if (!hidden(shape, has_prefix)) blocks.push_back({q * shape.queries, k * shape.keys, shape});
+        }
+    }
+  }
+  /// Whether the mask hides every key of a block from every query of it.
+  bool hidden(const kernels::AttentionShape& shape, bool has_prefix) const {
+    const int64_t nearest = shape.first_query - (shape.first_key + shape.keys - 1);  // the least p - j
+    const int64_t farthest = shape.first_query + shape.queries - 1 - shape.first_key;
+    if (rules_.causal && !has_prefix && farthest < 0) return true;
+    return rules_.window > 0 && (nearest >= rules_.window || (!rules_.causal && -farthest >= rules_.window));
+  }
+};
+
+class RingAttentionGradient final : public RingBase {
+ public:
+  using RingBase::RingBase;
+  std::string_view name() const override { return "ring attention gradient"; }
+
+  // Scratch: the kernel's, two messages, two buffers of sums that travel, sums of dq.
+  Bound bind(const BindContext& c) const override {
+    const Ring ring = ring_of(c);
+    const auto self = std::make_shared<RingAttentionGradient>(*this);  // the closure may outlive the tape
+    const size_t of_kernel = room(c.backend.attention_backward_scratch(largest(ring)));
+    const size_t bytes = of_kernel + 2 * room(ring.message_bytes()) + 2 * room(ring.sums_bytes()) + ring.q_sums_bytes();
+    return {bytes, [=, run = c.backend.attention_backward, cast = c.backend.cast](const RunArgs& a) {
+              char* messages[2] = {static_cast<char*>(a.scratch) + of_kernel, nullptr};
+              messages[1] = messages[0] + room(ring.message_bytes());
+              char* sums[2] = {messages[1] + room(ring.message_bytes()), nullptr};
+              sums[1] = sums[0] + room(ring.sums_bytes());
+              void* dq = ring.q_sums_bytes() > 0 ? sums[1] + room(ring.sums_bytes()) : a.out[0];
+              std::memset(dq, 0, ring.q_elements() * ring.sum_element());
+              std::memset(sums[0], 0, ring.sums_bytes());
+              pack_message(ring, a, messages[0]);
+              for (int t = 0; t < ring.ranks; ++t) {
+                if (t + 1 < ring.ranks)
+                  ring.group->shift(messages[t % 2], messages[(t + 1) % 2], ring.message_bytes(), 1);
+                for (const RingBlock& block : ring.steps[static_cast<size_t>(t)])
+                  self->run_block(ring, block, a, run, messages[t % 2], sums[t % 2], dq);
+                ring.group->shift(sums[t % 2], sums[(t + 1) % 2], ring.sums_bytes(), 1);
+              }
+              const DType wide = accumulation_of(ring.dtype);
+              if (dq != a.out[0]) cast({dq, a.out[0], static_cast<int64_t>(ring.q_elements()), wide, ring.dtype});
+              for (size_t i = 0; i < 2; ++i)
+                unpack_heads(ring, cast, sums[ring.ranks % 2] + i * ring.sums_bytes() / 2, a.out[1 + i]);
+            }};
+  }
+
+ protected:
+  bool is_gradient() const override { return true; }
+
+ private:
+  void run_block(const Ring& ring, const RingBlock& block, const RunArgs& a,
+                 void (*run)(const kernels::AttentionBackwardArgs&), const char* message, char* sums, void* dq) const {
+    for (int64_t b = 0; b < ring.batch; ++b) {
+      kernels::AttentionBackwardArgs args;
+      point_operands(args, a, 0);
+      move_to_block(args, ring, block, b, message);
+      const uint64_t sample = args.dropout.first_sample ? *args.dropout.first_sample + static_cast<uint64_t>(b) : 0;
+      args.dropout.first_sample = &sample;
+      const size_t q = static_cast<size_t>((b * ring.tokens + block.query) * ring.q_width);
+      const size_t k = static_cast<size_t>((b * ring.tokens + block.key) * ring.sent_width) * ring.sum_element();
+      args.o = static_cast<const char*>(a.in[kOutput]) + q * ring.element();
+      args.d_o = static_cast<const char*>(a.in[kOutputGradient]) + q * ring.element();
+      args.logsumexp = static_cast<const char*>(a.in[kLogsumexp]) + statistic_of(ring, block, b) * ring.sum_element();
+      args.dq = static_cast<char*>(dq) + q * ring.sum_element();
+      args.dk = sums + k, args.dv = sums + ring.sums_bytes() / 2 + k;
+      args.accumulate = true;
+      run(args);
+    }
+  }
+
+  /// Dense sums of the heads that are read into rows that have others too, which get 0 from this rank.
+  static void unpack_heads(const Ring& ring, void (*cast)(const kernels::CastArgs&), const char* sums, void* out) {
+    const DType wide = accumulation_of(ring.dtype);
+    if (ring.sent_width == ring.kv_width)
+      return cast({sums, out, static_cast<int64_t>(ring.sent_elements()), wide, ring.dtype});
+    const size_t row = static_cast<size_t>(ring.sent_width) * ring.sum_element();
+    const size_t stride = static_cast<size_t>(ring.kv_width) * ring.element();
+    const size_t rows = static_cast<size_t>(ring.batch * ring.tokens);
+    std::memset(out, 0, rows * stride);
+    char* to = static_cast<char*>(out) + ring.first_head * ring.element();
+    for (size_t r = 0; r < rows; ++r) cast({sums + r * row, to + r * stride, ring.sent_width, wide, ring.dtype});
+  }
+};
+
+class RingAttention final : public RingBase {
+ public:
+  using RingBase::RingBase;
+  std::string_view name() const override { return "ring attention"; }
+  Kept kept() const override { return kKeptByAttention; }
+  void adjoint(Adjoint& a) const override {
+    record_attention_gradient(a, std::make_shared<RingAttentionGradient>(spec_, rules_, ranks_));
+  }
+
+  // Scratch: the kernel's, two messages, sums of o.
+  Bound bind(const BindContext& c) const override {
+    const Ring ring = ring_of(c);
+    const auto self = std::make_shared<RingAttention>(*this);
+    const size_t of_kernel = room(c.backend.attention_scratch(largest(ring)));
+    const size_t bytes = of_kernel + 2 * room(ring.message_bytes()) + ring.q_sums_bytes();
+    return {bytes, [=, run = c.backend.attention, cast = c.backend.cast](const RunArgs& a) {
+              char* messages[2] = {static_cast<char*>(a.scratch) + of_kernel, nullptr};
+              messages[1] = messages[0] + room(ring.message_bytes());
+              void* o = ring.q_sums_bytes() > 0 ? messages[1] + room(ring.message_bytes()) : a.out[0];
+              const DType wide = accumulation_of(ring.dtype);
+              const size_t statistics = static_cast<size_t>(ring.batch * largest(ring).heads * ring.tokens);
+              std::memset(o, 0, ring.q_elements() * ring.sum_element());
+              fill_lowest(a.out[1], statistics, wide);
+              pack_message(ring, a, messages[0]);
+              for (int t = 0; t < ring.ranks; ++t) {
+                if (t + 1 < ring.ranks)
+                  ring.group->shift(messages[t % 2], messages[(t + 1) % 2], ring.message_bytes(), 1);
+                for (const RingBlock& block : ring.steps[static_cast<size_t>(t)])
+                  self->run_block(ring, block, a, run, messages[t % 2], o);
+              }
+              if (o != a.out[0]) cast({o, a.out[0], static_cast<int64_t>(ring.q_elements()), wide, ring.dtype});
+            }};
+  }
+
+ protected:
+  bool is_gradient() const override { return false; }
+
+ private:
+  void run_block(const Ring& ring, const RingBlock& block, const RunArgs& a, void (*run)(const kernels::AttentionArgs&),
+                 const char* message, void* o) const {
+    for (int64_t b = 0; b < ring.batch; ++b) {
+      kernels::AttentionArgs args;
+      point_operands(args, a, 0);
+      move_to_block(args, ring, block, b, message);
+      const uint64_t sample = args.dropout.first_sample ? *args.dropout.first_sample + static_cast<uint64_t>(b) : 0;
+      args.dropout.first_sample = &sample;
+      const size_t q = static_cast<size_t>((b * ring.tokens + block.query) * ring.q_width);
+      args.o = static_cast<char*>(o) + q * ring.sum_element();
+      args.logsumexp = static_cast<char*>(a.out[1]) + statistic_of(ring, block, b) * ring.sum_element();
+      args.merge = true;
+      run(args);
+    }
+  }
+};
+
+}  // namespace
+
+OpPtr make_ring_attention(const AttentionSpec& spec, const MaskRules& rules, int ranks) {
+  return std::make_shared<RingAttention>(spec, rules, ranks);
+}
+
+}  // namespace capstan
