@@ -236,6 +236,20 @@ double Trainer::reduce_control(double weights) {
   return program.at<double>("step.control.reduced")[kWeightSum];
 }
 
+/// The gradients of a data rank's own samples stand whole in its buffer until they are reduced.
+bool Trainer::knows_own_gradients() const {
+  return config_.layout.dp > 1 && config_.layout.dp == world_.size() && config_.layout.zero < 2;
+}
+
+/// Over the data ranks, of gradients of each rank's own mean loss; `factor` makes them of what stands in the buffer.
+double Trainer::mean_square_of_own_gradients(double factor) {
+  double sum = factor * factor *
+               square_sum(training_->program().address("gradients"), static_cast<size_t>(training_->layout().elements),
+                          training_->master_dtype());
+  world_.all_reduce(&sum, 1, DType::f64, ReduceOp::sum, Reduction::ordered);
+  return sum / world_.size();
+}
+
 Trainer::StepResult Trainer::step() {
   StepResult result;
   const auto start = Clock::now();
@@ -265,7 +279,11 @@ Trainer::StepResult Trainer::step() {
       std::memset(program.address("gradients"), 0xff, bytes_of(training_->master_dtype()));
   };
   run_microbatches();
+  const double ranks = config_.layout.dp;
+  const double own = knows_own_gradients() ? mean_square_of_own_gradients(setting.weights / tally.weight) : 0.0;
   result.outcome = training_->finish_step();
+  if (knows_own_gradients())
+    noise_scale_.add(own, std::pow(result.outcome.gradient_norm, 2), setting.weights / ranks, setting.weights);
   if (result.outcome.skipped && result.outcome.bad_ranks.empty()) {
     run_microbatches();
     result.bad_gradients = ranks_with_bad_gradients(*training_, world_);
@@ -334,6 +352,7 @@ void Trainer::log_step(const StepResult& result) {
                    {"hfu", step_flops_done_ / result.seconds / product_rate_},
                    {"data_wait_seconds", result.data_seconds}};
   if (result.outcome.skipped) line.push_back({"skipped", int64_t{1}});
+  if (std::isfinite(noise_scale_.tokens())) line.push_back({"noise_scale", noise_scale_.tokens()});
   const bool last = state_.step == config_.train.steps;
   if (due(config_.train.evaluate_every) || last) evaluate(line);
   if (log_) log_->append(line);

@@ -10,6 +10,7 @@
 #include "launch/background_save.h"
 #include "launch/console.h"
 #include "launch/data_feed.h"
+#include "launch/noise_scale.h"
 #include "launch/run_directory.h"
 #include "launch/training_setup.h"
 #include "parallel/stop_signal.h"
@@ -47,6 +48,8 @@ class Trainer {
 
   StepResult step();
   double reduce_control(double weights);
+  bool knows_own_gradients() const;
+  double mean_square_of_own_gradients(double factor);
   void count_step(const StepResult& result);
   static std::string blame(const StepResult& result);
   void end_if_hopeless(const StepResult& result) const;
@@ -71,6 +74,7 @@ class Trainer {
   std::unique_ptr<DataFeed> feed_;
   std::unique_ptr<RunLog> log_;
   BackgroundSave save_;
+  NoiseScale noise_scale_;
   std::string plan_digest_;  ///< of all stages
   TrainingState state_;
   double product_rate_ = 0.0;  ///< FLOP/s of this rank's processors
