@@ -355,6 +355,7 @@ void Trainer::log_step(const StepResult& result) {
 
 void Trainer::evaluate(MetricsLine& line) {
   enter(Phase::evaluate);
+  failpoint("train.evaluate");
   const Evaluation result = capstan::evaluate(*training_, *validation_stream_, config_.train.evaluate_samples);
   enter(Phase::log);
   last_validation_ = result.loss();
