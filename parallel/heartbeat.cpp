@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/error.h"
 #include "parallel/heartbeat_hub.h"
 #include "parallel/heartbeat_link.h"
 
@@ -39,7 +40,8 @@ double interval_for(double ceiling) { return std::isinf(ceiling) ? 1.0 : std::cl
 
 HeartbeatKeys agree_on_keys(Communicator& world) {
   HeartbeatKeys keys;
-  if (world.rank() == 0 && getrandom(&keys, sizeof keys, 0) != static_cast<ssize_t>(sizeof keys)) keys = {};
+  if (world.rank() == 0 && getrandom(&keys, sizeof keys, 0) != static_cast<ssize_t>(sizeof keys))
+    throw Error(ExitCode::internal, "the system gives no random bytes for the keys of heartbeats");
   world.broadcast(&keys, sizeof keys, 0);
   return keys;
 }
