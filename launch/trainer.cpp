@@ -19,6 +19,8 @@
 #include "launch/gradient_check.h"
 #include "launch/machine_ceiling.h"
 #include "launch/program_state.h"
+#include "launch/rank_map.h"
+#include "parallel/heartbeat_addresses.h"
 
 namespace capstan {
 namespace {
@@ -34,17 +36,18 @@ int threads_set_for(const TrainConfig& train, Communicator& world) {
 
 }  // namespace
 
-Trainer::Trainer(RunConfig config, Communicator& world, const StopSignal& stop, Console& console)
+Trainer::Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console& console)
     : config_(std::move(config)),
-      world_(world),
+      world_(watch.world()),
+      recorder_(watch.recorder()),
       stop_(stop),
       console_(console),
       directory_(config_.run.dir),
-      mesh_(mesh_of(config_.layout, world.rank())),
-      threads_(threads_set_for(config_.train, world)),
+      mesh_(mesh_of(config_.layout, world_.rank())),
+      threads_(threads_set_for(config_.train, world_)),
       backend_(backend_for(config_.train)),
-      groups_(mesh_, world),
-      save_(world) {
+      groups_(mesh_, world_),
+      save_(world_) {
   require_equal(world_, canonical(config_), "config");
   open_corpora();
   make_program();
@@ -55,6 +58,7 @@ Trainer::Trainer(RunConfig config, Communicator& world, const StopSignal& stop, 
       console_.say("warning  this file system has no locks: a second job in the same run directory is not noticed");
   }
   world_.barrier();
+  start_record();
   announce();
   resume();
 }
@@ -93,7 +97,16 @@ void Trainer::make_program() {
   step_flops_ = flops[0] / world_.size(), step_flops_done_ = flops[1] / world_.size();
 }
 
+/// In the run directory, now that it is there and no other job's.
+void Trainer::start_record() {
+  const std::string why = recorder_.attach(flight_file(directory_.flights(), world_.rank()));
+  if (!why.empty()) console_.say("warning  where a rank stands is not kept in a file: " + why);
+  recorder_.observe(training_->program());
+}
+
 void Trainer::announce() const {
+  for (const std::string& line : rank_map_lines(mesh_, gather_strings(world_, host_identity())))
+    console_.say("hosts    " + line);
   const Program& program = training_->program();
   console_.say(fmt::format("model    {} parameters, {} layers, width {}, context {}, vocabulary {}",
                            program.parameters().elements(), config_.model.layers, config_.model.width,
@@ -254,9 +267,11 @@ Trainer::StepResult Trainer::step() {
   StepResult result;
   const auto start = Clock::now();
   Program& program = training_->program();
+  enter(Phase::data);
   const SampleTally tally = feed_->read(state_.samples, static_cast<uint64_t>(config_.train.global_batch));
   result.data_seconds = since(start);
   blank_ += static_cast<int64_t>(tally.blank);
+  enter(Phase::step);
   StepSetting setting;
   setting.weights = reduce_control(tally.weight);
   setting.learning_rate =
@@ -285,6 +300,7 @@ Trainer::StepResult Trainer::step() {
   if (knows_own_gradients())
     noise_scale_.add(own, std::pow(result.outcome.gradient_norm, 2), setting.weights / ranks, setting.weights);
   if (result.outcome.skipped && result.outcome.bad_ranks.empty()) {
+    enter(Phase::step);
     run_microbatches();
     result.bad_gradients = ranks_with_bad_gradients(*training_, world_);
   }
@@ -360,7 +376,10 @@ void Trainer::log_step(const StepResult& result) {
 }
 
 void Trainer::evaluate(MetricsLine& line) {
+  enter(Phase::evaluate);
+  failpoint("train.evaluate");
   const Evaluation result = capstan::evaluate(*training_, *validation_stream_, config_.train.evaluate_samples);
+  enter(Phase::log);
   last_validation_ = result.loss();
   line.push_back({"validation_loss", result.loss()});
   line.push_back({"validation_bits_per_byte", result.bits_per_byte()});
@@ -370,6 +389,7 @@ void Trainer::evaluate(MetricsLine& line) {
 void Trainer::begin_save() {
   if (saved_) return;
   finish_save();
+  enter(Phase::save);
   if (log_) log_->sync();
   world_.all_reduce(&blank_, 1, DType::i64, ReduceOp::sum, Reduction::fast);
   state_.blank_tokens += static_cast<uint64_t>(std::exchange(blank_, 0));
@@ -380,6 +400,7 @@ void Trainer::begin_save() {
 
 void Trainer::finish_save() {
   if (!save_.under_way()) return;
+  enter(Phase::save);
   const SaveResult result = save_.commit(static_cast<int>(config_.checkpoint.keep));
   for (const std::string& warning : result.warnings) console_.say("warning  " + warning);
 }
@@ -394,6 +415,7 @@ int Trainer::run() {
                                        backend_.name == "cpu" ? 512 : 96, 3);
   while (state_.step < config_.train.steps) {
     const StepResult result = step();
+    enter(Phase::log);
     count_step(result);
     log_step(result);
     end_if_hopeless(result);

@@ -13,13 +13,14 @@
 #include "launch/noise_scale.h"
 #include "launch/run_directory.h"
 #include "launch/training_setup.h"
+#include "launch/watch.h"
 #include "parallel/stop_signal.h"
 
 namespace capstan {
 
 class Trainer {
  public:
-  Trainer(RunConfig config, Communicator& world, const StopSignal& stop, Console& console);
+  Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console& console);
   ~Trainer();
 
   /// Runs to train.steps. Returns 0, or 75 after a checkpoint on request. Throws Error(numerical) after too many bad
@@ -37,6 +38,7 @@ class Trainer {
 
   void open_corpora();
   void make_program();
+  void start_record();
   void announce() const;
   void resume();
   void announce_data(uint64_t planned) const;
@@ -46,6 +48,7 @@ class Trainer {
   uint64_t planned_samples() const;
   std::string numerics() const;
 
+  void enter(Phase phase) { recorder_.phase(phase, state_.step); }
   StepResult step();
   double reduce_control(double weights);
   bool knows_own_gradients() const;
@@ -62,6 +65,7 @@ class Trainer {
 
   RunConfig config_;
   Communicator& world_;
+  FlightRecorder& recorder_;
   const StopSignal& stop_;
   Console& console_;
   RunDirectory directory_;
