@@ -30,6 +30,10 @@ class WatchedCommunicator final : public Communicator {
     const Noted noted(recorder_, "all-to-all");
     group_.all_to_all(in, out, count, dtype);
   }
+  void shift(const void* in, void* out, size_t bytes, int distance) override {
+    const Noted noted(recorder_, "shift");
+    group_.shift(in, out, bytes, distance);
+  }
   void broadcast(void* data, size_t bytes, int root) override {
     const Noted noted(recorder_, "broadcast");
     group_.broadcast(data, bytes, root);
