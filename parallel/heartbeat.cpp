@@ -260,7 +260,7 @@ void Heartbeat::Monitor::watch() {
   const std::vector<RankView> all = views();
   const Verdict verdict = judge(all, silence_);
   // A launcher that does not end the job when a rank dies leaves the others waiting.
-  const bool orphaned = hub_->since_lost() > kLauncherSeconds && verdict.still > kLauncherSeconds;
+  const bool orphaned = hub_->since_lost().value_or(0) > kLauncherSeconds && verdict.still > kLauncherSeconds;
   if (!verdict.hung && !orphaned) return;
   ending_ = true;
   if (verdict.hung)

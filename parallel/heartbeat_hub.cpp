@@ -12,7 +12,6 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 #include <cmath>
-#include <limits>
 
 namespace capstan {
 
@@ -194,10 +193,11 @@ void HeartbeatHub::command(HeartbeatCommand::Kind kind) {
   }
 }
 
-double HeartbeatHub::since_lost() const {
+std::optional<double> HeartbeatHub::since_lost() const {
   const bool any =
       std::any_of(seen_.begin(), seen_.end(), [](const Seen& s) { return s.link == RankView::Link::lost; });
-  return any ? std::chrono::duration<double>(Clock::now() - lost_at_).count() : std::numeric_limits<double>::infinity();
+  if (!any) return std::nullopt;
+  return std::chrono::duration<double>(Clock::now() - lost_at_).count();
 }
 
 }  // namespace capstan

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,8 +33,8 @@ class HeartbeatHub {
   /// Begins all times anew: this process itself has slept.
   void forgive();
   void command(HeartbeatCommand::Kind kind);
-  /// Seconds since a rank was last found gone; infinity when none was.
-  double since_lost() const;
+  /// Seconds since a rank was found gone that has not come back; nothing when there is none.
+  std::optional<double> since_lost() const;
 
  private:
   struct Session;

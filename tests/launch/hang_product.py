@@ -119,6 +119,16 @@ class Hang(ProductTest):
                 self.assertRegex(text, rf"(?m)^  {killed} .* GONE .* s +\d+  \w+")
                 self.assertRegex(text, rf"(?m)^  {1 - killed} .* waits .* s +\d+  \w+.*\(its call \d+\)")
 
+    def test_a_launcher_that_does_not_end_the_job(self):
+        """Stopped, it neither ends the ranks nor passes on what they say: they end by themselves, and then it is ended."""
+        with self.start(2, "train.steps=100000") as job:
+            wait_for_step(job, self.run, 20)
+            pids = rank_pids(job)
+            os.kill(job.process.pid, signal.SIGSTOP)
+            os.kill(pids[1], signal.SIGKILL)
+            self.assertEqual(job.wait(60), -signal.SIGKILL, job.text())
+            self.assertFalse(pathlib.Path("/proc", str(pids[0]), "fd").exists() and job.rank_pids(), "rank 0 still runs")
+
     def quiet(self, job, code=0):
         self.assertEqual(job.wait(), code, job.text())
         self.assertNotRegex(job.text(), "nothing has moved|is gone|GONE|SILENT")
@@ -137,6 +147,20 @@ class Hang(ProductTest):
                     for rank, pid in rank_pids(job).items():
                         if rank in whom:
                             os.kill(pid, signal.SIGCONT)
+                    self.quiet(job)
+                self.assertEqual(metrics(self.run)[-1]["step"], 400)
+
+    def test_a_pause_within_a_long_limit(self):
+        for limit in (60, 0):
+            with self.subTest(limit=limit):
+                self.folder = self.shared / f"long-{limit}"
+                self.folder.mkdir()
+                with self.start(2, f"train.hang_seconds={limit}") as job:
+                    wait_for_step(job, self.run, 20)
+                    pid = rank_pids(job)[1]
+                    os.kill(pid, signal.SIGSTOP)
+                    time.sleep(9)
+                    os.kill(pid, signal.SIGCONT)
                     self.quiet(job)
                 self.assertEqual(metrics(self.run)[-1]["step"], 400)
 

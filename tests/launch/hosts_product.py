@@ -133,24 +133,34 @@ class SeveralHosts(ProductTest):
         self.run = self.folder / name
         return self.settings(self.run, *self.ONE_THREAD, *more)
 
-    def test_two_hosts_train_as_one(self):
-        code, output = train(2, self.config, *self.settings_of("one"))
+    def same_as_on_one_host(self, count, *layout):
+        """Trains on one host and on `count` of one rank each; returns what the latter said."""
+        code, output = train(count, self.config, *self.settings_of("one", *layout))
         self.assertEqual(code, 0, output)
-        self.assertRegex(output, r"(?m)^hosts    1 host: \S+ has 0-1$")
+        self.assertRegex(output, rf"(?m)^hosts    1 host: \S+ has 0-{count - 1}$")
         alone = metrics(self.run)
-        with Hosts(2, self.folder) as hosts:
-            with JobOnHosts(hosts, 1, self.config, *self.settings_of("two")) as job:
+        with Hosts(count, self.folder) as hosts:
+            with JobOnHosts(hosts, 1, self.config, *self.settings_of("several", *layout)) as job:
                 self.assertEqual(job.wait(), 0, job.text())
                 text = job.text()
-        self.assertRegex(text, r"(?m)^hosts    2 hosts: node-0 has 0; node-1 has 1$")
-        self.assertRegex(text, r"(?m)^hosts    dp crosses hosts$")
         self.assertRegex(text, r"(?m)^layout .*; mpi$")  # by calls, not through shared memory
         self.assertNotRegex(text, "warning")
         together = metrics(self.run)
         self.assertEqual([row["step"] for row in together], [row["step"] for row in alone])
-        for one, two in zip(alone, together):
-            self.assertAlmostEqual(one["loss"], two["loss"], delta=1e-5 * one["loss"])
-            self.assertAlmostEqual(one["grad_norm"], two["grad_norm"], delta=1e-4 * one["grad_norm"])
+        for one, several in zip(alone, together):
+            self.assertAlmostEqual(one["loss"], several["loss"], delta=1e-5 * one["loss"])
+            self.assertAlmostEqual(one["grad_norm"], several["grad_norm"], delta=1e-4 * one["grad_norm"])
+        return text
+
+    def test_two_hosts_train_as_one(self):
+        text = self.same_as_on_one_host(2)
+        self.assertRegex(text, r"(?m)^hosts    2 hosts: node-0 has 0; node-1 has 1$")
+        self.assertRegex(text, r"(?m)^hosts    dp crosses hosts$")
+
+    def test_four_hosts_with_a_pipeline_and_divided_state(self):
+        text = self.same_as_on_one_host(4, "layout.pp=2", "layout.zero=2", "train.microbatch=2")
+        self.assertRegex(text, r"(?m)^hosts    4 hosts: .*node-3 has 3$")
+        self.assertRegex(text, r"(?m)^hosts    dp, pp cross hosts$")
 
     def test_axes_are_told_apart(self):
         with Hosts(2, self.folder) as hosts:

@@ -75,6 +75,18 @@ TEST(Heartbeat, LeavesAloneWhatMoves) {
   EXPECT_TRUE(ears.said.empty()) << ears.said[0];
 }
 
+TEST(Heartbeat, WaitsForEverWhenToldTo) {
+  Ears ears;
+  run_rank_threads(2, [&](Communicator& world) {
+    FlightRecorder recorder(world.rank(), world.size(), 0);
+    const Heartbeat heartbeat(world, recorder, "/nonexistent", ears.voice(world.rank()));
+    recorder.enter_collective("barrier");
+    std::this_thread::sleep_for(7s);  // longer than a launcher has when a rank is gone
+  });
+  EXPECT_EQ(ears.ended, 0);
+  EXPECT_TRUE(ears.said.empty()) << ears.said[0];
+}
+
 TEST(Heartbeat, WhoSaysGoodbyeIsNotMissed) {
   Ears ears;
   run_rank_threads(3, [&](Communicator& world) {
