@@ -83,6 +83,30 @@ TEST(BytesOnTheWire, OfTheUpdateAreThoseOfTheFormula) {
           });
 }
 
+/// Stage 3 gathers every unit in each forward and each backward part (the table of an untied embedding is not read in
+/// the backward pass), stages 2 and 3 reduce-scatter every unit's gradients in each microbatch.
+TEST(BytesOnTheWire, OfDividedGradientsAndParametersAreThoseOfTheFormula) {
+  const kernels::Backend backend = kernels::reference_backend();
+  for (const int zero : {2, 3})
+    for (const int64_t microbatches : {1, 3})
+      run_rank_threads(4, [&, zero, microbatches](Communicator& world) {
+        TrainingSpec spec = spec_for(tiny_llama(), {1, 4, false, Policy::none, zero});
+        spec.precision = Precision::bf16, spec.microbatches = microbatches;
+        TinyTraining training(spec, backend, world, 1);
+        training.prepare(0, 1e-2);
+        const size_t before = training.group(Axis::dp).count().bytes;
+        training.accumulate(0);
+        const size_t m = static_cast<size_t>(microbatches);
+        size_t all = 0, table = 0;
+        for (const FlatRun& run : training.training().layout().runs) {
+          all += static_cast<size_t>(run.count);
+          if (run.unit == 0) table += static_cast<size_t>(run.count);
+        }
+        const size_t scattered = m * all * 4, gathered = zero == 3 ? m * (2 * all - table) * 2 : 0;
+        EXPECT_EQ(training.group(Axis::dp).count().bytes - before, (scattered + gathered) * 3 / 4);
+      });
+}
+
 /// The plan of one rank alone: nothing runs.
 class Plans : public ::testing::Test {
  protected:
@@ -220,6 +244,65 @@ TEST_F(Plans, ZeroOneHoldsItsShareOfTheState) {
       EXPECT_EQ(bytes(layout, Purpose::moment, Precision::bf16), 8.0 / n);
       EXPECT_EQ(bytes({tp, n}, Purpose::moment, Precision::bf16), 8.0);
     }
+}
+
+/// Stage 2: working copy whole, the rest 16/n less it; stage 3: nothing whole but what two units need.
+TEST_F(Plans, ZeroTwoAndThreeHoldTheirShareOfTheState) {
+  const auto bytes = [&](const TrainingProgram& training, Purpose purpose) {
+    size_t sum = 0;
+    for (const PersistentTensor& tensor : training.program().persistent().all())
+      if (tensor.parent < 0 && tensor.purpose == purpose) sum += tensor.bytes;
+    return static_cast<double>(sum) / static_cast<double>(training.layout().elements);
+  };
+  for (const int n : {2, 4})
+    for (const int zero : {2, 3}) {
+      TrainingSpec spec = spec_for(tiny_llama(), {1, n, false, Policy::none, zero});
+      spec.precision = Precision::bf16, spec.model.layers = 8;
+      Device device{&backend_, {}};
+      device.communicators.of.fill(self_.get());
+      const TrainingProgram training(Mesh({n, 1, 1, 1, 1}, 0), device, spec);
+      EXPECT_EQ(bytes(training, Purpose::working), zero == 2 ? 2.0 : 0.0);
+      EXPECT_EQ(bytes(training, Purpose::gradient), 4.0 / n);
+      EXPECT_EQ(bytes(training, Purpose::parameter), 4.0 / n);
+      EXPECT_EQ(bytes(training, Purpose::moment), 8.0 / n);
+      std::map<int, int64_t> units;
+      for (const FlatRun& run : training.layout().runs) units[run.unit] += run.count;
+      std::vector<int64_t> sizes;
+      for (const auto& [unit, size] : units) sizes.push_back(size);
+      std::sort(sizes.rbegin(), sizes.rend());
+      const double two = static_cast<double>(sizes[0] + sizes[1]) / static_cast<double>(training.layout().elements);
+      EXPECT_LE(bytes(training, Purpose::window), two * (zero == 2 ? 4.0 : 6.0) + 1e-9);
+      EXPECT_GT(bytes(training, Purpose::window), 0.0);
+    }
+}
+
+/// 1F1B: stage i keeps what min(m, p - i) microbatches leave to their backward pass, gpipe what all m do; each the same
+/// bytes for the same layers.
+TEST_F(Plans, AStageStashesWhatItsScheduleHasUnderWay) {
+  constexpr int kStages = 4;
+  const auto stash = [&](ScheduleKind kind, int stage, int64_t microbatches) {
+    TrainingSpec spec = spec_for(tiny_llama(), {});
+    spec.model.layers = 8, spec.schedule = kind, spec.microbatches = microbatches;
+    const TrainingProgram training(Mesh({1, kStages, 1, 1, 1}, stage), Device{&backend_, {}}, spec);
+    std::pair<size_t, size_t> slots_and_bytes{0, 0};
+    for (const Ring& ring : training.program().plan("train").memory.rings)
+      if (ring.made == Part::forward)
+        slots_and_bytes = {static_cast<size_t>(ring.slots),
+                           slots_and_bytes.second + ring.stride * static_cast<size_t>(ring.slots)};
+    return slots_and_bytes;
+  };
+  using enum ScheduleKind;
+  for (const int64_t m : {2, 3, 8})
+    for (int stage = 0; stage < kStages - 1; ++stage) {
+      const size_t under_way = static_cast<size_t>(std::min<int64_t>(m, kStages - stage));
+      const auto [slots, bytes] = stash(one_forward_one_backward, stage, m);
+      const auto [all_slots, all_bytes] = stash(gpipe, stage, m);
+      EXPECT_EQ(slots, under_way) << "stage " << stage << " of " << m;
+      EXPECT_EQ(all_slots, static_cast<size_t>(m));
+      EXPECT_GT(bytes, 0u);
+      EXPECT_EQ(bytes * static_cast<size_t>(m), all_bytes * under_way);
+    }
+  EXPECT_EQ(stash(one_forward_one_backward, kStages - 1, 8).first, 0u) << "the last stage has nothing between";
 }
 
 TEST_F(Plans, RunsHoldWhatIsReducedAlike) {
