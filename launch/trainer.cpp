@@ -58,9 +58,9 @@ Trainer::Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console
       console_.say("warning  this file system has no locks: a second job in the same run directory is not noticed");
   }
   world_.barrier();
-  start_record();
   announce();
   resume();
+  start_record();
 }
 
 Trainer::~Trainer() = default;
@@ -97,7 +97,7 @@ void Trainer::make_program() {
   step_flops_ = flops[0] / world_.size(), step_flops_done_ = flops[1] / world_.size();
 }
 
-/// In the run directory, now that it is there and no other job's.
+/// In the run directory, now that it is there, no other job's, and not refused: a run that is refused changes nothing.
 void Trainer::start_record() {
   const std::string why = recorder_.attach(flight_file(directory_.flights(), world_.rank()));
   if (!why.empty()) console_.say("warning  where a rank stands is not kept in a file: " + why);
