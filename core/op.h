@@ -31,6 +31,13 @@ struct Cost {
   double bytes = 0.0;
 };
 
+/// What an op that communicates sends: over which axis, and bytes of one rank as the usual (ring) formula counts them
+/// (parallel/communicator_count.h).
+struct Wire {
+  Axis axis = Axis::dp;
+  double bytes = 0.0;
+};
+
 /// Which of a forward op's tensors its adjoint reads: bit i is input i, output i.
 struct Kept {
   uint32_t inputs = 0;
@@ -105,6 +112,9 @@ class Op {
   /// Writes an output that has a place already, whatever its shape and placement.
   virtual bool shapes_follow_output() const { return false; }
   virtual bool is_collective() const { return false; }
+  /// Of a collective, from local shapes: what one rank sends.
+  virtual Wire wire(std::span<const TensorSpec> in_local, std::span<const TensorSpec> out_local,
+                    const Mesh& mesh) const;
 
   /// Of one rank: local shapes.
   virtual Cost cost(std::span<const TensorSpec> in_local, std::span<const TensorSpec> out_local) const;

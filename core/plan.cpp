@@ -62,6 +62,11 @@ Cost Plan::cost(size_t index) const {
   return node.op->cost(local_specs(tape, node.inputs), local_specs(tape, node.outputs));
 }
 
+Wire Plan::wire(size_t index) const {
+  const Node& node = tape.nodes[index];
+  return node.op->wire(local_specs(tape, node.inputs), local_specs(tape, node.outputs), tape.mesh);
+}
+
 double Plan::flops(Part part, bool recomputed) const {
   double sum = 0.0;
   for (size_t i = 0; i < tape.nodes.size(); ++i)

@@ -44,6 +44,8 @@ struct Plan {
 
   /// Local cost of node i.
   Cost cost(size_t node) const;
+  /// Of node i, which communicates: over which axis, and what this rank sends.
+  Wire wire(size_t node) const;
   /// FLOPs of one replay of a part, recomputed ops counted only when `recomputed` is asked for too.
   double flops(Part part, bool recomputed) const;
 };

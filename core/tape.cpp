@@ -22,6 +22,10 @@ void Op::adjoint(Adjoint&) const {
   throw Error::make(ExitCode::internal, "op {} has no adjoint but a gradient reached it", name());
 }
 
+Wire Op::wire(std::span<const TensorSpec>, std::span<const TensorSpec>, const Mesh&) const {
+  throw Error::make(ExitCode::internal, "op {} communicates and does not say what it sends", name());
+}
+
 Cost Op::cost(std::span<const TensorSpec> in, std::span<const TensorSpec> out) const {
   Cost cost;
   for (const TensorSpec& spec : in) cost.bytes += static_cast<double>(spec.elements() * bytes_of(spec.dtype));

@@ -161,13 +161,14 @@ void TrainingProgram::record_tree(Recorder& recorder) {
 void TrainingProgram::add_plan(const std::string& name, Recorder& recorder, const ReplayOrder& order) {
   const std::vector<ChannelSpec> paths = cut(recorder.tape(), view_);
   program_.add(name, std::move(recorder.tape()), paths, order);
+  if (name == "train") paths_ = paths;
 }
 
 void TrainingProgram::record_train() {
   Recorder recorder = program_.recorder(recorder_options(true));
   recorder.set_part(Part::begin);
   reduce_in_place(recorder, "step.control");
-  reduce_in_place(recorder, "step.stop_requests");
+  reduce_in_place(recorder, "step.votes");
   recorder.set_part(Part::forward);
   record_loss(recorder, "step.loss_sum");
   record_backward(recorder);

@@ -46,7 +46,7 @@ struct TrainingSpec {
 };
 
 /// Slots of step.control and of step.report, f64.
-enum ControlSlot : int { kWeightSum, kStopRequests, kControlSlots };
+enum ControlSlot : int { kWeightSum, kStopRequests, kSavesWriting, kControlSlots };
 enum ReportSlot : int { kLossSum, kBadRanks };  ///< from kBadRanks on: one flag per dp rank
 enum EvaluationSlot : int { kEvaluationLoss, kEvaluationWeights, kEvaluationBytes, kEvaluationSlots };
 
@@ -86,6 +86,8 @@ class TrainingProgram {
   const Schedule& schedule() const { return schedule_; }
   /// For each layer its chunk of the pipeline.
   const std::vector<int>& chunk_of_layers() const { return chunk_of_layer_; }
+  /// What crosses between stages in plan `train`: the same list on all of them.
+  const std::vector<ChannelSpec>& paths() const { return paths_; }
   /// Whether this rank's stage ends in the loss: it alone counts samples.
   bool has_loss() const { return view_.holds(schedule_.chunks - 1); }
   /// Each data rank holds a piece of the sums; own gradients are whole only while their unit is at work.
@@ -111,7 +113,8 @@ class TrainingProgram {
   /// Replays plan `evaluate` on the inputs in place (of microbatch 0).
   void evaluate_microbatch();
 
-  /// What this rank holds of parameter i (prefix "") or of its "moment1.", "moment2."; padding left out.
+  /// What this rank holds of parameter i (prefix "") or of its "moment1.", "moment2."; padding left out. Before memory
+  /// is taken, without data.
   std::vector<StatePiece> state_pieces(const std::string& prefix, int parameter) const;
   /// Axes on which the ranks hold different elements of that state tensor; on the others they hold the same.
   bool divides_state(int parameter, Axis axis) const;
@@ -183,6 +186,7 @@ class TrainingProgram {
   std::vector<bool> spread_;               ///< by unit: contributions to others come between those to its gradients
   std::vector<int> window_of_unit_;        ///< of parameters, where they are divided
   FlatLayout layout_;
+  std::vector<ChannelSpec> paths_;
   uint64_t random_key_ = 0;  ///< of the step at hand
 };
 

@@ -177,11 +177,12 @@ void TrainingProgram::declare_inputs(PersistentSpace& space) const {
     space.add_view(name + ".reduced", {{slots}, DType::f64}, parent, 0);
     return parent;
   };
-  // Data ranks count each sample once; a request to stop may reach any rank.
+  // Data ranks count each sample once; a request to stop may reach any rank, and any may still write a checkpoint.
   const int control = reduced("step.control", kControlSlots, partial);
   Placements others = effective({Replicate, Partial, Partial, Partial, Partial}, mesh);
-  for (const char* name : {"step.stop_requests", "step.stop_requests.reduced"}) {
-    space.add_view(name, {{1}, DType::f64, others}, control, kStopRequests * sizeof(double));
+  for (const char* name : {"step.votes", "step.votes.reduced"}) {
+    space.add_view(name, {{kControlSlots - kStopRequests}, DType::f64, others}, control,
+                   kStopRequests * sizeof(double));
     others = {};
   }
   const int report = reduced("step.report", kBadRanks + ranks, of_tokens);
@@ -246,22 +247,23 @@ std::vector<StatePiece> TrainingProgram::state_pieces(const std::string& prefix,
   const size_t i = static_cast<size_t>(index), size = bytes_of(master_dtype());
   const TensorSpec spec = spec_of(parameter, master_dtype());
   int64_t begin = 0, end = element_count(local_shape(spec, program_.mesh()));  // of the local part, what is held here
-  char* data = nullptr;                                                        // of local element `begin`
+  std::string memory = prefix + parameter.name;
+  size_t offset = 0;  // in it, of local element `begin`
   if (state_divided()) {
     const FlatRun& run = layout_.runs[static_cast<size_t>(layout_.run_of[i])];
     const int64_t ranks = program_.mesh().size(Axis::dp), piece = run.count / ranks;
     const int64_t first = run.first + program_.mesh().coordinate(Axis::dp) * piece - layout_.first[i];
     begin = std::max<int64_t>(begin, first), end = std::min(end, first + piece);
-    data = program_.at<char>(prefix.empty() ? "parameters" : prefix.substr(0, prefix.size() - 1)) +
-           static_cast<size_t>(run.first / ranks + begin - first) * size;
-  } else {
-    data = program_.at<char>(prefix + parameter.name);
+    memory = prefix.empty() ? "parameters" : prefix.substr(0, prefix.size() - 1);
+    offset = static_cast<size_t>(run.first / ranks + begin - first) * size;
   }
+  char* data = program_.allocated() ? program_.at<char>(memory) + offset : nullptr;
   const int64_t logical = element_count(parameter.logical_shape());
   std::vector<StatePiece> pieces;
   each_local_run(spec, program_.mesh(), [&](int64_t global, int64_t local, int64_t count) {
     const int64_t from = std::max(local, begin), to = std::min({local + count, end, local + logical - global});
-    if (from < to) add_run(pieces, global + from - local, to - from, data + static_cast<size_t>(from - begin) * size);
+    if (from < to)
+      add_run(pieces, global + from - local, to - from, data ? data + static_cast<size_t>(from - begin) * size : data);
   });
   return pieces;
 }

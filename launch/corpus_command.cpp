@@ -9,6 +9,8 @@
 #include "core/error.h"
 #include "io/corpus/corpus.h"
 #include "io/corpus/corpus_text.h"
+#include "io/corpus/stream_samples.h"
+#include "io/corpus/tokens.h"
 #include "launch/corpus_build_command.h"
 #include "launch/corpus_texts.h"
 
@@ -49,6 +51,7 @@ void print_facts(const CorpusManifest& manifest) {
 
 void run_info(const std::string& directory) {
   const auto corpus = Corpus::open(directory);
+  corpus->require_shards();
   const CorpusManifest& manifest = corpus->manifest();
   fmt::print("corpus {}: tokenizer {} ({}), vocabulary {}, {} bytes a token\n", directory, manifest.tokenizer_name,
              manifest.tokenizer_hash, thousands(manifest.vocabulary), manifest.token_width());
@@ -108,6 +111,50 @@ void add_text(CLI::App& corpus, std::function<void()>& action) {
   verb->callback([arguments, &action] { action = [arguments] { run_text(*arguments); }; });
 }
 
+struct PlaceArguments {
+  std::string directory;
+  uint64_t sample = 0, context = 1024, seed = 1;
+  bool text = false;
+};
+
+/// Where a training sample of this corpus alone begins; from the manifest, no shard is opened unless text is wanted.
+void run_place(const PlaceArguments& arguments) {
+  const auto corpus = Corpus::open(arguments.directory);
+  const SplitRecord& train = corpus->manifest().train;
+  SampleSequence sequence(
+      {{corpus->digest(), arguments.directory, name_of(Split::train), train.tokens(), train.documents(), {}}},
+      {.stride = arguments.context, .seed = arguments.seed});
+  const SampleSequence::Place place = sequence.at(arguments.sample);
+  uint64_t token = 0;
+  sequence.order(0).runs(place.position, [&](const BlockRun& run) { token = run.block * arguments.context; });
+  uint64_t inside = token;
+  auto shard = train.shards.begin();
+  for (; inside >= shard->tokens; ++shard) inside -= shard->tokens;
+  fmt::print("sample {} (context {}, seed {}): token {} of {} in epoch {}, token {} of {}\n",
+             thousands(arguments.sample), arguments.context, arguments.seed, thousands(token),
+             thousands(train.tokens()), place.position.epoch, thousands(inside), shard->file);
+  if (!arguments.text) return;
+  CorpusTokens reader({corpus}, Split::train, 0);
+  std::vector<uint32_t> tokens(arguments.context);
+  reader.read(token, arguments.context, tokens.data());
+  fmt::print("{}\n", tame(corpus->tokenizer().decode(tokens)));
+}
+
+void add_place(CLI::App& corpus, std::function<void()>& action) {
+  const auto arguments = std::make_shared<PlaceArguments>();
+  CLI::App* verb =
+      corpus.add_subcommand("place", "Tell which text a training sample of a run is (data.packing stream)");
+  verb->add_option("directory", arguments->directory, "a corpus directory, the only one of the run")->required();
+  verb->add_option("--sample", arguments->sample, "step * train.global_batch + place in the batch")->required();
+  verb->add_option("--context", arguments->context, "model.context")
+      ->capture_default_str()
+      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 31));
+  verb->add_option("--seed", arguments->seed, "train.seed")->capture_default_str();
+  verb->add_flag("--text", arguments->text, "print the text, too");
+  verb->footer("Example:\n  capstan corpus place corpus --sample 123456 --context 2048 --text");
+  verb->callback([arguments, &action] { action = [arguments] { run_place(*arguments); }; });
+}
+
 void add_reader(CLI::App& corpus, std::function<void()>& action, const char* name, const char* what,
                 void (*run)(const std::string&)) {
   const auto directory = std::make_shared<std::string>();
@@ -125,6 +172,7 @@ void add_corpus_command(CLI::App& app, std::function<void()>& action) {
   add_reader(*corpus, action, "info", "Show what a corpus holds, and a sample of it", run_info);
   add_reader(*corpus, action, "verify", "Read all of a corpus and check every hash", run_verify);
   add_text(*corpus, action);
+  add_place(*corpus, action);
 }
 
 }  // namespace capstan

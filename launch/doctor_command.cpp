@@ -9,6 +9,7 @@
 #include "launch/command_line_ranks.h"
 #include "launch/doctor_machine.h"
 #include "launch/doctor_ranks.h"
+#include "launch/flight_report.h"
 
 namespace capstan {
 
@@ -18,6 +19,7 @@ constexpr size_t kBytesPerRank = size_t{4} << 20;
 
 struct DoctorOptions {
   std::string directory = ".";
+  std::string run;
 };
 
 std::string line_of(const Finding& finding) {
@@ -69,12 +71,19 @@ void add_doctor_command(CLI::App& app, std::function<void()>& action) {
   CLI::App* verb = app.add_subcommand("doctor", "Check this machine: MPI, libraries, processor, disk");
   verb->add_option("--dir", options->directory, "directory to check: where runs or corpora will be")
       ->capture_default_str();
+  verb->add_option("--run", options->run, "run directory: where its ranks stand, or stood when the job ended");
   verb->footer(
       "Prints one line per thing looked at: ok, warn or FAIL, and what to do. Exit code 0 unless something fails.\n"
       "Examples:\n"
       "  capstan doctor                                     this machine, alone\n"
-      "  mpirun -n 2 capstan doctor --dir /data/runs        two ranks: also what they write and read there");
-  verb->callback([options, &action] { action = [options] { run_doctor(*options); }; });
+      "  mpirun -n 2 capstan doctor --dir /data/runs        two ranks: also what they write and read there\n"
+      "  capstan doctor --run runs/small                    one table: which rank stands where in the step");
+  verb->callback([options, &action] {
+    action = [options] {
+      if (options->run.empty()) return run_doctor(*options);
+      fmt::print("{}", flight_report(options->run));
+    };
+  });
 }
 
 }  // namespace capstan

@@ -8,8 +8,11 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 
+#include "cluster/lab/record_store.h"
+#include "cluster/lab/record_table.h"
 #include "cluster/scaling/study.h"
 #include "cluster/scaling/study_json.h"
 #include "cluster/scaling/study_text.h"
@@ -54,9 +57,19 @@ scaling::StudyOptions study_options(const FitArguments& arguments) {
   return options;
 }
 
+/// A sweep's directory stands for its table.
+std::string table_path(const std::string& given) {
+  const std::filesystem::path path(given);
+  std::error_code failure;
+  return std::filesystem::is_directory(path, failure) ? (path / kStoreName).string() : given;
+}
+
 scaling::Measurements fit_table(const FitArguments& arguments) {
-  const scaling::Csv csv = scaling::read_csv(arguments.table);
-  const scaling::ColumnNames columns = scaling::with_usual_names(arguments.columns, csv.header);
+  const std::string path = table_path(arguments.table);
+  const bool store = is_hdf5(path);
+  const scaling::Csv csv = store ? csv_of(RecordStore(path).read(), path) : scaling::read_csv(path);
+  const scaling::ColumnNames columns =
+      store ? with_store_names(arguments.columns) : scaling::with_usual_names(arguments.columns, csv.header);
   scaling::Measurements table = scaling::measurements_from(csv, columns, arguments.table);
   if (arguments.drop >= table.size())
     throw Error::make(ExitCode::usage, "--drop-largest-losses {} leaves none of the {} rows", arguments.drop,
@@ -199,7 +212,9 @@ void add_fit_command(CLI::App& app, std::function<void()>& action) {
   CLI::App* verb = app.add_subcommand(
       "fit", "fit a scaling law to a table of runs: constants, certificate, intervals, decisions at a budget");
   const auto arguments = std::make_shared<FitArguments>();
-  verb->add_option("table", arguments->table, "TABLE.csv, one row a run (or a checkpoint of one)")->required();
+  verb->add_option("table", arguments->table,
+                   "TABLE.csv, one row a run (or a checkpoint of one); or a sweep's directory or records.h5")
+      ->required();
   add_fit_table_options(*verb, *arguments);
   add_fit_law_options(*verb, *arguments);
   add_fit_result_options(*verb, *arguments);
@@ -210,6 +225,7 @@ void add_fit_command(CLI::App& app, std::function<void()>& action) {
       "Exit: 65 the table cannot carry the fit (the message says what to add), 79 the search did not converge.\n"
       "Examples:\n"
       "  capstan fit runs.csv --budget 1e21\n"
+      "  capstan fit runs/laptop --n n_blocks --flops flops_whole --budget 1e15\n"
       "  capstan fit runs.csv --n params --d tokens --loss val_loss --run name --json fit.json\n"
       "  capstan fit runs.csv --form isoflop --budget 1e20 --budget 1e21\n"
       "  capstan fit runs.csv --budget 1e22 --unique-tokens 3e11 --inference-tokens 1e12";

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "core/schedule_check.h"
 #include "launch/console.h"
 
 namespace capstan {
@@ -18,7 +19,8 @@ std::string row(const char* name, size_t bytes) {
 std::string memory_table(const Program& program) {
   std::array<size_t, kPurposeCount> persistent{};
   for (const PersistentTensor& tensor : program.persistent().all())
-    if (tensor.parent < 0) persistent[static_cast<size_t>(tensor.purpose)] += aligned(tensor.bytes);
+    if (tensor.parent < 0)
+      persistent[static_cast<size_t>(tensor.purpose)] += aligned(tensor.bytes) * static_cast<size_t>(tensor.copies);
   std::string text = "  persistent\n";
   for (int p = 0; p < kPurposeCount; ++p)
     text += row(name_of(static_cast<Purpose>(p)), persistent[static_cast<size_t>(p)]);
@@ -57,18 +59,58 @@ std::string op_table(const Plan& plan) {
 
 std::string op_list(const Plan& plan) { return plan.tape.to_text(); }
 
-std::string collective_table(const Plan& plan) {
-  std::string text;
-  for (const Node& node : plan.tape.nodes) {
+std::string collective_table(const Plan& plan, int64_t microbatches) {
+  struct Sum {
+    int64_t count = 0;
+    double bytes = 0.0;
+  };
+  std::map<std::tuple<int, std::string, std::string>, Sum> sums;  // by part, op, attributes
+  std::map<Axis, Sum> step;
+  for (size_t i = 0; i < plan.tape.nodes.size(); ++i) {
+    const Node& node = plan.tape.nodes[i];
     if (!node.op->is_collective()) continue;
-    const TensorSpec& spec = plan.tape.at(node.inputs[0]).spec;
-    const double bytes = static_cast<double>(spec.elements() * bytes_of(spec.dtype));
-    const double ranks = plan.tape.mesh.size(Axis::dp);
-    text += fmt::format("  {:<9} {:<12} {:<14} {:<22} {:>12}, on the wire {:>12}\n", name_of(node.part),
-                        node.op->name(), node.op->attributes(), plan.tape.at(node.inputs[0]).name, bytes_text(bytes),
-                        bytes_text(2.0 * bytes * (ranks - 1.0) / ranks));
+    const Wire wire = plan.wire(i);
+    const bool replayed = node.part == Part::forward || node.part == Part::backward || node.part == Part::weights;
+    const int64_t times = replayed ? microbatches : 1;
+    Sum& sum = sums[{static_cast<int>(node.part), std::string(node.op->name()), node.op->attributes()}];
+    ++sum.count, sum.bytes += wire.bytes;
+    step[wire.axis].count += times, step[wire.axis].bytes += wire.bytes * static_cast<double>(times);
   }
-  return text.empty() ? "  none: every axis has one rank\n" : text;
+  if (sums.empty()) return "  none: every axis has one rank\n";
+  std::string text = fmt::format("  {:<9} {:<15} {:<28} {:>6} {:>14}\n", "part", "op", "axis", "count", "sent");
+  for (const auto& [key, sum] : sums)
+    text += fmt::format("  {:<9} {:<15} {:<28} {:>6} {:>14}\n", name_of(static_cast<Part>(std::get<0>(key))),
+                        std::get<1>(key), std::get<2>(key), sum.count, bytes_text(sum.bytes));
+  for (const auto& [axis, sum] : step)
+    text += fmt::format("  a step, over {}: {} calls, {} sent by this rank\n", name_of(axis), sum.count,
+                        bytes_text(sum.bytes));
+  return text + "  all of it exposed: a rank waits for each call before it goes on\n";
+}
+
+std::string stage_table(const TrainingProgram& training, const std::vector<size_t>& bytes) {
+  const Schedule& schedule = training.schedule();
+  const std::vector<int>& chunk_of = training.chunk_of_layers();
+  std::string text;
+  for (int stage = 0; stage < schedule.stages; ++stage) {
+    std::string layers;
+    for (int chunk = stage; chunk < schedule.chunks; chunk += schedule.stages) {
+      const auto first = std::find(chunk_of.begin(), chunk_of.end(), chunk) - chunk_of.begin();
+      const auto count = std::count(chunk_of.begin(), chunk_of.end(), chunk);
+      layers += fmt::format("{}{}-{}", layers.empty() ? "" : ", ", first, first + count - 1);
+    }
+    text += fmt::format("  stage {:<3} layers {:<24} up to {:>3} microbatches under way{}{}\n", stage, layers,
+                        under_way(schedule, stage, Action::Kind::forward, Action::Kind::backward),
+                        bytes.empty() ? ""
+                                      : fmt::format(", arena {:>12}",
+                                                    bytes_text(static_cast<double>(bytes[static_cast<size_t>(stage)]))),
+                        stage == 0                     ? "  + embedding"
+                        : stage + 1 == schedule.stages ? "  + head"
+                                                       : "");
+  }
+  const Makespan unit = play(schedule, {1.0, schedule.splits_weights ? 1.0 : 2.0, 1.0});
+  return text +
+         fmt::format("  idle {:.1f}% of a step, where every forward takes as long and a backward twice as long\n",
+                     100.0 * unit.bubble() / unit.seconds);
 }
 
 std::string pass_table(const Plan& plan) {

@@ -2,6 +2,7 @@
 // A training program told in words and tables: what inspect prints, and what a run's log keeps.
 
 #include <string>
+#include <vector>
 
 #include "core/training_program.h"
 
@@ -13,8 +14,12 @@ std::string memory_table(const Program& program);
 std::string op_table(const Plan& plan);
 /// One line a node, with operands.
 std::string op_list(const Plan& plan);
-/// Collectives of a plan: part, kind, axis, bytes of the tensor and bytes this rank puts on the wire (ring, (n-1)/n).
-std::string collective_table(const Plan& plan);
+/// What a plan says to other ranks, added up by part and op: calls and bytes this rank puts on the wire (as the ring
+/// formula counts them); and over a step of so many microbatches by axis.
+std::string collective_table(const Plan& plan, int64_t microbatches);
+/// Who has which layers in a pipeline, how many microbatches are under way there, and how long it idles. bytes: of each
+/// stage's arena, or none.
+std::string stage_table(const TrainingProgram& training, const std::vector<size_t>& bytes);
 std::string pass_table(const Plan& plan);
 
 }  // namespace capstan

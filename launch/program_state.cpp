@@ -105,7 +105,8 @@ StateSlices state_slices(const TrainingProgram& training) {
       uint64_t skipped = 0;
       const Runs mine = part_of(runs_of(piece), replica, replicas, skipped);
       if (mine.elements() == 0) continue;
-      const char* data = static_cast<const char*>(piece.data) + skipped * bytes_of(dtype);
+      const char* first = static_cast<const char*>(piece.data);
+      const char* data = first ? first + skipped * bytes_of(dtype) : first;
       state.slices.push_back({prefix + parameter.name, mine.first, mine.count, data, mine.runs, mine.stride});
     }
   });

@@ -18,6 +18,7 @@ namespace json = boost::json;
 void RunDirectory::create() const {
   std::error_code error;
   std::filesystem::create_directories(checkpoints(), error);
+  if (!error) std::filesystem::create_directories(flights(), error);
   if (error)
     throw Error::make(ExitCode::cannot_create, "cannot create run directory {}: {}; choose another run.dir",
                       path_.string(), error.message());

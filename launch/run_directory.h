@@ -1,6 +1,6 @@
 #pragma once
-// RunDirectory: config.toml (as effective), metrics.jsonl, data.json, checkpoints/. Made by rank 0; every rank reads
-// checkpoints. TrainingState is what a checkpoint carries besides tensors.
+// RunDirectory: config.toml (as effective), metrics.jsonl, data.json, checkpoints/, flight/. Made by rank 0; every rank
+// reads checkpoints. TrainingState is what a checkpoint carries besides tensors.
 
 #include <filesystem>
 #include <string>
@@ -20,6 +20,8 @@ class RunDirectory {
   /// What was and will be read of each corpus, and the ledger.
   std::filesystem::path data() const { return path_ / "data.json"; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
+  /// Where each rank keeps its position (parallel/flight_record.h).
+  std::filesystem::path flights() const { return path_ / "flight"; }
   /// Makes the directories. Error cannot_create.
   void create() const;
   /// Keeps other jobs out for as long as this object and its process live; the kernel ends the lock with the process,

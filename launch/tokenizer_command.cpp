@@ -167,6 +167,7 @@ void add_train(CLI::App& tokenizer, std::function<void()>& action) {
 
 struct UseArguments {
   std::string tokenizer, end_of_document, input;
+  fs::path out;
   bool special = false, count_only = false;
   int threads = 1;
 };
@@ -291,6 +292,13 @@ void run_info(const UseArguments& arguments) {
   fmt::print("  hash: {}\n", tokenizer->hash());
 }
 
+void run_convert(const UseArguments& arguments) {
+  const auto tokenizer = tokenizer_from_name(arguments.tokenizer, arguments.end_of_document);
+  const fs::path out = fs::is_directory(arguments.out) ? arguments.out / "tokenizer.json" : arguments.out;
+  write_file_atomically(out, tokenizer->description());
+  fmt::print("{}: tokenizer {}, vocabulary {}\n", out.string(), tokenizer->name(), thousands(tokenizer->vocabulary()));
+}
+
 CLI::App* add_use(CLI::App& tokenizer, std::function<void()>& action, const char* name, const char* what,
                   const std::shared_ptr<UseArguments>& arguments, void (*run)(const UseArguments&)) {
   CLI::App* verb = tokenizer.add_subcommand(name, what);
@@ -332,6 +340,18 @@ void add_info(CLI::App& tokenizer, std::function<void()>& action) {
       ->required();
 }
 
+void add_convert(CLI::App& tokenizer, std::function<void()>& action) {
+  const auto arguments = std::make_shared<UseArguments>();
+  CLI::App* verb = add_use(tokenizer, action, "convert", "Write a tokenizer as tokenizer.json", arguments, run_convert);
+  verb->add_option(
+          "tokenizer", arguments->tokenizer,
+          "a tokenizer.json, SentencePiece model, tiktoken rank file, tekken.json, vocab.json or vocab.txt, or "
+          "a directory that holds one")
+      ->required();
+  verb->add_option("--out", arguments->out, "file to write, or a directory for tokenizer.json")->required();
+  verb->footer("Example:\n  capstan tokenizer convert cl100k_base.tiktoken --out tokenizer.json");
+}
+
 }  // namespace
 }  // namespace tokenizer_verbs
 
@@ -342,6 +362,7 @@ void add_tokenizer_command(CLI::App& app, std::function<void()>& action) {
   tokenizer_verbs::add_encode(*tokenizer, action);
   tokenizer_verbs::add_decode(*tokenizer, action);
   tokenizer_verbs::add_info(*tokenizer, action);
+  tokenizer_verbs::add_convert(*tokenizer, action);
 }
 
 }  // namespace capstan

@@ -4,9 +4,11 @@
 
 #include "core/config/config_checks.h"
 #include "core/config/config_reader.h"
+#include "core/error.h"
 #include "launch/command_line.h"
 #include "launch/command_line_ranks.h"
 #include "launch/trainer.h"
+#include "launch/watch.h"
 
 namespace capstan {
 namespace {
@@ -16,16 +18,27 @@ struct TrainArguments {
   std::vector<std::string> overrides;
 };
 
+/// What is wrong with the config is said in the session, once for all ranks.
+MpiOptions options_of(const TrainArguments& arguments) {
+  try {
+    return mpi_options(load_run_config(arguments.config, arguments.overrides));
+  } catch (const Error&) {
+    return {};
+  }
+}
+
 void train(const TrainArguments& arguments) {
   const StopSignal stop;  // first of all: a launcher that sends USR1 while ranks start must not end them
-  run_on_ranks({}, [&](MpiSession& session) {
+  run_on_ranks(options_of(arguments), [&](MpiSession& session) {
     RunConfig config = load_run_config(arguments.config, arguments.overrides);
     check_for_training(config);
     check_for_world(config, session.world().size());
     Console console(session.world().rank() == 0);
-    Trainer trainer(config, session.world(), stop, console);
+    Watch watch(config, session.world());
+    Trainer trainer(config, watch, stop, console);
     const int code = trainer.run();
-    session.world().barrier();
+    watch.recorder().phase(Phase::end, config.train.steps);
+    watch.world().barrier();
     if (code != 0) throw ExitRequest{code};
   });
 }

@@ -13,13 +13,14 @@
 #include "core/error.h"
 #include "core/failpoint.h"
 #include "core/learning_rate.h"
-#include "io/checkpoint/save.h"
 #include "io/file_system.h"
 #include "launch/data_report.h"
 #include "launch/evaluator.h"
 #include "launch/gradient_check.h"
 #include "launch/machine_ceiling.h"
 #include "launch/program_state.h"
+#include "launch/rank_map.h"
+#include "parallel/heartbeat_addresses.h"
 
 namespace capstan {
 namespace {
@@ -35,16 +36,18 @@ int threads_set_for(const TrainConfig& train, Communicator& world) {
 
 }  // namespace
 
-Trainer::Trainer(RunConfig config, Communicator& world, const StopSignal& stop, Console& console)
+Trainer::Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console& console)
     : config_(std::move(config)),
-      world_(world),
+      world_(watch.world()),
+      recorder_(watch.recorder()),
       stop_(stop),
       console_(console),
       directory_(config_.run.dir),
-      mesh_(mesh_of(config_.layout, world.rank())),
-      threads_(threads_set_for(config_.train, world)),
+      mesh_(mesh_of(config_.layout, world_.rank())),
+      threads_(threads_set_for(config_.train, world_)),
       backend_(backend_for(config_.train)),
-      groups_(mesh_, world) {
+      groups_(mesh_, world_),
+      save_(world_) {
   require_equal(world_, canonical(config_), "config");
   open_corpora();
   make_program();
@@ -55,6 +58,7 @@ Trainer::Trainer(RunConfig config, Communicator& world, const StopSignal& stop, 
       console_.say("warning  this file system has no locks: a second job in the same run directory is not noticed");
   }
   world_.barrier();
+  start_record();
   announce();
   resume();
 }
@@ -93,7 +97,16 @@ void Trainer::make_program() {
   step_flops_ = flops[0] / world_.size(), step_flops_done_ = flops[1] / world_.size();
 }
 
+/// In the run directory, now that it is there and no other job's.
+void Trainer::start_record() {
+  const std::string why = recorder_.attach(flight_file(directory_.flights(), world_.rank()));
+  if (!why.empty()) console_.say("warning  where a rank stands is not kept in a file: " + why);
+  recorder_.observe(training_->program());
+}
+
 void Trainer::announce() const {
+  for (const std::string& line : rank_map_lines(mesh_, gather_strings(world_, host_identity())))
+    console_.say("hosts    " + line);
   const Program& program = training_->program();
   console_.say(fmt::format("model    {} parameters, {} layers, width {}, context {}, vocabulary {}",
                            program.parameters().elements(), config_.model.layers, config_.model.width,
@@ -105,10 +118,11 @@ void Trainer::announce() const {
                            config_.train.microbatch, config_.layout.dp, config_.layout.dp == 1 ? "" : "s"));
   console_.say(fmt::format(
       "memory   {} persistent + {} transient a rank, planned before step 0; outside it {} of samples, {} of corpus "
-      "chunks and {} shared with the ranks of this host",
+      "chunks, {} for the copy of a checkpoint that is written, and {} shared with the ranks of this host",
       bytes_text(static_cast<double>(program.persistent_bytes())),
       bytes_text(static_cast<double>(program.transient_bytes())), bytes_text(static_cast<double>(feed_->bytes())),
       bytes_text(static_cast<double>(train_stream_->memory_bytes() + validation_stream_->memory_bytes())),
+      bytes_text(static_cast<double>(BackgroundSave::copy_bytes(*training_))),
       bytes_text(static_cast<double>(groups_.shared_bytes()))));
   console_.say(
       fmt::format("corpus   {} training tokens, {} samples an epoch; the run reads {:.2f} epochs",
@@ -230,17 +244,34 @@ double Trainer::reduce_control(double weights) {
   double* control = program.at<double>("step.control");
   control[kWeightSum] = weights;
   control[kStopRequests] = stop_.requested() ? 1.0 : 0.0;
+  control[kSavesWriting] = save_.writing() ? 1.0 : 0.0;
   training_->begin();
   return program.at<double>("step.control.reduced")[kWeightSum];
+}
+
+/// The gradients of a data rank's own samples stand whole in its buffer until they are reduced.
+bool Trainer::knows_own_gradients() const {
+  return config_.layout.dp > 1 && config_.layout.dp == world_.size() && config_.layout.zero < 2;
+}
+
+/// Over the data ranks, of gradients of each rank's own mean loss; `factor` makes them of what stands in the buffer.
+double Trainer::mean_square_of_own_gradients(double factor) {
+  double sum = factor * factor *
+               square_sum(training_->program().address("gradients"), static_cast<size_t>(training_->layout().elements),
+                          training_->master_dtype());
+  world_.all_reduce(&sum, 1, DType::f64, ReduceOp::sum, Reduction::ordered);
+  return sum / world_.size();
 }
 
 Trainer::StepResult Trainer::step() {
   StepResult result;
   const auto start = Clock::now();
   Program& program = training_->program();
+  enter(Phase::data);
   const SampleTally tally = feed_->read(state_.samples, static_cast<uint64_t>(config_.train.global_batch));
   result.data_seconds = since(start);
   blank_ += static_cast<int64_t>(tally.blank);
+  enter(Phase::step);
   StepSetting setting;
   setting.weights = reduce_control(tally.weight);
   setting.learning_rate =
@@ -249,7 +280,9 @@ Trainer::StepResult Trainer::step() {
   setting.clip = config_.optimizer.clip;
   setting.random_key =
       static_cast<uint64_t>(config_.train.seed) * 0x9E3779B97F4A7C15ull + static_cast<uint64_t>(state_.step);
-  result.stop = program.at<double>("step.control.reduced")[kStopRequests] > 0.0;
+  const double* votes = program.at<double>("step.control.reduced");
+  result.stop = votes[kStopRequests] > 0.0;
+  result.written = save_.under_way() && votes[kSavesWriting] == 0.0;
   const int64_t micro = config_.train.microbatch;
   const auto run_microbatches = [&] {
     training_->set_step(setting);
@@ -261,8 +294,13 @@ Trainer::StepResult Trainer::step() {
       std::memset(program.address("gradients"), 0xff, bytes_of(training_->master_dtype()));
   };
   run_microbatches();
+  const double ranks = config_.layout.dp;
+  const double own = knows_own_gradients() ? mean_square_of_own_gradients(setting.weights / tally.weight) : 0.0;
   result.outcome = training_->finish_step();
+  if (knows_own_gradients())
+    noise_scale_.add(own, std::pow(result.outcome.gradient_norm, 2), setting.weights / ranks, setting.weights);
   if (result.outcome.skipped && result.outcome.bad_ranks.empty()) {
+    enter(Phase::step);
     run_microbatches();
     result.bad_gradients = ranks_with_bad_gradients(*training_, world_);
   }
@@ -330,6 +368,7 @@ void Trainer::log_step(const StepResult& result) {
                    {"hfu", step_flops_done_ / result.seconds / product_rate_},
                    {"data_wait_seconds", result.data_seconds}};
   if (result.outcome.skipped) line.push_back({"skipped", int64_t{1}});
+  if (std::isfinite(noise_scale_.tokens())) line.push_back({"noise_scale", noise_scale_.tokens()});
   const bool last = state_.step == config_.train.steps;
   if (due(config_.train.evaluate_every) || last) evaluate(line);
   if (log_) log_->append(line);
@@ -337,25 +376,33 @@ void Trainer::log_step(const StepResult& result) {
 }
 
 void Trainer::evaluate(MetricsLine& line) {
+  enter(Phase::evaluate);
+  failpoint("train.evaluate");
   const Evaluation result = capstan::evaluate(*training_, *validation_stream_, config_.train.evaluate_samples);
+  enter(Phase::log);
   last_validation_ = result.loss();
   line.push_back({"validation_loss", result.loss()});
   line.push_back({"validation_bits_per_byte", result.bits_per_byte()});
 }
 
-void Trainer::save() {
+/// What the run has learnt so far starts on its way to the disk; training goes on.
+void Trainer::begin_save() {
   if (saved_) return;
+  finish_save();
+  enter(Phase::save);
   if (log_) log_->sync();
   world_.all_reduce(&blank_, 1, DType::i64, ReduceOp::sum, Reduction::fast);
   state_.blank_tokens += static_cast<uint64_t>(std::exchange(blank_, 0));
-  CommunicatorGroup group(world_);
-  StateSlices state = state_slices(*training_, world_.rank(), world_.size());
-  const SaveResult result =
-      save_checkpoint(directory_.checkpoints(), static_cast<uint64_t>(state_.step), std::move(state.tensors),
-                      std::move(state.slices), state_.to_json(), group, static_cast<int>(config_.checkpoint.keep));
-  for (const std::string& warning : result.warnings) console_.say("warning  " + warning);
+  save_.start(directory_.checkpoints(), static_cast<uint64_t>(state_.step), *training_, state_.to_json());
   write_data();
   saved_ = true;
+}
+
+void Trainer::finish_save() {
+  if (!save_.under_way()) return;
+  enter(Phase::save);
+  const SaveResult result = save_.commit(static_cast<int>(config_.checkpoint.keep));
+  for (const std::string& warning : result.warnings) console_.say("warning  " + warning);
 }
 
 int Trainer::run() {
@@ -368,10 +415,14 @@ int Trainer::run() {
                                        backend_.name == "cpu" ? 512 : 96, 3);
   while (state_.step < config_.train.steps) {
     const StepResult result = step();
+    enter(Phase::log);
     count_step(result);
     log_step(result);
     end_if_hopeless(result);
-    if (result.stop || due(config_.checkpoint.every) || state_.step == config_.train.steps) save();
+    if (result.written) finish_save();
+    const bool ends = result.stop || state_.step == config_.train.steps;
+    if (ends || due(config_.checkpoint.every)) begin_save();
+    if (ends) finish_save();
     if (result.stop && state_.step < config_.train.steps) {
       console_.say(fmt::format(
           "stopped  on request at step {}; checkpoint in {}. Start the same command again to go on.", state_.step,

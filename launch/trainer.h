@@ -7,17 +7,20 @@
 
 #include "core/config/run_config.h"
 #include "io/run_log.h"
+#include "launch/background_save.h"
 #include "launch/console.h"
 #include "launch/data_feed.h"
+#include "launch/noise_scale.h"
 #include "launch/run_directory.h"
 #include "launch/training_setup.h"
+#include "launch/watch.h"
 #include "parallel/stop_signal.h"
 
 namespace capstan {
 
 class Trainer {
  public:
-  Trainer(RunConfig config, Communicator& world, const StopSignal& stop, Console& console);
+  Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console& console);
   ~Trainer();
 
   /// Runs to train.steps. Returns 0, or 75 after a checkpoint on request. Throws Error(numerical) after too many bad
@@ -29,11 +32,13 @@ class Trainer {
     StepOutcome outcome;
     double loss = 0.0, learning_rate = 0.0, seconds = 0.0, data_seconds = 0.0;
     bool stop = false;
+    bool written = false;            ///< the save that is under way, by all ranks
     std::vector<int> bad_gradients;  ///< ranks, when the norm was not finite but every loss was
   };
 
   void open_corpora();
   void make_program();
+  void start_record();
   void announce() const;
   void resume();
   void announce_data(uint64_t planned) const;
@@ -43,19 +48,24 @@ class Trainer {
   uint64_t planned_samples() const;
   std::string numerics() const;
 
+  void enter(Phase phase) { recorder_.phase(phase, state_.step); }
   StepResult step();
   double reduce_control(double weights);
+  bool knows_own_gradients() const;
+  double mean_square_of_own_gradients(double factor);
   void count_step(const StepResult& result);
   static std::string blame(const StepResult& result);
   void end_if_hopeless(const StepResult& result) const;
   void log_step(const StepResult& result);
   void evaluate(MetricsLine& line);
-  void save();
+  void begin_save();
+  void finish_save();
   bool due(int64_t every) const { return every > 0 && state_.step % every == 0; }
   std::string progress_text(const StepResult& result) const;
 
   RunConfig config_;
   Communicator& world_;
+  FlightRecorder& recorder_;
   const StopSignal& stop_;
   Console& console_;
   RunDirectory directory_;
@@ -67,6 +77,8 @@ class Trainer {
   std::unique_ptr<TrainingProgram> training_;
   std::unique_ptr<DataFeed> feed_;
   std::unique_ptr<RunLog> log_;
+  BackgroundSave save_;
+  NoiseScale noise_scale_;
   std::string plan_digest_;  ///< of all stages
   TrainingState state_;
   double product_rate_ = 0.0;  ///< FLOP/s of this rank's processors
@@ -75,7 +87,7 @@ class Trainer {
   double mean_seconds_ = 0.0;     ///< of recent steps, for the ETA
   double last_validation_ = 0.0;
   int64_t blank_ = 0;   ///< tokens that this rank has read blank since the last checkpoint
-  bool saved_ = false;  ///< the state as it stands is on disk
+  bool saved_ = false;  ///< the state as it stands is on disk, or on its way there
 };
 
 }  // namespace capstan

@@ -85,6 +85,7 @@ struct TrainConfig {
   int64_t evaluate_samples = 256;
   int64_t maximum_bad_steps = 10;
   int threads = 0;
+  double hang_seconds = 1800;  ///< 0: wait for ever
   int64_t log_every = 1;
 
   DType dtype() const {

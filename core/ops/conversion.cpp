@@ -48,6 +48,13 @@ class Conversion final : public Op {
       a.contribute(0, a.recorder().convert(a.gradient(0), axis_, dual_of(from_)));
   }
 
+  Wire wire(std::span<const TensorSpec> in, std::span<const TensorSpec>, const Mesh& mesh) const override {
+    const double bytes = static_cast<double>(in[0].elements() * bytes_of(in[0].dtype)), ranks = mesh.size(axis_);
+    if (from_.is_partial()) return {axis_, (to_.is_shard() ? 1.0 : 2.0) * bytes * (ranks - 1.0) / ranks};
+    if (!from_.is_shard()) return {axis_, 0.0};
+    return {axis_, to_.is_shard() ? bytes * (ranks - 1.0) / ranks : bytes * (ranks - 1.0)};
+  }
+
   Bound bind(const BindContext& context) const override {
     if (from_.is_partial() && to_.is_replicate()) return bind_all_reduce(context);
     if (!from_.is_partial() && !from_.is_shard()) return bind_slice(context);

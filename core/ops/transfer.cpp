@@ -16,6 +16,9 @@ class Send final : public Op {
   bool is_collective() const override { return true; }
   std::vector<TensorSpec> infer(std::span<const InputSpec>) const override { return {}; }
   std::vector<Signature> signatures(std::span<const InputSpec>) const override { return {all_replicate(1, 0)}; }
+  Wire wire(std::span<const TensorSpec> in, std::span<const TensorSpec>, const Mesh&) const override {
+    return {Axis::pp, static_cast<double>(in[0].elements() * bytes_of(in[0].dtype))};
+  }
   Bound bind(const BindContext& c) const override {
     return {0, [channels = c.channels, path = path_](const RunArgs& a) { channels->put(path, a.in[0]); }};
   }
@@ -32,6 +35,9 @@ class Receive final : public Op {
   bool is_collective() const override { return true; }
   std::vector<TensorSpec> infer(std::span<const InputSpec>) const override { return {spec_}; }
   std::vector<Signature> signatures(std::span<const InputSpec>) const override { return {all_replicate(0, 1)}; }
+  Wire wire(std::span<const TensorSpec>, std::span<const TensorSpec>, const Mesh&) const override {
+    return {Axis::pp, 0.0};
+  }
   Bound bind(const BindContext& c) const override {
     return {0, [channels = c.channels, path = path_](const RunArgs& a) { channels->take(path, a.out[0]); }};
   }
@@ -51,6 +57,9 @@ class SumOverEnds final : public Op {
   }
   std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
     return alike_on_leading(rank_of(in[0]), {true}, {true});
+  }
+  Wire wire(std::span<const TensorSpec> in, std::span<const TensorSpec>, const Mesh&) const override {
+    return {Axis::pp, static_cast<double>(in[0].elements() * bytes_of(in[0].dtype))};  // 2 (n-1)/n B of two ranks
   }
   Bound bind(const BindContext& c) const override {
     const size_t count = static_cast<size_t>(element_count(c.in_local[0]));

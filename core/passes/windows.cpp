@@ -17,7 +17,11 @@ std::string run_name(const char* flat, int run) { return fmt::format("{}.run{}",
 
 class WindowPass {
  public:
-  WindowPass(Tape& tape, const WindowPlan& plan) : tape_(tape), plan_(plan) {}
+  WindowPass(Tape& tape, const WindowPlan& plan) : tape_(tape), plan_(plan) {
+    for (size_t id = 0; id < tape.tensors.size(); ++id)
+      if (tape.tensors[id].persistent >= 0)
+        of_persistent_.emplace(tape.tensors[id].persistent, static_cast<TensorId>(id));
+  }
 
   void run() {
     find_contributions();
@@ -60,11 +64,11 @@ class WindowPass {
   TensorId persistent(const std::string& name) {
     const int index = plan_.space->find(name);
     CAPSTAN_CHECK(index >= 0, "there is no persistent tensor {}", name);
-    for (size_t id = 0; id < tape_.tensors.size(); ++id)
-      if (tape_.tensors[id].persistent == index) return static_cast<TensorId>(id);
+    const auto known = of_persistent_.find(index);
+    if (known != of_persistent_.end()) return known->second;
     const PersistentTensor& tensor = plan_.space->at(index);
     tape_.tensors.push_back({tensor.name, tensor.spec, tensor.purpose, index});
-    return static_cast<TensorId>(tape_.tensors.size()) - 1;
+    return of_persistent_[index] = static_cast<TensorId>(tape_.tensors.size()) - 1;
   }
   TensorId transient(const std::string& name, const TensorSpec& spec) {
     tape_.tensors.push_back({name, spec, Purpose::window});
@@ -119,6 +123,7 @@ class WindowPass {
 
   Tape& tape_;
   const WindowPlan& plan_;
+  std::map<int, TensorId> of_persistent_;
   std::vector<std::vector<int>> begins_, ends_;     ///< by node: runs of gradients
   std::map<std::pair<PartKey, int>, int> content_;  ///< unit in each window, as far as a part has come
   std::set<int> summed_;                            ///< runs that an earlier part of the microbatch has added to

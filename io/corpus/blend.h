@@ -2,11 +2,11 @@
 // Blends: how much of each corpus a run reads, and whose sample comes when. Two parts. plan_blend() turns what the user
 // asked for (weights, epochs, caps on repetition) into whole-number shares. BlendSequence says which source sample k is
 // taken from, as a pure function of k. The clever thing: nothing is stored per sample and no index is built. Counts at
-// the ends of an interval of samples determine counts at its middle (each source gets its exact share rounded down or
-// up, the largest remainders up), so 40 halvings lead from the whole run to a frame of 512 samples, and within a frame
-// whose turn is due first is taken first. At every prefix each source is within one sample of its exact share (of
-// blends made up to be hard, of 16 sources and more, one in a hundred comes to 1.25 at some place).
-// Rule: the mapping is part of what a checkpoint promises; tests hold golden values.
+// the ends of an interval of samples determine counts at its middle, so 39 halvings lead from the whole run to a frame
+// of 512 samples, and within a frame whose turn is due first is taken first. Counts are exact shares rounded down or
+// up; up are rounded those by which a schedule remains possible on both sides (unit jobs with release times and
+// deadlines: the rounding is a greedy basis under nested limits). So at every prefix each source is less than one
+// sample from its exact share. Rule: the mapping is part of what a checkpoint promises; tests hold golden values.
 
 #include <array>
 #include <cstdint>
@@ -54,8 +54,21 @@ class BlendSequence {
   using Counts = std::vector<uint64_t>;
   static constexpr uint64_t kFrame = 512;
 
-  uint64_t exact_floor(size_t source, uint64_t k) const;
-  void apportion(uint64_t k, const Counts& lowest, const Counts& highest, Counts& out);
+  /// A source whose exact share at some sample is no whole number.
+  struct Between {
+    size_t source;
+    uint64_t rest;   ///< of the exact share, in parts of the total
+    uint64_t due;    ///< samples until it must be served, if it is not ahead; the end of the interval at most
+    uint64_t since;  ///< samples during which it may have been served, back to the beginning at most
+    size_t rank;     ///< by `due`
+    bool ahead;      ///< rounded up already, because the interval begins so
+    bool free;       ///< may be rounded up
+  };
+
+  void apportion(uint64_t begin, uint64_t k, uint64_t end, Counts& out);
+  uint64_t choose_ahead(uint64_t wanted, Counts& out);
+  void limit_ahead();
+  bool take_room(size_t rank);
   void load(uint64_t frame);
   void play(const Counts& last);
   uint64_t due(size_t source, uint64_t served) const;
@@ -64,7 +77,9 @@ class BlendSequence {
   uint64_t total_ = 0;
   uint64_t frame_ = UINT64_MAX;
   Counts first_, low_, high_, middle_, served_, due_;
-  std::vector<size_t> order_;
+  std::vector<Between> between_;
+  std::vector<uint64_t> most_;
+  std::vector<size_t> opens_, room_;
   std::array<uint16_t, kFrame> whose_{};
   std::array<uint16_t, kFrame> before_{};  ///< samples of the same source earlier in the frame
 };

@@ -57,7 +57,7 @@ std::vector<double> allowed(const std::vector<double>& caps, const std::vector<B
 }
 
 [[noreturn]] void refuse_caps(const std::vector<double>& most, const std::vector<double>& wish,
-                              const std::vector<BlendSource>& sources, double wanted) {
+                              const std::vector<BlendSource>& sources, uint64_t cursor, double wanted) {
   double there = 0;
   std::string lines;
   for (size_t s = 0; s < sources.size(); ++s) {
@@ -67,14 +67,14 @@ std::vector<double> allowed(const std::vector<double>& caps, const std::vector<B
                          wish[s] > 0 ? "" : ", but its weight is 0");
   }
   throw Error::make(ExitCode::config,
-                    "data.max_epochs leaves {:.0f} samples, but the rest of the run needs {:.0f}; raise the caps, add "
-                    "corpora or lower train.steps{}",
-                    there, wanted, lines);
+                    "data.max_epochs leaves {:.0f} samples, but the rest of the run needs {:.0f}: all corpora would be "
+                    "exhausted at sample {:.0f} of {:.0f}; raise the caps, add corpora or lower train.steps{}",
+                    there, wanted, static_cast<double>(cursor) + there, static_cast<double>(cursor) + wanted, lines);
 }
 
 /// Shares under caps: whoever is above the cap is held to it, and what that frees goes to the others by weight.
 std::vector<double> capped(std::vector<double> wish, const std::vector<double>& most,
-                           const std::vector<BlendSource>& sources, double wanted) {
+                           const std::vector<BlendSource>& sources, uint64_t cursor, double wanted) {
   std::vector<double> samples(wish.size(), 0.0);
   std::vector<bool> held(wish.size(), false);
   for (double left = wanted, weight = 1.0;;) {
@@ -92,7 +92,7 @@ std::vector<double> capped(std::vector<double> wish, const std::vector<double>& 
         if (!held[s] && wish[s] > 0) return true;
       return false;
     }();
-    if (!open && now_left >= 0.5) refuse_caps(most, wish, sources, wanted);
+    if (!open && now_left >= 0.5) refuse_caps(most, wish, sources, cursor, wanted);
     if (!again || !open) {
       for (size_t s = 0; s < wish.size(); ++s)
         if (!held[s]) samples[s] = open ? wish[s] / now_weight * now_left : 0.0;
@@ -114,7 +114,8 @@ std::vector<uint64_t> shares_under_caps(const std::vector<double>& samples, cons
     shares.push_back(held ? static_cast<uint64_t>(samples[s]) * scale
                           : static_cast<uint64_t>(samples[s] * static_cast<double>(scale)));
     sum += shares.back();
-    if (!held && (open == samples.size() || samples[s] > samples[open])) open = s;
+    const auto room = [&](size_t source) { return most[source] - samples[source]; };
+    if (!held && samples[s] > 0 && (open == samples.size() || room(s) > room(open))) open = s;
   }
   if (open < samples.size() && sum < wanted * scale) shares[open] += wanted * scale - sum;
   return shares;
@@ -144,10 +145,10 @@ std::vector<uint64_t> plan_blend(const BlendRequest& request, const std::vector<
   if (request.samples <= cursor) return shares;
   const uint64_t wanted = request.samples - cursor;
   const std::vector<double> most = allowed(caps, sources);
-  bool within = true;
-  for (size_t s = 0; s < wish.size(); ++s) within = within && wish[s] * static_cast<double>(wanted) <= most[s];
+  bool within = true;  // by so much that rounding the shares cannot matter
+  for (size_t s = 0; s < wish.size(); ++s) within = within && wish[s] * static_cast<double>(wanted) <= most[s] - 0.5;
   if (within) return shares;
-  return shares_under_caps(capped(wish, most, sources, static_cast<double>(wanted)), most, wanted);
+  return shares_under_caps(capped(wish, most, sources, cursor, static_cast<double>(wanted)), most, wanted);
 }
 
 }  // namespace capstan

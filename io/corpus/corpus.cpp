@@ -1,7 +1,12 @@
 #include "io/corpus/corpus.h"
 
-#include <unordered_set>
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
 
+#include <bit>
+
+#include "io/corpus/digest.h"
 #include "io/corpus/shard.h"
 #include "io/file_system.h"
 
@@ -32,17 +37,56 @@ void check_size(const fs::path& directory, const ShardRecord& shard) {
                       path.string(), shard.file_size, size, size < shard.file_size ? " (truncated)" : "");
 }
 
-/// One reading of the directory instead of a look at each of thousands of files.
-void require_shards(const fs::path& directory, const CorpusManifest& manifest) {
-  std::unordered_set<std::string> there;
-  there.reserve(manifest.train.shards.size() + manifest.validation.shards.size() + 16);
-  for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
-    if (entry.is_symlink() || !entry.is_regular_file()) continue;  // from the directory itself: no look at the file
-    there.insert(entry.path().filename().string());
+/// Hashes of names: where two share one, a missing file is found when it is opened instead of now.
+class NameSet {
+ public:
+  explicit NameSet(const std::vector<uint64_t>& hashes) : slots_(std::bit_ceil(2 * hashes.size() + 1)) {
+    for (const uint64_t hash : hashes) slots_[place_of(hash)] = hash;
   }
+  bool contains(std::string_view name) const {
+    const uint64_t hash = hash_of(name);
+    return slots_[place_of(hash)] == hash;
+  }
+  static uint64_t hash_of(std::string_view name) { return xxh3_64(name) | 1; }  // 0 is an empty slot
+
+ private:
+  size_t place_of(uint64_t hash) const {
+    size_t at = hash >> 8 & (slots_.size() - 1);
+    while (slots_[at] != 0 && slots_[at] != hash) at = (at + 1) & (slots_.size() - 1);
+    return at;
+  }
+  std::vector<uint64_t> slots_;
+};
+
+struct CloseDirectory {
+  void operator()(DIR* directory) const { closedir(directory); }
+};
+using Directory = std::unique_ptr<DIR, CloseDirectory>;
+
+/// One reading of the directory instead of a look at each of thousands of files. Files whose kind the directory does
+/// not tell are left out: they are looked at.
+NameSet files_in(const Directory& directory) {
+  std::vector<uint64_t> hashes;
+  if (directory)
+    while (const dirent* entry = readdir(directory.get()))
+      if (entry->d_type == DT_REG) hashes.push_back(NameSet::hash_of(entry->d_name));
+  return NameSet(hashes);
+}
+
+bool has_size(const FileDescriptor& directory, const ShardRecord& shard) {
+  struct stat status {};
+  return fstatat(directory.get(), shard.file.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(status.st_mode) &&
+         static_cast<uint64_t>(status.st_size) == shard.file_size;
+}
+
+/// Of the first `most` shards.
+void check_first_sizes(const fs::path& path, const CorpusManifest& manifest, size_t most) {
+  const FileDescriptor directory(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   for (const Split which : {Split::train, Split::validation})
-    for (const ShardRecord& shard : manifest.split(which).shards)
-      if (!there.contains(shard.file)) check_size(directory, shard);  // says what is wrong with it
+    for (const ShardRecord& shard : manifest.split(which).shards) {
+      if (most-- == 0) return;
+      if (!has_size(directory, shard)) check_size(path, shard);  // says what is wrong
+    }
 }
 
 }  // namespace
@@ -51,17 +95,18 @@ std::shared_ptr<const Corpus> Corpus::open(const fs::path& directory) {
   std::shared_ptr<Corpus> corpus(new Corpus);
   corpus->directory_ = directory;
   corpus->manifest_ = read_matching_manifest(directory, corpus->tokenizer_);
-  require_shards(directory, corpus->manifest_);
-  size_t looked_at = 0;
-  for (const Split which : {Split::train, Split::validation})
-    for (const ShardRecord& shard : corpus->manifest_.split(which).shards)
-      if (looked_at++ < kSizesAtOpen) check_size(directory, shard);
+  check_first_sizes(directory, corpus->manifest_, kSizesAtOpen);
   return corpus;
 }
 
-void Corpus::check_sizes() const {
+void Corpus::check_sizes() const { check_first_sizes(directory_, manifest_, SIZE_MAX); }
+
+void Corpus::require_shards() const {
+  if (manifest_.train.shards.size() + manifest_.validation.shards.size() <= kSizesAtOpen) return;  // seen by open()
+  const NameSet there = files_in(Directory(opendir(directory_.c_str())));
   for (const Split which : {Split::train, Split::validation})
-    for (const ShardRecord& shard : manifest_.split(which).shards) check_size(directory_, shard);
+    for (const ShardRecord& shard : manifest_.split(which).shards)
+      if (!there.contains(shard.file)) check_size(directory_, shard);  // says what is wrong
 }
 
 std::string corpus_sample(const Corpus& corpus, Split split, uint64_t tokens) {

@@ -1,9 +1,10 @@
 #pragma once
-// Corpus: a directory made by `corpus build`, opened. Opening reads the manifest and the tokenizer and proves that they
-// belong together and that every shard is there: one reading of the directory finds a missing one, however many there
-// are; sizes are looked at here for the first 256 shards and otherwise when a shard is first opened, or all at once by
-// check_sizes(). No shard is opened yet, HDF5 is not touched. Shared and immutable: streams of all ranks in a process
-// may hold the same one.
+// Corpus: a directory made by `corpus build`, opened. Opening reads the manifest and the tokenizer, proves that they
+// belong together, and looks at the first 256 shards: they are there and have their sizes. It takes milliseconds
+// however many shards there are. require_shards(), which every stream calls, finds any missing one by one reading of
+// the directory; the sizes of further shards are looked at when they are opened, or all at once by check_sizes(). No
+// shard is opened yet, HDF5 is not touched. Shared and immutable: streams of all ranks in a process may hold the same
+// one.
 
 #include <filesystem>
 #include <functional>
@@ -22,6 +23,8 @@ class Corpus {
   /// Error missing_input or bad_data.
   static std::shared_ptr<const Corpus> open(const std::filesystem::path& directory);
 
+  /// Every shard is there. Error missing_input or bad_data.
+  void require_shards() const;
   /// Every shard has the size that the manifest gives. Error missing_input or bad_data.
   void check_sizes() const;
 

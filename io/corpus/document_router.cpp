@@ -1,9 +1,6 @@
 #include "io/corpus/document_router.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
-#include <new>
 
 #include "core/error.h"
 #include "io/corpus/document_parser.h"
@@ -15,37 +12,9 @@ constexpr size_t kNamedLines = 10;
 
 }  // namespace
 
-/// Hash of the open document, taken piece by piece where the split is by place.
-class DocumentRouter::OpenHash {
- public:
-  OpenHash() : state_(XXH3_createState()) {
-    if (!state_) throw std::bad_alloc();
-  }
-  ~OpenHash() { XXH3_freeState(state_); }
-  OpenHash(const OpenHash&) = delete;
-  OpenHash& operator=(const OpenHash&) = delete;
-  void begin() {
-    XXH3_64bits_reset(state_);
-    left_ = kHashedBytes;
-  }
-  void add(std::string_view text) {
-    const size_t part = std::min(text.size(), left_);
-    if (part > 0) XXH3_64bits_update(state_, text.data(), part);
-    left_ -= part;
-  }
-  uint64_t value() const { return XXH3_64bits_digest(state_); }
-  uint64_t fixed = 0;  ///< by document: known from the start
-
- private:
-  XXH3_state_t* state_;
-  size_t left_ = 0;
-};
-
 DocumentRouter::DocumentRouter(const std::vector<InputFile>& files, const RouterOptions& options,
                                const Tokenizer* tokenizer)
-    : files_(files), options_(options), tokenizer_(tokenizer), hash_(std::make_unique<OpenHash>()) {}
-
-DocumentRouter::~DocumentRouter() = default;
+    : files_(files), options_(options), tokenizer_(tokenizer) {}
 
 void DocumentRouter::note_bad(const Block& block, const BadLine& line) {
   const InputFile& file = files_[block.file];
@@ -61,6 +30,7 @@ void DocumentRouter::route(Block& block) {
     if (document.begins) {
       ++tally_.documents;
       dropping_ = is_duplicate(document);
+      hash_ = document.hash;
     }
     if (dropping_) {
       tally_.duplicate_bytes += document.text.size();
@@ -82,10 +52,7 @@ bool DocumentRouter::is_duplicate(const BlockDocument& document) {
 void DocumentRouter::route_document(Block& block, uint32_t index) {
   const BlockDocument& document = block.documents[index];
   Split side = open_.value_or(Split::train);
-  if (document.begins) {
-    side = document.hash < options_.rule.threshold ? Split::validation : Split::train;
-    hash_->fixed = document.hash;
-  }
+  if (document.begins) side = document.hash < options_.rule.threshold ? Split::validation : Split::train;
   put(block, index, side, 0, document.text.size());
   if (document.ends) close(block, index);
 }
@@ -113,7 +80,6 @@ void DocumentRouter::put(Block& block, uint32_t index, Split side, size_t begin,
   if (piece.begins) {
     const size_t which = side == Split::train ? 0 : 1;
     known_ = begun_[which]++ < options_.known_documents[which];
-    hash_->begin();
   }
   open_ = side;
   piece.text = document.text.substr(begin, end - begin);
@@ -121,7 +87,6 @@ void DocumentRouter::put(Block& block, uint32_t index, Split side, size_t begin,
   piece.known = known_;
   piece.document = index;
   piece.text_bytes = piece.text.size();
-  if (!options_.rule.by_document) hash_->add(piece.text);
   if (document.tokens > 0) set_tokens(block, piece, document, begin);
 }
 
@@ -134,7 +99,7 @@ void DocumentRouter::close(Block& block, uint32_t index) {
     piece.document = index;
   }
   block.pieces.back().ends = true;
-  block.pieces.back().hash = options_.rule.by_document ? hash_->fixed : hash_->value();
+  block.pieces.back().hash = hash_;
   open_.reset();
 }
 

@@ -4,7 +4,6 @@
 // run, and counts bad lines. It touches hashes and never text, so it keeps up with any number of parsers.
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -36,14 +35,12 @@ class DocumentRouter {
  public:
   /// `tokenizer` is needed for Megatron inputs only.
   DocumentRouter(const std::vector<InputFile>& files, const RouterOptions& options, const Tokenizer* tokenizer);
-  ~DocumentRouter();
 
   /// Fills block.pieces. Blocks in their order. Error bad_data for one bad line too many.
   void route(Block& block);
   const RouterTally& tally() const { return tally_; }
 
  private:
-  class OpenHash;
   void note_bad(const Block& block, const BadLine& line);
   bool is_duplicate(const BlockDocument& document);
   void route_document(Block& block, uint32_t index);
@@ -60,7 +57,7 @@ class DocumentRouter {
   uint64_t begun_[2] = {0, 0};
   bool dropping_ = false, known_ = false;
   std::optional<Split> open_;
-  std::unique_ptr<OpenHash> hash_;
+  uint64_t hash_ = 0;      ///< of the open document, the whole of it
   uint64_t position_ = 0;  ///< of the text, by place
 };
 

@@ -60,11 +60,14 @@ uint64_t scan_count(ManifestScanner& in) {
   return number;
 }
 
+bool is_plain_name(std::string_view name) {
+  if (name.empty() || name.size() > 255 || name == "." || name == "..") return false;
+  return std::none_of(name.begin(), name.end(), [](char c) { return c == '/' || c == '\0'; });
+}
+
 void check_shard(const ShardRecord& shard, uint64_t token_width, bool metadata, std::string_view where) {
   const std::string& name = shard.file;
-  if (name.empty() || name.find_first_of(std::string_view("/\0", 2)) != std::string::npos || name == "." ||
-      name == ".." || name.size() > 255)
-    refuse(where, "a shard's name must be a plain file name, got " + json_quote(name));
+  if (!is_plain_name(name)) refuse(where, "a shard's name must be a plain file name, got " + json_quote(name));
   const auto say = [&](const std::string& why) { refuse(where, fmt::format("{}: {}", json_quote(name), why)); };
   if (shard.tokens == 0 || shard.documents == 0 || shard.documents > shard.tokens)
     say("counts of tokens and documents contradict each other");
@@ -75,8 +78,7 @@ void check_shard(const ShardRecord& shard, uint64_t token_width, bool metadata, 
   if (metadata && shard.metadata_size == 0) say("has no metadata file");
 }
 
-ShardRecord scan_shard(ManifestScanner& in, uint64_t token_width, bool metadata) {
-  ShardRecord shard;
+void scan_shard(ManifestScanner& in, uint64_t token_width, bool metadata, ShardRecord& shard) {
   in.expect('[');
   shard.file = in.text();
   for (uint64_t ShardRecord::*count : {&ShardRecord::tokens, &ShardRecord::documents, &ShardRecord::bytes,
@@ -97,7 +99,6 @@ ShardRecord scan_shard(ManifestScanner& in, uint64_t token_width, bool metadata)
   }
   in.expect(']');
   check_shard(shard, token_width, metadata, in.where());
-  return shard;
 }
 
 SplitRecord scan_split(ManifestScanner& in, uint64_t token_width, bool metadata) {
@@ -111,12 +112,17 @@ SplitRecord scan_split(ManifestScanner& in, uint64_t token_width, bool metadata)
   }
   in.key("shards");
   in.expect('[');
-  do split.shards.push_back(scan_shard(in, token_width, metadata));
-  while (in.accept(','));
+  uint64_t sums[3] = {};
+  const size_t begin = in.at();
+  do {
+    ShardRecord& shard = split.shards.emplace_back();
+    scan_shard(in, token_width, metadata, shard);
+    sums[0] += shard.tokens, sums[1] += shard.documents, sums[2] += shard.bytes;
+    if (split.shards.size() == 1) split.shards.reserve(1 + in.left() / (in.at() - begin));  // rows are about as long
+  } while (in.accept(','));
   in.expect(']');
   in.expect('}');
-  if (split.tokens() != totals[0] || split.documents() != totals[1] || split.bytes() != totals[2])
-    refuse(in.where(), "the totals of a split are not the sums over its shards");
+  if (!std::equal(sums, sums + 3, totals)) refuse(in.where(), "the totals of a split are not the sums over its shards");
   return split;
 }
 
@@ -183,6 +189,7 @@ void scan_splits(ManifestScanner& in, CorpusManifest& manifest) {
 
 void require_different_names(const CorpusManifest& manifest, std::string_view where) {
   std::vector<std::string_view> names;
+  names.reserve(manifest.train.shards.size() + manifest.validation.shards.size());
   for (const SplitRecord* split : {&manifest.train, &manifest.validation})
     for (const ShardRecord& shard : split->shards) names.push_back(shard.file);
   if (!std::is_sorted(names.begin(), names.end())) std::sort(names.begin(), names.end());
@@ -238,7 +245,8 @@ std::string shard_row(const ShardRecord& shard) {
 
 ShardRecord parse_shard_row(std::string_view row, uint64_t token_width, bool metadata, std::string_view where) {
   ManifestScanner in(row, where);
-  ShardRecord shard = scan_shard(in, token_width, metadata);
+  ShardRecord shard;
+  scan_shard(in, token_width, metadata, shard);
   in.end();
   return shard;
 }

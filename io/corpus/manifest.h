@@ -24,7 +24,8 @@ enum class Split { train, validation };
 constexpr const char* name_of(Split split) { return split == Split::train ? "train" : "validation"; }
 
 /// Which text is held out for validation. A document's hash is the xxh3-64 of the first MiB of its text
-/// (kHashedBytes in split.h); the dataset document_hashes of a shard holds it for every document.
+/// (kHashedBytes in document_parser.h); the dataset document_hashes of a shard holds it for every document, and for
+/// both parts of one that the split cuts through.
 struct SplitRule {
   bool by_document = true;
   uint64_t threshold = 0;    ///< by_document: held out when the document's hash is below

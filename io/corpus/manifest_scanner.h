@@ -16,9 +16,16 @@ class ManifestScanner {
   ManifestScanner(std::string_view text, std::string_view where) : text_(text), where_(where) {}
 
   /// The next character that is no white space must be `wanted`.
-  void expect(char wanted);
+  void expect(char wanted) {
+    if (!accept(wanted)) refuse(std::string_view(&wanted, 1));
+  }
   /// Whether it is; consumes it if so.
-  bool accept(char wanted);
+  bool accept(char wanted) {
+    skip_space();
+    if (at_ >= text_.size() || text_[at_] != wanted) return false;
+    ++at_;
+    return true;
+  }
   /// "name" and the colon after it.
   void key(std::string_view name);
   std::string text();
@@ -28,11 +35,15 @@ class ManifestScanner {
   Digest128 digest();
   /// Nothing may be left.
   void end();
+  size_t at() const { return at_; }
+  size_t left() const { return text_.size() - at_; }
   [[noreturn]] void refuse(std::string_view wanted) const;
   std::string_view where() const { return where_; }
 
  private:
-  void skip_space();
+  void skip_space() {
+    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n')) ++at_;
+  }
   std::string_view quoted();
   std::string parse_quoted(std::string_view raw) const;
 

@@ -134,6 +134,7 @@ CorpusStream::CorpusStream(std::vector<std::shared_ptr<const Corpus>> corpora, S
   text_bytes_.resize(words.vocabulary());
   for (uint32_t token = 0; token < words.vocabulary(); ++token)
     text_bytes_[token] = static_cast<uint16_t>(std::min<uint32_t>(words.text_bytes(token), UINT16_MAX));
+  for (const auto& corpus : corpora_) corpus->require_shards();
   reader_ = std::make_unique<Reader>(corpora_, split, context, seed, options, *objective_);
   identity_ = fmt::format("{} {}", name_of(split), seed);
   for (const auto& corpus : corpora_) identity_ += " " + corpus->digest();

@@ -53,7 +53,9 @@ CorpusTokens::CorpusTokens(std::vector<std::shared_ptr<const Corpus>> corpora, S
 }
 
 void CorpusTokens::warm_up() {
-  for (size_t i = 0; i < open_.size(); ++i) open_shard(i);
+  size_t opened = 0;
+  for (size_t i = 0; i < shards_.size() && opened < open_.size(); ++i)
+    if (i == 0 || shards_[i].corpus != shards_[i - 1].corpus) open_shard(i), ++opened;
 }
 
 CorpusTokens::OpenShard& CorpusTokens::open_shard(size_t shard) {
@@ -97,11 +99,16 @@ const char* CorpusTokens::chunk_data(size_t shard, uint64_t chunk_in_shard) {
   Slot& slot = least_recently_used(slots_);
   const size_t index = static_cast<size_t>(&slot - slots_.data());
   char* data = memory_.get() + index * slot_bytes_;
-  slot_of_.erase(slot.chunk);
-  slot = {};  // a read that throws leaves an empty slot
+  auto entry = slot_of_.extract(slot.chunk);  // used again: a chunk that takes another's place allocates nothing
+  slot = {};                                  // a read that throws leaves an empty slot
   open_shard(shard).file->read_chunk(chunk_in_shard, data);
   slot = {chunk, clock_};
-  slot_of_[chunk] = index;
+  if (entry) {
+    entry.key() = chunk, entry.mapped() = index;
+    slot_of_.insert(std::move(entry));
+  } else {
+    slot_of_[chunk] = index;
+  }
   return data;
 }
 

@@ -25,7 +25,7 @@ class CorpusTokens {
   /// Tokens of one corpus begin here; those of corpus number corpora() at size().
   uint64_t begin_of(size_t corpus) const { return begins_[corpus]; }
   size_t corpora() const { return corpora_.size(); }
-  /// Opens the first shards, so that a bad one is known before the first step.
+  /// Opens the first shard of each corpus (of up to 16), so that what is no corpus is known before the first step.
   void warm_up();
   /// out[count] := tokens first .. first + count; marks[count] (may be null) gets kBlank where it holds, else 0. Error
   /// bad_data naming shard and chunk.

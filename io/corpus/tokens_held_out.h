@@ -2,10 +2,9 @@
 // HeldOut: the documents of a blend that are validation somewhere and must be trained on nowhere. Corpora may overlap,
 // and each was split by its own rule: where by the hash of a document, everything below the largest threshold of the
 // blend is held out of all of them, which needs no memory; a corpus split by place gives the list of its held-out
-// documents (there are few). The document that such a split cuts through is put together again from its two parts, so
-// that another corpus that has it whole is known to hold text that is held out; that works for tokenizers that give
-// text back as it was. What is held out is replaced by ends of documents and marked blank, so it is neither read nor
-// predicted.
+// documents (there are few). A document that such a split cuts through has one hash on both sides, that of the whole,
+// so another corpus that has it whole is known to hold text that is held out. What is held out is replaced by ends of
+// documents and marked blank, so it is neither read nor predicted.
 
 #include <cstdint>
 #include <memory>
@@ -41,7 +40,7 @@ class HeldOut {
   uint64_t threshold_ = 0;
   std::vector<Listed> listed_;  // by hash
   std::vector<bool> concerned_;
-  std::vector<std::optional<uint64_t>> whole_;  ///< hash of the document that a split by place cuts through
+  std::vector<std::optional<uint64_t>> first_;  ///< held-out document of a corpus split by place
 };
 
 }  // namespace capstan

@@ -1,6 +1,7 @@
 #include "io/tokenizer/bpe_merge_learner.h"
 
 #include <algorithm>
+#include <array>
 
 #include "core/error.h"
 #include "io/tokenizer/byte_symbols.h"
@@ -45,9 +46,7 @@ void BpeMergeLearner::Side::clear() {
 }
 
 BpeMergeLearner::BpeMergeLearner(const WordCounter& words, uint64_t least_count, size_t longest_piece)
-    : least_count_(std::max<uint64_t>(1, least_count)),
-      longest_piece_(longest_piece ? longest_piece : SIZE_MAX),
-      merger_(ranks_, results_) {
+    : least_count_(std::max<uint64_t>(1, least_count)), longest_piece_(longest_piece ? longest_piece : SIZE_MAX) {
   add_bytes();
   add_words(words);
   count_first_pairs();
@@ -62,15 +61,12 @@ void BpeMergeLearner::add_bytes() {
   }
   std::sort(bytes.begin(), bytes.end());  // UTF-8 sorts as code points do
   spec_.byte_level = true;
-  for (auto& [symbol, text] : bytes) {
-    ids_.emplace(text, static_cast<uint32_t>(spec_.pieces.size()));
-    spec_.pieces.push_back(std::move(text));
-  }
+  for (auto& [symbol, text] : bytes) spec_.pieces.push_back(std::move(text));
 }
 
 void BpeMergeLearner::add_words(const WordCounter& words) {
   std::array<uint32_t, 256> ids;
-  for (int byte = 0; byte < 256; ++byte) ids[byte] = ids_.at(std::string(1, static_cast<char>(byte)));
+  for (uint32_t id = 0; id < 256; ++id) ids[static_cast<unsigned char>(spec_.pieces[id][0])] = id;
   symbols_.reserve(words.bytes());
   words_.reserve(words.size());
   words.each([&](std::string_view word, uint64_t count) {
@@ -105,23 +101,21 @@ void BpeMergeLearner::count_first_pairs() {
   });
   for (uint32_t pair = 0; pair < counts.size(); ++pair) {
     if (counts[pair] == 0) continue;
-    const uint32_t index = pair_of(pair / kBytes, pair % kBytes);
-    pairs_[index].count = counts[pair];
-    at[pair] = add_run(pairs_[index], times[pair]);
-    propose(index);
+    at[pair] = pairs_[add_pair(pair / kBytes, pair % kBytes, counts[pair], times[pair])].begin;
   }
   each([&](uint32_t pair, uint32_t word, bool first) {
     if (first) seen_in_[at[pair]++] = word;
   });
 }
 
-uint32_t BpeMergeLearner::pair_of(uint32_t left, uint32_t right) {
-  uint32_t index = pair_index_.find(left, right);
-  if (index != kNone) return index;
-  index = static_cast<uint32_t>(pairs_.size());
+/// The words are filled in by the caller.
+uint32_t BpeMergeLearner::add_pair(uint32_t left, uint32_t right, int64_t count, uint32_t words) {
+  const auto index = static_cast<uint32_t>(pairs_.size());
   CAPSTAN_CHECK(index != kNone, "too many pairs");
-  pairs_.push_back({left, right});
+  pairs_.push_back({left, right, count, seen_in_.size(), words});
+  seen_in_.resize(seen_in_.size() + words);
   pair_index_.put(left, right, index);
+  propose(index);
   return index;
 }
 
@@ -131,41 +125,22 @@ void BpeMergeLearner::change(uint32_t left, uint32_t right, int64_t by) {
   if (index != kNone) pairs_[index].count += by;
 }
 
-uint64_t BpeMergeLearner::add_run(Pair& pair, uint32_t size) {
-  const uint64_t begin = seen_in_.size();
-  runs_.push_back({begin, size, pair.last_run});
-  pair.last_run = static_cast<uint32_t>(runs_.size() - 1);
-  seen_in_.resize(begin + size);
-  return begin;
-}
-
 void BpeMergeLearner::propose(uint32_t index) {
   const Pair& pair = pairs_[index];
-  if (pair.merged || pair.count < static_cast<int64_t>(least_count_)) return;
+  if (pair.count < static_cast<int64_t>(least_count_)) return;
   queue_.push_back({pair.count, pair.left, pair.right, index});
   std::push_heap(queue_.begin(), queue_.end());
 }
 
-/// There is always an entry with at least the pair's count, so one with less may go.
 uint32_t BpeMergeLearner::best_pair() {
   while (!queue_.empty()) {
     std::pop_heap(queue_.begin(), queue_.end());
     const Candidate top = queue_.back();
     queue_.pop_back();
-    const Pair& pair = pairs_[top.pair];
-    if (pair.merged) continue;
-    if (top.count == pair.count) return top.pair;
-    if (top.count > pair.count) propose(top.pair);
+    if (top.count == pairs_[top.pair].count) return top.pair;
+    propose(top.pair);
   }
   return kNone;
-}
-
-/// Two pairs may make the same text; it is one piece.
-uint32_t BpeMergeLearner::piece_for(uint32_t left, uint32_t right) {
-  std::string text = spec_.pieces[left] + spec_.pieces[right];
-  const auto [place, fresh] = ids_.emplace(text, static_cast<uint32_t>(spec_.pieces.size()));
-  if (fresh) spec_.pieces.push_back(std::move(text));
-  return place->second;
 }
 
 BpeSpec BpeMergeLearner::learn(uint32_t pieces, const std::function<void(uint32_t, uint32_t)>& progress) {
@@ -181,21 +156,13 @@ BpeSpec BpeMergeLearner::learn(uint32_t pieces, const std::function<void(uint32_
 }
 
 void BpeMergeLearner::merge(uint32_t index) {
-  const uint32_t left = pairs_[index].left, right = pairs_[index].right;
-  const BpeSpec::Merge merge{left, right, piece_for(left, right)};
-  ranks_.put(left, right, static_cast<uint32_t>(spec_.merges.size()));
-  results_.push_back(merge.result);
+  const Pair pair = pairs_[index];
+  const BpeSpec::Merge merge{pair.left, pair.right, static_cast<uint32_t>(spec_.pieces.size())};
   spec_.merges.push_back(merge);
-  pairs_[index].merged = true;
-  for (uint32_t run = pairs_[index].last_run; run != kNone; run = runs_[run].before)
-    for (uint64_t i = runs_[run].begin; i < runs_[run].begin + runs_[run].size; ++i) merge_in_word(seen_in_[i], merge);
+  spec_.pieces.push_back(spec_.pieces[pair.left] + spec_.pieces[pair.right]);
+  for (uint64_t i = pair.begin; i < pair.begin + pair.size; ++i) merge_in_word(seen_in_[i], merge);
   book(left_, merge, true);
   book(right_, merge, false);
-  pairs_[index].count = 0;
-  std::sort(again_.begin(), again_.end());
-  again_.erase(std::unique(again_.begin(), again_.end()), again_.end());
-  for (const uint32_t word : again_) encode_again(word);
-  again_.clear();
 }
 
 void BpeMergeLearner::merge_in_word(uint32_t index, const BpeSpec::Merge& merge) {
@@ -238,41 +205,11 @@ void BpeMergeLearner::book(Side& side, const BpeSpec::Merge& merge, bool left) {
     place[neighbour] = UINT64_MAX;
     if (side.more[neighbour] == 0 || spec_.pieces[first].size() + spec_.pieces[second].size() > longest_piece_)
       continue;
-    const uint32_t index = pair_of(first, second);
-    pairs_[index].count += side.more[neighbour];
-    place[neighbour] = add_run(pairs_[index], side.times[neighbour]);
-    propose(index);
-    if (pairs_[index].merged) side.fewer[neighbour] = -1;  // from here on: its words are to be encoded again
+    place[neighbour] = pairs_[add_pair(first, second, side.more[neighbour], side.times[neighbour])].begin;
   }
-  for (const auto& [neighbour, word] : side.seen) {
-    if (place[neighbour] == UINT64_MAX) continue;
-    seen_in_[place[neighbour]++] = word;
-    if (side.fewer[neighbour] < 0) again_.push_back(word);
-  }
+  for (const auto& [neighbour, word] : side.seen)
+    if (place[neighbour] != UINT64_MAX) seen_in_[place[neighbour]++] = word;
   side.clear();
-}
-
-/// A merge made a pair that has a rank already, so the word would now be encoded another way (rare: two pairs with the
-/// same text are needed).
-void BpeMergeLearner::encode_again(uint32_t index) {
-  Word& word = words_[index];
-  uint32_t* symbols = symbols_.data() + word.begin;
-  const auto count = static_cast<int64_t>(word.count);
-  std::vector<uint32_t> bytes, tokens;
-  for (uint32_t i = 0; i < word.size; ++i) {
-    if (i > 0) change(symbols[i - 1], symbols[i], -count);
-    for (const char c : spec_.pieces[symbols[i]]) bytes.push_back(ids_.at(std::string(1, c)));
-  }
-  merger_.merge(bytes, tokens);
-  std::copy(tokens.begin(), tokens.end(), symbols);
-  word.size = static_cast<uint32_t>(tokens.size());
-  for (size_t i = 1; i < tokens.size(); ++i) {
-    if (spec_.pieces[tokens[i - 1]].size() + spec_.pieces[tokens[i]].size() > longest_piece_) continue;
-    const uint32_t pair = pair_of(tokens[i - 1], tokens[i]);
-    pairs_[pair].count += count;
-    seen_in_[add_run(pairs_[pair], 1)] = index;
-    propose(pair);
-  }
 }
 
 }  // namespace capstan

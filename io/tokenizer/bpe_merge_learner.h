@@ -2,14 +2,14 @@
 // BpeMergeLearner: the merges of a byte-level BPE from counted words. Each pair of neighbours knows its count and the
 // words it was seen in; a merge visits only those words, counts the pairs that it makes and unmakes per neighbour, and
 // books them once. The queue of pairs is lazy: an entry whose count has fallen since is put back when it comes up.
-// Counts are exact: the words always stand as the merges so far encode them.
+// The words always stand as the merges so far encode them. Tokens side by side in a word are also what their joined
+// text alone is encoded to; therefore no two pairs make the same text, and a pair is never seen again after its merge:
+// all its places are known when its newer half is made.
 
-#include <array>
 #include <functional>
-#include <unordered_map>
 
-#include "io/tokenizer/bpe_merger.h"
 #include "io/tokenizer/bpe_model.h"
+#include "io/tokenizer/bpe_pair_table.h"
 #include "io/tokenizer/bpe_word_counter.h"
 
 namespace capstan {
@@ -30,12 +30,8 @@ class BpeMergeLearner {
   struct Pair {
     uint32_t left = 0, right = 0;
     int64_t count = 0;
-    uint32_t last_run = kNone;  ///< of the words it was seen in
-    bool merged = false;
-  };
-  struct Run {
-    uint64_t begin = 0;  ///< in seen_in_
-    uint32_t size = 0, before = kNone;
+    uint64_t begin = 0;  ///< in seen_in_: the words it was seen in
+    uint32_t size = 0;
   };
   struct Candidate {
     int64_t count = 0;
@@ -62,33 +58,24 @@ class BpeMergeLearner {
   void add_bytes();
   void add_words(const WordCounter& words);
   void count_first_pairs();
-  uint32_t pair_of(uint32_t left, uint32_t right);
+  uint32_t add_pair(uint32_t left, uint32_t right, int64_t count, uint32_t words);
   void change(uint32_t left, uint32_t right, int64_t by);
-  uint64_t add_run(Pair& pair, uint32_t size);
   void propose(uint32_t pair);
   uint32_t best_pair();
-  uint32_t piece_for(uint32_t left, uint32_t right);
   void merge(uint32_t pair);
   void merge_in_word(uint32_t word, const BpeSpec::Merge& merge);
   void book(Side& side, const BpeSpec::Merge& merge, bool left);
-  void encode_again(uint32_t word);
 
   uint64_t least_count_;
   size_t longest_piece_;
   std::vector<uint32_t> symbols_;
   std::vector<Word> words_;
   BpeSpec spec_;
-  std::unordered_map<std::string, uint32_t> ids_;  ///< of pieces
-  PairTable ranks_;
-  std::vector<uint32_t> results_;
-  BpeMerger merger_;
   PairTable pair_index_;
   std::vector<Pair> pairs_;
-  std::vector<Run> runs_;
   std::vector<uint32_t> seen_in_;
   std::vector<Candidate> queue_;
   Side left_, right_;
-  std::vector<uint32_t> again_;       ///< words to encode again
   std::vector<uint64_t> book_place_;  ///< scratch of book()
 };
 

@@ -13,7 +13,7 @@ class BpeMerger {
  public:
   static constexpr size_t kScan = 64;
 
-  /// Rank of each pair, and the result of each rank; both may grow between words.
+  /// Rank of each pair, and the result of each rank.
   BpeMerger(const PairTable& ranks, const std::vector<uint32_t>& results) : ranks_(ranks), results_(results) {}
   /// Symbols of a word of any length.
   void merge(std::span<const uint32_t> symbols, std::vector<uint32_t>& tokens);

@@ -23,6 +23,9 @@ bool is_bytes_file(std::string_view text) { return text.size() < 4096 && text.fi
 
 std::unique_ptr<Tokenizer> read_bytes_file(const std::string& text, const std::string& where) {
   const JsonValue root = parse_json(text, where);
+  if (root.find("type") == nullptr)
+    throw Error::make(ExitCode::bad_data, "{}: wanted a tokenizer.json, with a member \"model\", got another file",
+                      where);
   const JsonObject object(root, where);
   const std::string type = object.text("type");
   if (type != "bytes")
@@ -58,8 +61,8 @@ Config read_config(const fs::path& directory) {
 
 /// The file in a directory that says most.
 fs::path file_in(const fs::path& directory) {
-  constexpr std::array names = {"tokenizer.json",          "tokenizer.model", "spiece.model",
-                                "sentencepiece.bpe.model", "vocab.json",      "vocab.txt"};
+  constexpr std::array names = {"tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+                                "tekken.json",    "vocab.json",      "vocab.txt"};
   for (const char* name : names)
     if (fs::is_regular_file(directory / name)) return directory / name;
   std::vector<fs::path> ranks;
@@ -74,16 +77,19 @@ TokenizerSpec read_spec(const fs::path& file, const Config& config) {
   const std::string extension = file.extension().string();
   const std::string bytes = read_whole_file(file, kLargestFile);
   if (extension == ".model") {
-    // LLaMA 3 ships tiktoken ranks under the name of SentencePiece's file.
+    // LLaMA 3 and 4 ship tiktoken ranks under the name of SentencePiece's file; 4 has half as many again.
     const bool ranks = bytes.find('\0') == std::string::npos && bytes.substr(0, 64).find(' ') != std::string::npos;
-    if (ranks) return read_tiktoken(bytes, "llama3", where);
+    const bool many = std::count(bytes.begin(), bytes.end(), '\n') > 160000;
+    if (ranks) return read_tiktoken(bytes, many ? "llama4" : "llama3", where);
     return read_sentencepiece(bytes, where);
   }
   if (extension == ".tiktoken" || (extension.empty() && !tiktoken_pattern_of(name).empty())) {
     const std::string pattern = tiktoken_pattern_of(name);
     if (pattern.empty())
-      throw Error::make(ExitCode::bad_data,
-                        "{}: a tiktoken file's name must tell its pattern (r50k, p50k, cl100k or o200k)", where);
+      throw Error::make(
+          ExitCode::bad_data,
+          "{}: a tiktoken file's name must tell its pattern (r50k, p50k, cl100k, o200k, qwen, llama3 or llama4)",
+          where);
     return read_tiktoken(bytes, pattern, where);
   }
   if (name == "vocab.json" || name == "merges.txt" || name == "encoder.json" || name == "vocab.bpe") {
@@ -92,6 +98,7 @@ TokenizerSpec read_spec(const fs::path& file, const Config& config) {
     const fs::path merges = file.parent_path() / (openai ? "vocab.bpe" : "merges.txt");
     return read_gpt2_files(read_whole_file(vocabulary, kLargestFile), read_whole_file(merges, kLargestFile), where);
   }
+  if (name.starts_with("tekken")) return read_tekken(bytes, where);
   if (extension == ".txt") return read_word_piece_file(bytes, config.lowercase, where);
   return read_tokenizer_json(bytes, where);
 }

@@ -69,6 +69,13 @@ void make_finders(Pipeline& pipeline) {
 
 bool has_line_end(std::string_view text) { return text.find('\n') != text.npos; }
 
+/// Whether a space in place of a line end ends a word and is part of none (BertNormalizer makes it one).
+bool drops_spaces(const std::vector<PreTokenizerSpec>& parts) {
+  if (parts.empty()) return false;
+  const PreTokenizerSpec& first = parts.front();
+  return std::get_if<BertSplit>(&first) || std::get_if<WordsAndSigns>(&first) || std::get_if<WhitespaceSplit>(&first);
+}
+
 /// Whether a cut between a line end and a visible ASCII character gives the same tokens on both sides.
 bool cuts_at_lines(const Pipeline& pipeline) {
   const TokenizerSpec& spec = pipeline.spec;
@@ -78,15 +85,18 @@ bool cuts_at_lines(const Pipeline& pipeline) {
   const LineCut cut = line_cut_of(spec.pre_tokenizer);
   bool bert = false;
   for (const NormalizerSpec& part : spec.normalizer) {
-    if (std::get_if<Nmt>(&part) || std::get_if<Precompiled>(&part) || std::get_if<StripSpace>(&part)) return false;
+    if (std::get_if<Nmt>(&part) || std::get_if<Precompiled>(&part) || std::get_if<StripSpace>(&part) ||
+        std::get_if<ByteLevelNormalizer>(&part))
+      return false;
     if (const auto* replace = std::get_if<Replace>(&part))
       if (replace->pattern.regex || has_line_end(replace->pattern.text)) return false;
     bert = bert || std::get_if<BertNormalizer>(&part) != nullptr;
   }
+  if (bert && !drops_spaces(spec.pre_tokenizer)) return false;
   if (cut == LineCut::between_words) return true;
   const auto* bpe = std::get_if<BpeParts>(&spec.model);
   const auto* unigram = std::get_if<UnigramParts>(&spec.model);
-  if (cut == LineCut::unsafe || bert || (bpe == nullptr && unigram == nullptr)) return false;
+  if (cut == LineCut::unsafe || (bpe == nullptr && unigram == nullptr)) return false;
   // Inside a word: no piece may reach over the line end, and an unknown line end may not join an unknown character.
   for (const std::string& piece : spec.pieces)
     if (const size_t at = piece.find('\n'); at != piece.npos && at + 1 < piece.size()) return false;

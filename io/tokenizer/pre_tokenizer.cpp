@@ -13,12 +13,6 @@ namespace {
 
 constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-/// Ruby reads {n,m}+ as a repetition, others as possessive: such an expression is for RegularExpression to translate.
-std::unique_ptr<Splitter> known_in_ruby(const std::string& expression) {
-  if (expression.find("}+") != std::string::npos) return nullptr;
-  return known_splitter(expression);
-}
-
 bool takes_everything(const PatternSplit& split) {
   if (!split.pattern.regex) return false;
   return split.behavior == SplitBehavior::isolated || (split.behavior == SplitBehavior::removed && split.invert);
@@ -111,18 +105,18 @@ std::optional<std::string> only_known_expression(const std::vector<PreTokenizerS
   const auto& last = std::get<ByteLevel>(parts.back());
   if (last.add_prefix_space) return std::nullopt;
   if (parts.size() == 1) {
-    if (!last.use_regex || !known_in_ruby(kGpt2)) return std::nullopt;
+    if (!last.use_regex || !known_splitter(kGpt2)) return std::nullopt;
     return kGpt2;
   }
   const auto* split = std::get_if<PatternSplit>(&parts[0]);
-  if (split == nullptr || last.use_regex || !takes_everything(*split) || !known_in_ruby(split->pattern.text))
+  if (split == nullptr || last.use_regex || !takes_everything(*split) || !known_splitter(split->pattern.text))
     return std::nullopt;
   return split->pattern.text;
 }
 
 PreTokenizer::PreTokenizer(const std::vector<PreTokenizerSpec>& parts, bool bytes, const std::string& where) {
   const auto cut_by = [&](const std::string& expression) {
-    std::unique_ptr<Splitter> splitter = known_in_ruby(expression);
+    std::unique_ptr<Splitter> splitter = known_splitter(expression);
     if (!splitter) splitter = regex_splitter(expression, where);
     steps_.push_back(std::make_unique<SplitterStep>(std::move(splitter)));
   };
@@ -135,7 +129,7 @@ PreTokenizer::PreTokenizer(const std::vector<PreTokenizerSpec>& parts, bool byte
       steps_.push_back(std::make_unique<MetaspaceStep>(*space));
       if (space->split) steps_.push_back(make_literal_cut(space->replacement, SplitBehavior::merged_with_next, false));
     } else if (const auto* split = std::get_if<PatternSplit>(&parts[i]);
-               split != nullptr && takes_everything(*split) && known_in_ruby(split->pattern.text)) {
+               split != nullptr && takes_everything(*split) && known_splitter(split->pattern.text)) {
       cut_by(split->pattern.text);
     } else {
       add_word_cuts(parts[i], where, steps_);
@@ -159,7 +153,7 @@ LineCut line_cut_of(const std::vector<PreTokenizerSpec>& parts) {
     if (const auto* level = std::get_if<ByteLevel>(&part)) {
       if (level->use_regex) return LineCut::between_words;
     } else if (const auto* split = std::get_if<PatternSplit>(&part)) {
-      if (takes_everything(*split) && known_in_ruby(split->pattern.text)) return LineCut::between_words;
+      if (takes_everything(*split) && known_splitter(split->pattern.text)) return LineCut::between_words;
       return LineCut::unsafe;
     } else if (std::get_if<BertSplit>(&part) || std::get_if<WordsAndSigns>(&part) ||
                std::get_if<WhitespaceSplit>(&part)) {

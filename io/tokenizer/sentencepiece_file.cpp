@@ -167,17 +167,25 @@ std::vector<BpeSpec::Merge> merges_of(const Model& model) {
   return merges;
 }
 
+bool any_piece_spans_words(const Model& model) {
+  return std::any_of(model.pieces.begin(), model.pieces.end(),
+                     [](const std::string& piece) { return piece.find("\u2581", 1) != piece.npos; });
+}
+
 /// Close to what SentencePiece does, in Hugging Face's components.
 void add_components(TokenizerSpec& spec, const Model& model) {
   const std::string sign = "\u2581";
   if (!model.charsmap.empty()) spec.normalizer.emplace_back(Precompiled{model.charsmap});
   if (model.text.remove_extra_spaces) {
-    spec.normalizer.emplace_back(StripSpace{true, true});
+    spec.normalizer.emplace_back(Replace{{"\\A +|[ \u2581]+\\z", true}, ""});
     spec.normalizer.emplace_back(Replace{{" {2,}", true}, " "});
   }
   if (model.type == 1) {
-    spec.pre_tokenizer.emplace_back(
-        Metaspace{sign, model.text.add_dummy_prefix ? Metaspace::Scheme::always : Metaspace::Scheme::never, true});
+    // "first", or a space would come behind user-defined pieces too.
+    const bool user_defined = std::find(model.kinds.begin(), model.kinds.end(), kUserDefined) != model.kinds.end();
+    const auto scheme = user_defined ? Metaspace::Scheme::first : Metaspace::Scheme::always;
+    spec.pre_tokenizer.emplace_back(Metaspace{sign, model.text.add_dummy_prefix ? scheme : Metaspace::Scheme::never,
+                                              !any_piece_spans_words(model)});
   } else {
     if (model.text.add_dummy_prefix) spec.normalizer.emplace_back(Prepend{sign});
     spec.normalizer.emplace_back(Replace{{" ", false}, sign});
@@ -208,6 +216,7 @@ TokenizerSpec read_sentencepiece(std::string_view bytes, const std::string& wher
     spec.model = std::move(unigram);
   } else {
     BpeParts bpe;
+    check_merge_work(model.pieces, where);
     bpe.merges = merges_of(model);
     if (unknown) bpe.unknown = model.pieces[*unknown];
     bpe.fuse_unknown = true;

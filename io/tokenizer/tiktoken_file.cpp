@@ -11,6 +11,7 @@
 #include "io/tokenizer/base64.h"
 #include "io/tokenizer/byte_symbols.h"
 #include "io/tokenizer/piece_table.h"
+#include "io/tokenizer/splitter.h"
 #include "io/tokenizer/token_files.h"
 
 namespace capstan {
@@ -25,22 +26,13 @@ struct Special {
 };
 struct Family {
   const char* name;
-  const char* expression;  // in Hugging Face's dialect, where {1,3}+ would mean another thing
+  std::string_view expression;
   std::vector<Special> special;
 };
 
 std::vector<Family> families() {
-  constexpr const char* gpt2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-  constexpr const char* cl100k =
-      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
-      "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
-      "\\s+(?!\\S)|\\s+";
-  constexpr const char* o200k =
-      "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re|'ve|'m|'"
-      "ll|'d)?"
-      "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'"
-      "ll|'d)?"
-      "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+  const std::string_view gpt2 = named_expression("gpt2"), cl100k = named_expression("cl100k");
+  const std::string_view qwen2 = named_expression("qwen2"), o200k = named_expression("o200k");
   return {
       {"r50k", gpt2, {{"<|endoftext|>", 50256}}},
       {"p50k", gpt2, {{"<|endoftext|>", 50256}}},
@@ -52,6 +44,7 @@ std::vector<Family> families() {
         {"<|fim_suffix|>", 100260},
         {"<|endofprompt|>", 100276}}},
       {"o200k", o200k, {{"<|endoftext|>", 199999}, {"<|endofprompt|>", 200018}}},
+      {"qwen", qwen2, {{"<|endoftext|>", 151643}, {"<|im_start|>", 151644}, {"<|im_end|>", 151645}}},
       {"llama3",
        cl100k,
        {{"<|end_of_text|>", 128001},
@@ -59,6 +52,17 @@ std::vector<Family> families() {
         {"<|start_header_id|>", 128006},
         {"<|end_header_id|>", 128007},
         {"<|eot_id|>", 128009}}},
+      {"llama4",
+       o200k,
+       {{"<|end_of_text|>", 200001},
+        {"<|begin_of_text|>", 200000},
+        {"<|fim_prefix|>", 200002},
+        {"<|fim_middle|>", 200003},
+        {"<|fim_suffix|>", 200004},
+        {"<|header_start|>", 200005},
+        {"<|header_end|>", 200006},
+        {"<|eom|>", 200007},
+        {"<|eot|>", 200008}}},
   };
 }
 
@@ -127,14 +131,25 @@ void add_special(TokenizerSpec& spec, std::vector<Special> special) {
 }  // namespace
 
 std::string tiktoken_pattern_of(std::string_view file_name) {
-  if (file_name.find("gpt2") != file_name.npos) return "r50k";
-  for (const char* name : {"o200k", "cl100k", "p50k", "r50k", "llama3"})
+  if (file_name.find("gpt2") != file_name.npos || file_name == "multilingual.tiktoken") return "r50k";  // Whisper's
+  for (const char* name : {"o200k", "cl100k", "p50k", "r50k", "qwen", "llama3", "llama4"})
     if (file_name.find(name) != file_name.npos) return name;
   return {};
 }
 
-TokenizerSpec read_tiktoken(std::string_view text, std::string_view pattern, const std::string& where) {
-  const std::vector<std::string> pieces = read_ranks(text, where);
+void check_merge_work(const std::vector<std::string>& pieces, const std::string& where) {
+  constexpr uint64_t kMost = uint64_t{1} << 32;  // the largest vocabularies in use need a hundredth
+  uint64_t work = 0;
+  for (const std::string& piece : pieces) work += uint64_t{piece.size()} * piece.size();
+  if (work > kMost)
+    throw Error::make(ExitCode::bad_data,
+                      "{}: tokens too long in all: the squares of their lengths sum to {}, wanted at most {}", where,
+                      work, kMost);
+}
+
+TokenizerSpec spec_of_ranks(const std::vector<std::string>& pieces, std::string_view expression,
+                            const std::string& where) {
+  check_merge_work(pieces, where);
   TokenizerSpec spec;
   BpeParts bpe;
   bpe.merges = merges_of(pieces);
@@ -142,19 +157,23 @@ TokenizerSpec read_tiktoken(std::string_view text, std::string_view pattern, con
   spec.model = std::move(bpe);
   spec.equal_results_tie = true;
   for (const std::string& piece : pieces) spec.pieces.push_back(to_byte_symbols(piece));
-  for (const Family& family : families()) {
-    if (pattern != family.name) continue;
-    PatternSplit split;
-    split.pattern = {family.expression, true};
-    spec.pre_tokenizer.emplace_back(std::move(split));
-    spec.pre_tokenizer.emplace_back(ByteLevel{false, true, false});
-    add_special(spec, family.special);
-  }
-  if (spec.pre_tokenizer.empty())
-    throw Error::make(ExitCode::bad_data, "{}: unknown pattern \"{}\"; known: r50k p50k cl100k o200k llama3", where,
-                      pattern);
+  PatternSplit split;
+  split.pattern = {std::string(expression), true};
+  spec.pre_tokenizer.emplace_back(std::move(split));
+  spec.pre_tokenizer.emplace_back(ByteLevel{false, true, false});
   spec.decoder = std::vector<DecoderSpec>{ByteLevel{true, true, true}};
   return spec;
+}
+
+TokenizerSpec read_tiktoken(std::string_view text, std::string_view pattern, const std::string& where) {
+  for (const Family& family : families()) {
+    if (pattern != family.name) continue;
+    TokenizerSpec spec = spec_of_ranks(read_ranks(text, where), family.expression, where);
+    add_special(spec, family.special);
+    return spec;
+  }
+  throw Error::make(ExitCode::bad_data, "{}: unknown pattern \"{}\"; known: r50k p50k cl100k o200k qwen llama3 llama4",
+                    where, pattern);
 }
 
 }  // namespace capstan

@@ -13,9 +13,18 @@ namespace capstan {
 /// SentencePiece's `.model` (a protocol buffer): BPE or Unigram.
 TokenizerSpec read_sentencepiece(std::string_view bytes, const std::string& where);
 
-/// tiktoken's ranks (base64 and rank in each line). `pattern`: r50k, p50k, cl100k, o200k or llama3; the merges, which
-/// the file does not hold, are found from the ranks.
+/// tiktoken's ranks (base64 and rank in each line). `pattern`: r50k, p50k, cl100k, o200k, qwen, llama3 or llama4; the
+/// merges, which the file does not hold, are found from the ranks.
 TokenizerSpec read_tiktoken(std::string_view text, std::string_view pattern, const std::string& where);
+/// Finding merges takes the square of each piece's length; Error bad_data where a file would make that a bomb.
+void check_merge_work(const std::vector<std::string>& pieces, const std::string& where);
+/// A byte-level BPE of tokens by id, as bytes ("": no such token), that merges as tiktoken does.
+TokenizerSpec spec_of_ranks(const std::vector<std::string>& pieces, std::string_view expression,
+                            const std::string& where);
+
+/// Mistral's tekken.json: ranks in JSON, with the expression, behind a thousand ids for special tokens.
+TokenizerSpec read_tekken(std::string_view text, const std::string& where);
+
 /// The pattern that a file's name tells (r50k_base.tiktoken, o200k_base ...), or "".
 std::string tiktoken_pattern_of(std::string_view file_name);
 

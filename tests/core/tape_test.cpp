@@ -282,7 +282,7 @@ TEST(TapeNames, EveryPurposeAndPartHasItsOwn) {
   EXPECT_EQ(names.size(), static_cast<size_t>(kPurposeCount));
   names.clear();
   for (int i = 0; i <= static_cast<int>(Part::update); ++i) names.insert(name_of(static_cast<Part>(i)));
-  EXPECT_EQ(names.size(), 6u);
+  EXPECT_EQ(names.size(), 7u);
 }
 
 }  // namespace

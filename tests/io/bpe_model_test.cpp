@@ -117,6 +117,19 @@ std::string pieces_of(const BpeSpec& spec, std::string_view word) {
   return text;
 }
 
+TEST(BpeModel, TheCacheTellsWordsWithZerosApart) {
+  const auto encoder = make_bpe_model(trained(256, "x"), "test")->encoder();
+  const std::string zeros(40, '\0');
+  for (int round = 0; round < 2; ++round)
+    for (size_t size = 1; size < zeros.size(); ++size) {
+      EXPECT_EQ(encoded(*encoder, std::string_view(zeros).substr(0, size)).size(), size);
+      Tokens tokens;
+      const uint32_t ends[] = {static_cast<uint32_t>(size), 40};
+      encoder->encode_words(zeros, ends, tokens);
+      EXPECT_EQ(tokens.size(), 40u);
+    }
+}
+
 TEST(BpeModel, LeastRankFirstThenLeftmost) {
   const auto spec = characters({"a", "b", "c", "ab", "bc", "aa", "abc"}, {{"b", "c"}, {"a", "b"}, {"a", "a"}});
   EXPECT_EQ(pieces_of(spec, "abc"), "a|bc");

@@ -171,6 +171,9 @@ TEST_F(CorpusHostile, OtherLayouts) {
                  "chunked");
   expect_refused({.storage = [](hid_t p) { H5Pset_deflate(p, 9); }}, "filters");
   expect_refused({.storage = [](hid_t p) { H5Pset_fletcher32(p); }}, "filters");
+  expect_refused({.storage = [](hid_t p) { H5Pset_shuffle(p); }}, "filters");
+  expect_refused({.storage = [](hid_t p) { H5Pset_nbit(p); }}, "filters");
+  expect_refused({.storage = [](hid_t p) { H5Pset_scaleoffset(p, H5Z_SO_INT, 0); }}, "filters");
   expect_refused({.chunk = kTokens / 2}, "chunks of");
 }
 
@@ -193,6 +196,31 @@ TEST_F(CorpusHostile, HugeChunksAndExtents) {
 TEST_F(CorpusHostile, OtherTypesAndShapes) {
   for (const hid_t type : {H5T_STD_U16BE, H5T_STD_I16LE, H5T_STD_U32LE, H5T_STD_U8LE, H5T_IEEE_F32LE})
     expect_refused({.type = type}, "type");
+  // What has the size of a token and is none.
+  const hid_t compound = H5Tcreate(H5T_COMPOUND, 2), list = H5Tenum_create(H5T_STD_U16LE),
+              opaque = H5Tcreate(H5T_OPAQUE, 2);
+  const hsize_t two = 2;
+  H5Tinsert(compound, "a", 0, H5T_STD_U16LE);
+  const uint16_t value = 1;
+  H5Tenum_insert(list, "a", &value);
+  for (const hid_t type : {compound, list, opaque, H5Tarray_create2(H5T_STD_U8LE, 1, &two),
+                           H5Tvlen_create(H5T_STD_U16LE), hid_t{H5T_STD_B16LE}, hid_t{H5T_STD_REF_OBJ}})
+    expect_refused({.instead =
+                        [&](hid_t file) {
+                          const hsize_t extent = kTokens;
+                          const hid_t space = H5Screate_simple(1, &extent, nullptr),
+                                      creation = H5Pcreate(H5P_DATASET_CREATE);
+                          H5Pset_chunk(creation, 1, &extent);
+                          H5Dclose(H5Dcreate2(file, "tokens", type, space, 0, creation, 0));
+                        }},
+                   "type");
+  expect_refused({.instead =
+                      [&](hid_t file) {  // a named type where a dataset should be
+                        const hid_t named = H5Tcopy(H5T_STD_U16LE);
+                        H5Tcommit2(file, "tokens", named, 0, 0, 0);
+                        H5Tclose(named);
+                      }},
+                 "cannot be opened");
   expect_refused({.extent = {kTokens / 2}, .chunk = kTokens / 2}, "wanted one dim");
   expect_refused({.extent = {10, 100}, .chunk = 10}, "chunk");
 }

@@ -132,10 +132,10 @@ TEST(CorpusOpen, AMissingShardAmongManyIsFound) {
   EXPECT_EQ(outcome_of([&] { Corpus::open(directory / "c"); }).message, "");
   EXPECT_TRUE(outcome_of([&] { Corpus::open(directory / "c")->check_sizes(); }).says("truncated"));
   fs::remove(last);
-  EXPECT_EQ(outcome_of([&] { Corpus::open(directory / "c"); }).code, ExitCode::missing_input);
+  EXPECT_EQ(outcome_of([&] { Corpus::open(directory / "c")->require_shards(); }).code, ExitCode::missing_input);
   put(directory / "elsewhere", bytes);
   fs::create_symlink(directory / "elsewhere", last);
-  EXPECT_EQ(outcome_of([&] { Corpus::open(directory / "c"); }).code, ExitCode::bad_data);
+  EXPECT_EQ(outcome_of([&] { Corpus::open(directory / "c")->require_shards(); }).code, ExitCode::bad_data);
 }
 
 }  // namespace

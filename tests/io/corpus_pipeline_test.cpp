@@ -331,15 +331,15 @@ TEST_F(CorpusPipeline, MemoryDoesNotGrowWithTheInput) {
     std::ofstream file(directory_ / name, std::ios::binary);
     for (size_t at = 0; at < bytes; at += line.size()) file << line;
   };
-  write("1.jsonl", size_t{40} << 20);
-  write("4.jsonl", size_t{160} << 20);
-  fs::copy_file(directory_ / "4.jsonl", directory_ / "4.txt");
+  write("1.jsonl", size_t{48} << 20);
+  write("4.jsonl", size_t{192} << 20);
+  fs::create_hard_link(directory_ / "4.jsonl", directory_ / "4.txt");
   const long one = peak_mib(directory_ / "c1", directory_ / "1.jsonl");
   const long four = peak_mib(directory_ / "c4", directory_ / "4.jsonl");
   const long text = peak_mib(directory_ / "t4", directory_ / "4.txt");
   const auto stated = static_cast<long>(build_memory(2) >> 20);
   EXPECT_GT(one, 10);
-  EXPECT_LT(four, one + 64) << "1x took " << one << " MiB";
+  EXPECT_LT(four, one + 48) << "1x took " << one << " MiB";  // of 144 MiB more of input
   EXPECT_LT(four, stated);
   EXPECT_LT(text, stated);
   RecordProperty("peak_mib", std::to_string(four));
@@ -350,7 +350,7 @@ TEST_F(CorpusPipeline, APairOfHashesATextInFewBytes) {
   std::set<std::pair<uint64_t, uint64_t>> reference;
   uint64_t state = 1;
   const auto next = [&] { return state = xxh3_64(&state, sizeof state); };
-  for (int i = 0; i < 300000; ++i) {
+  for (int i = 0; i < 100000; ++i) {
     const bool crowded = next() % 3 == 0;
     const Digest128 key{crowded ? 42 : next() % 100000 * 0x9e3779b97f4a7c15, crowded ? next() % 500 : 7};
     EXPECT_EQ(set.insert(key), reference.insert({key.high, key.low}).second);
@@ -358,8 +358,8 @@ TEST_F(CorpusPipeline, APairOfHashesATextInFewBytes) {
   EXPECT_TRUE(set.insert({}));
   EXPECT_FALSE(set.insert({}));
   TextSet even;
-  for (uint64_t i = 0; i < 2000000; ++i) even.insert({next(), next()});
-  EXPECT_EQ(even.size(), 2000000u);
+  for (uint64_t i = 0; i < 700000; ++i) even.insert({next(), next()});
+  EXPECT_EQ(even.size(), 700000u);
   EXPECT_LT(even.memory_bytes(), 24 * even.size());
 }
 

@@ -178,10 +178,10 @@ TEST_F(CorpusResume, KillNineAtRandomMoments) {
   const auto now = [] { return std::chrono::steady_clock::now(); };
   const auto begin = now();
   ASSERT_EQ(wait_for(start_child(directory_ / "timed", input())), 0);
-  const double seconds = std::chrono::duration<double>(now() - begin).count();
+  double seconds = std::chrono::duration<double>(now() - begin).count();
   std::mt19937 random(std::random_device{}());
   size_t kills = 0, went_on = 0;
-  for (int round = 0; round < 5; ++round) {
+  for (int round = 0; round < 5 || (kills < 3 && round < 30); ++round) {
     const fs::path out = directory_ / fmt::format("c{}", round);
     for (int tries = 0; tries < 20; ++tries) {
       const double wait = seconds * static_cast<double>(random() % 1000) / 900.0;
@@ -192,6 +192,7 @@ TEST_F(CorpusResume, KillNineAtRandomMoments) {
       const int status = wait_for(child);
       if (WIFEXITED(status)) {
         EXPECT_TRUE(WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 73) << WEXITSTATUS(status);
+        seconds *= 0.8;  // the machine was slower when the build was timed
         break;
       }
       ++kills;

@@ -7,6 +7,7 @@
 #include <ctime>
 #include <random>
 
+#include "io/tokenizer/pre_tokenizer.h"
 #include "io/tokenizer/splitter.h"
 
 namespace capstan {
@@ -87,6 +88,20 @@ TEST(KnownSplitter, KnowsItsExpressionsAndNoOthers) {
   EXPECT_EQ(known_splitter("'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+| "
                            "?[^\\s\\p{L}\\p{N}]++[\\r\\n]*+|\\s++$|\\s*[\\r\\n]|\\s+(?!\\S)|\\s"),
             nullptr);
+}
+
+/// A tokenizer whose expression goes unnoticed is right all the same, only many times slower.
+TEST(KnownSplitter, TokenizersTakeTheShortWay) {
+  for (const char* name : {"gpt2", "cl100k", "o200k", "llama3", "qwen2", "qwen35", "tekken"}) {
+    PatternSplit split;
+    split.pattern = {std::string(named_expression(name)), true};
+    const std::vector<PreTokenizerSpec> parts{split, ByteLevel{false, true, false}};
+    EXPECT_EQ(only_known_expression(parts, true), split.pattern.text) << name;
+    EXPECT_EQ(line_cut_of(parts), LineCut::between_words) << name;
+  }
+  const std::vector<PreTokenizerSpec> gpt2{ByteLevel{false, true, true}};
+  EXPECT_TRUE(only_known_expression(gpt2, true).has_value());
+  EXPECT_EQ(line_cut_of(gpt2), LineCut::between_words);
 }
 
 TEST(KnownSplitter, CutsFixedCases) {

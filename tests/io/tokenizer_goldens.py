@@ -5,12 +5,18 @@ tiktoken, and writes them with the ids that those libraries give a list of texts
     tokenizer_goldens.py                     tests/io/golden/tokenizers, as committed
     tokenizer_goldens.py --out DIR --texts 500 --seed 7 [--real DIR]
 
+    tokenizer_goldens.py --compare DIR
+
 The second form makes cases for a long run: io_tokenizer_golden_test reads them where CAPSTAN_TOKENIZER_CASES says so;
---real adds tokenizer files found in a directory (tokenizer.json, .model, .tiktoken, vocab.txt). Needs pip's tokenizers,
-sentencepiece and tiktoken (versions: VERSIONS below; others may differ for characters new in Unicode).
+--real adds tokenizer files found in a directory (tokenizer.json, .model, .tiktoken, tekken.json, vocab.txt, CLIP's
+bpe_simple_vocab). The third gives the tokenizer.json files in DIR/written, which another program made from the files of
+such cases (X.json from the file X), to Hugging Face `tokenizers` and compares its ids with those of the cases. Needs
+pip's tokenizers, sentencepiece and tiktoken (versions: VERSIONS below; others may differ for characters new in
+Unicode).
 """
 import argparse
 import base64
+import gzip
 import json
 import pathlib
 import random
@@ -22,6 +28,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 VERSIONS = {"tokenizers": "0.23.3", "sentencepiece": "0.2.3", "tiktoken": "0.14.0"}
+ENDS = ("<|endoftext|>", "</s>", "[SEP]", "<｜end▁of▁sentence｜>", "<EOT>")
 SPECIAL = ("<s>", "</s>", "<unk>", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "<|endoftext|>")
 RANGES = [(0x20, 0x7e)] * 3 + [
     (0xa0, 0xff), (0x100, 0x24f), (0x300, 0x36f), (0x370, 0x3ff), (0x400, 0x4ff), (0x530, 0x58f), (0x590, 0x5ff),
@@ -46,6 +53,7 @@ QWEN = CL100K.replace("{1,3}", "")
 O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
          r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
          r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+TEKKEN = O200K.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "").replace("{1,3}", "")
 BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
 
 
@@ -75,6 +83,29 @@ def made_up(draw):
 def texts_of(count, seed):
     draw = random.Random(seed)
     return [made_up(draw) for _ in range(count)]
+
+
+def long_runs(draw):
+    """One character, or a few in turn, hundreds of times; with something else in the middle now and then."""
+    units = ["a", " ", "\n", "\t", "0", "12", "ab", "!", "-", "e\u0301", "\u0301", "\u200d", "é", "你", "你好", "안녕", "\u3000",
+             "👍🏽", "👨\u200d👩\u200d👧", "🇩🇪", "A", "'s", " the", "\r\n", "▁", "\0", "\x7f", "ア", "ا", "\u1100\u1161", "𝒳", "x\u0323\u0307"]
+    texts = []
+    for unit in units:
+        half = unit * (draw.randint(100, 400) // len(unit))
+        texts += [half, half + draw.choice([" ", "x", "\n", "é"]) + half]
+    return texts
+
+
+def broken_texts(draw):
+    """Text of good and bad bytes: cut characters, surrogates, overlong forms, beyond the last character, noise."""
+    bad = [b"\xff", b"\x80", b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80",
+           b"\xe0\xa0\xe2\x82\xac", b"\xf8\x88\x80\x80\x80", b"\xef\xbb\xbf\xfe"]
+    texts = [b"a" + one + b" b" for one in bad] + [b"\xff" * 200, bytes(range(256))]
+    for _ in range(40):
+        parts = [draw.choice(WORDS + SPACES).encode() if draw.random() < .6 else draw.choice(bad)
+                 for _ in range(draw.randint(1, 20))]
+        texts.append(b"".join(parts))
+    return texts + [draw.randbytes(draw.randint(1, 60)) for _ in range(20)]
 
 
 class Maker:
@@ -258,7 +289,7 @@ def json_case(path, texts):
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    end = next((name for name in ("<|endoftext|>", "</s>", "[SEP]") if tokenizer.token_to_id(name) is not None), "")
+    end = next((name for name in ENDS if tokenizer.token_to_id(name) is not None), "")
     tokenizer.encode_special_tokens = True
     plain = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     tokenizer.encode_special_tokens = False
@@ -266,18 +297,58 @@ def json_case(path, texts):
     return {"end": end, "ids": plain, "framed": framed, "decoded": [tokenizer.decode(ids) for ids in framed]}
 
 
-def model_case(path, texts):
+def model_case(path, texts, broken=()):
+    if b"\0" not in path.read_bytes():
+        return ranks_case(path, texts)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    return {"end": "", "ids": [processor.encode(text) if text else [] for text in texts]}
+    case = {"end": "", "ids": [processor.encode(text) if text else [] for text in texts]}
+    return case | ({"broken": [processor.encode(text) for text in broken]} if broken else {})
+
+
+def ranks_of(path):
+    pairs = [line.split() for line in path.read_text("utf-8").splitlines() if line]
+    return {base64.b64decode(token): int(rank) for token, rank in pairs if base64.b64decode(token)}
 
 
 def ranks_case(path, texts):
-    pairs = [line.split() for line in path.read_text("utf-8").splitlines() if line]
-    ranks = {base64.b64decode(token): int(rank) for token, rank in pairs if base64.b64decode(token)}
-    name = path.name.replace("gpt2", "r50k")
-    expression = next((e for n, e in (("r50k", GPT2), ("cl100k", CL100K), ("o200k", O200K)) if n in name), CL100K)
+    ranks = ranks_of(path)
+    names = {"r50k": GPT2, "p50k": GPT2, "gpt2": GPT2, "multilingual": GPT2, "o200k": O200K, "llama4": O200K, "qwen": QWEN,
+             "llama3": CL100K, "cl100k": CL100K}
+    expression = next(expression for name, expression in names.items() if name in path.name)
     encoding = tiktoken.Encoding("case", pat_str=expression, mergeable_ranks=ranks, special_tokens={})
     return {"end": "", "ids": [encoding.encode_ordinary(text) for text in texts]}
+
+
+def tekken_case(path, texts):
+    source = json.loads(path.read_text("utf-8"))
+    first = source["config"]["default_num_special_tokens"]
+    used = source["config"]["default_vocab_size"] - first
+    encoding = tiktoken.Encoding(
+        "case", pat_str=source["config"]["pattern"], special_tokens={},
+        mergeable_ranks={base64.b64decode(token["token_bytes"]): token["rank"] for token in source["vocab"][:used]})
+    return {"end": "", "ids": [[first + rank for rank in encoding.encode_ordinary(text)] for text in texts]}
+
+
+def clip_json(source, out):
+    """CLIP's tokenizer as Hugging Face's converter makes it of the published merges."""
+    lines = gzip.decompress(source.read_bytes()).decode("utf-8").split("\n")[1:49152 - 256 - 2 + 1]
+    merges = [tuple(line.split()) for line in lines]
+    pieces = list(byte_symbols())
+    pieces += [piece + "</w>" for piece in pieces] + ["".join(merge) for merge in merges]
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
+    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, unk_token="<|endoftext|>",
+                                     continuing_subword_prefix="", end_of_word_suffix="</w>", fuse_unk=False))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "),
+                                                 normalizers.Lowercase()])
+    expression = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(expression), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("<|endoftext|>", len(pieces) - 1), ("<|startoftext|>", len(pieces) - 2), add_prefix_space=False,
+        trim_offsets=False)
+    tokenizer.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
+    tokenizer.save(str(out / "clip.json"), pretty=False)
 
 
 def vocabulary_case(path, texts):
@@ -292,13 +363,57 @@ def vocabulary_case(path, texts):
 CASES = {".json": json_case, ".model": model_case, ".tiktoken": ranks_case, ".txt": vocabulary_case}
 
 
+def case_of(path, texts, broken):
+    if path.name.startswith("tekken"):
+        return tekken_case(path, texts)
+    if path.suffix == ".model":
+        return model_case(path, texts, broken)
+    return CASES[path.suffix](path, texts)
+
+
+def exact(path):
+    """Hugging Face has no components that are SentencePiece's to the bit: its character map works on whole graphemes,
+    its Unigram adds scores up as doubles, which decides where two ways to cut a run are equally good, and it prepares the
+    text between user-defined pieces stretch by stretch."""
+    spec = json.loads(path.read_text("utf-8"))
+    return not path.name.endswith(".model.json") or (
+        spec["model"]["type"] == "BPE" and "Precompiled" not in json.dumps(spec["normalizer"]))
+
+
+def compare(directory):
+    """What Hugging Face makes of the files in written/, against the ids of the cases. Returns how many differ."""
+    cases = json.loads((directory / "cases.json").read_text("utf-8"))
+    wrong = 0
+    for case in cases["tokenizers"]:
+        path = directory / "written" / (pathlib.Path(case["file"]).name + ".json")
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in cases["texts"]]
+        differ = [i for i, (ours, peer) in enumerate(zip(ids, case["ids"])) if ours != peer]
+        if not differ:
+            continue
+        allowed = 0 if exact(path) else len(ids) // 5
+        wrong += len(differ) > allowed
+        first = differ[0]
+        print(f"{path.name}: {len(differ)} of {len(ids)} texts differ ({allowed} may), the first: "
+              f"{cases['texts'][first][:80]!r}\n  from the file {case['ids'][first][:30]}\n"
+              f"  from ours     {ids[first][:30]}")
+    print(f"{len(cases['tokenizers'])} written tokenizers read by Hugging Face, {wrong} differ more than they may")
+    return wrong
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--texts", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--real", type=pathlib.Path)
+    parser.add_argument("--compare", type=pathlib.Path)
     arguments = parser.parse_args()
+    if arguments.compare:
+        raise SystemExit(1 if compare(arguments.compare) else 0)
     small = arguments.out is None
     out = arguments.out or pathlib.Path(__file__).resolve().parent / "golden" / "tokenizers"
     out.mkdir(parents=True, exist_ok=True)
@@ -307,15 +422,22 @@ def main():
         step()
     # Trained tokenizers have special names as pieces now and then, which we do not let text become: leave such texts out.
     texts = [text for text in texts_of(arguments.texts, arguments.seed) if not any(name in text for name in SPECIAL[:6])]
+    draw = random.Random(arguments.seed)
+    broken = broken_texts(draw)[:12 if small else None]
+    if not small:
+        texts += long_runs(draw)
+        for packed in arguments.real.glob("bpe_simple_vocab*.gz") if arguments.real else ():
+            clip_json(packed, out)
     files = sorted(path for path in out.iterdir() if path.suffix in CASES and path.name != "cases.json")
     if arguments.real:
         files += sorted(path for path in arguments.real.iterdir() if path.suffix in CASES)
-    cases = [{"file": str(path.resolve()) if path.parent != out else path.name, **CASES[path.suffix](path, texts)}
+    cases = [{"file": str(path.resolve()) if path.parent != out else path.name, **case_of(path, texts, broken)}
              for path in files]
     versions = {"tokenizers": tokenizers.__version__, "sentencepiece": sentencepiece.__version__,
                 "tiktoken": tiktoken.__version__}
     with open(out / "cases.json", "w", encoding="utf-8") as file:
-        file.write(json.dumps({"made_with": versions, "texts": texts}, ensure_ascii=True)[:-1] + ', "tokenizers": [\n')
+        head = {"made_with": versions, "texts": texts, "broken": [base64.b64encode(text).decode() for text in broken]}
+        file.write(json.dumps(head, ensure_ascii=True)[:-1] + ', "tokenizers": [\n')
         file.write(",\n".join(json.dumps(case, separators=(",", ":")) for case in cases) + "\n]}\n")
     print(f"{len(cases)} tokenizers, {len(texts)} texts, {sum(p.stat().st_size for p in out.iterdir()) // 1024} KiB in {out}")
 

@@ -17,11 +17,24 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from harness import BINARY, ENVIRONMENT, TIMEOUT, ProductTest, capstan, made_up_text, train  # noqa: E402
+from harness import (BINARY, ENVIRONMENT, TIMEOUT, Job, ProductTest, capstan, made_up_text, metrics, numbers,  # noqa: E402
+                     train)
 
 
 def command(*arguments):
     return subprocess.run(list(map(str, arguments)), capture_output=True, text=True, check=False)
+
+
+def flipped(good):
+    """One bit of every chunk of tokens, and what else lies there."""
+    bad = bytearray(good)
+    for place in range(20000, len(bad) - 20000, 30000):
+        bad[place] ^= 4
+    return bytes(bad)
+
+
+def stopped(pid):
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
 
 
 def files_of(folder):
@@ -141,6 +154,88 @@ class Faults(ProductTest):
                 self.assertEqual(said.count(f"{shard.name}:"), 1, said)
                 self.assertFalse((run / "checkpoints").exists() and any((run / "checkpoints").iterdir()))
                 shard.write_bytes((self.corpus / shard.name).read_bytes())
+
+    def test_damaged_shards_before_a_training(self):
+        corpus = self.folder / "corpus"
+        command("cp", "-r", self.corpus, corpus)
+        shard = sorted(corpus.glob("train-*.h5"))[0]
+        good = shard.read_bytes()
+        for what, bad, says in (("truncated", good[:-1], "(truncated)"), ("appended", good + b"x", "the file has"),
+                                ("emptied", b"", "(truncated)"), ("zeroed", bytes(len(good)), "HDF5 cannot open it"),
+                                ("flipped", flipped(good), "is corrupt: its xxh3 is")):
+            with self.subTest(what):
+                shard.write_bytes(bad)
+                run = self.folder / what
+                code, said = train(2, self.config, f"data.corpora={corpus}", f"run.dir={run}")
+                self.assertEqual(code, 65, said)
+                self.assertIn(f"{shard.name}: ", said)
+                self.assertIn(says, said)
+                self.assertEqual(metrics(run), [])
+        shard.unlink()
+        code, said = train(2, self.config, f"data.corpora={corpus}", f"run.dir={self.folder / 'missing'}")
+        self.assertEqual(code, 66, said)
+        self.assertIn(f"{shard.name}: this file is missing", said)
+
+    def change_while_training(self, name, change, code, says=()):
+        """Rank 0 stops in its fifth microbatch, the shard changes, and it goes on. Returns the run directory."""
+        corpus, run = self.folder / f"corpus-{name}", self.folder / f"run-{name}"
+        command("cp", "-r", self.large, corpus)
+        shard = sorted(corpus.glob("train-*.h5"))[0]
+        settings = (f"data.corpora={corpus}", f"run.dir={run}", "train.steps=60", "train.evaluate_every=0")
+        with Job(2, self.config, *settings, env={"CAPSTAN_FAIL": "train.microbatch:5:stop@0"}) as job:
+            limit = time.monotonic() + TIMEOUT
+            while not (halted := [pid for pid in job.rank_pids() if stopped(pid)]):
+                self.assertLess(time.monotonic(), limit, job.text())
+                self.assertIsNone(job.process.poll(), job.text())
+                time.sleep(0.02)
+            change(shard, shard.read_bytes())
+            os.kill(halted[0], signal.SIGCONT)
+            self.assertEqual(job.wait(), code, job.text())
+            said = job.text()
+        for word in says:
+            self.assertIn(word, said)
+        if code != 0:
+            self.assertIn(f"{shard.name}: ", said)
+            self.assertLess(len(metrics(run)), 60)
+        return run
+
+    def test_shards_that_change_while_training(self):
+        self.large = self.folder / "large"
+        self.build(self.large, self.jsonl(documents=6000))
+        code, said = train(2, self.config, f"data.corpora={self.large}", f"run.dir={self.folder / 'whole'}",
+                           "train.steps=60", "train.evaluate_every=0")
+        self.assertEqual(code, 0, said)
+
+        def rename(shard, _):
+            other = shard.with_suffix(".new")
+            other.write_bytes(b"something else")
+            other.rename(shard)
+
+        # What is read is what the manifest vouches for, or an error that names the shard.
+        self.change_while_training("flipped", lambda shard, good: shard.write_bytes(flipped(good)), 65, ["is corrupt"])
+        self.change_while_training("zeroed", lambda shard, good: shard.write_bytes(bytes(len(good))), 65)
+        self.change_while_training("truncated", lambda shard, good: os.truncate(shard, len(good) // 4), 65)
+        for name, change in (("appended", lambda shard, good: shard.write_bytes(good + b"x" * 999)),
+                             ("replaced", rename), ("removed", lambda shard, _: shard.unlink())):
+            run = self.change_while_training(name, change, 0)  # the open file stays what it was
+            self.assertEqual(numbers(metrics(run)), numbers(metrics(self.folder / "whole")))
+
+    def test_invalid_lines(self):
+        source = self.folder / "lines.jsonl"
+        for line, says in ((b'{"text": "good"', "lines.jsonl:3:"), (b'["text"]', "lines.jsonl:3:"),
+                           (b'{"other": "x"}', '"text"'), (b'{"text": 5}', '"text"'), (b'{"text": "\xff"}', "not valid JSON")):
+            source.write_bytes(b'{"text": "one"}\n{"text": "two"}\n' + line + b'\n{"text": "three"}\n')
+            self.build(self.folder / "c", source, code=65, says=["lines.jsonl:3:", says, "--skip-bad"])
+            self.assertFalse((self.folder / "c" / "manifest.json").exists())
+        self.build(self.folder / "c", "--skip-bad", 1, source, says=["lines.jsonl:3:"])
+
+    def test_caps_that_leave_too_little_are_refused_before_the_start(self):
+        run = self.folder / "run"
+        code, said = train(2, self.config, *self.settings(run), "data.max_epochs=0.01")
+        self.assertEqual(code, 78, said)
+        self.assertIn("data.max_epochs leaves", said)
+        self.assertRegex(said, r"exhausted at sample \d+ of 192")
+        self.assertEqual(metrics(run), [])
 
     def test_a_corpus_replaced_between_two_runs(self):
         corpus = self.folder / "corpus"

@@ -25,7 +25,7 @@ using testing::TinyTraining;
 struct Layout {
   int tp, dp;
   bool sequence_parallel;
-  int zero = 0;
+  int zero = 0, pp = 1;
 };
 
 class LayoutState : public ::testing::Test {
@@ -42,9 +42,10 @@ class LayoutState : public ::testing::Test {
     spec.sequence_parallel = layout.sequence_parallel;
     spec.zero = layout.zero;
     spec.microbatch = 4 / layout.dp;
+    spec.model.layers = 4;
     std::vector<Step> steps;
-    run_rank_threads(layout.tp * layout.dp, [&](Communicator& world) {
-      TinyTraining training(spec, backend_, world, layout.tp);
+    run_rank_threads(layout.tp * layout.dp * layout.pp, [&](Communicator& world) {
+      TinyTraining training(spec, backend_, world, layout.tp, layout.pp);
       if (!from.empty()) {
         Checkpoint checkpoint = Checkpoint::open(from);
         load_state(training.training(), checkpoint);
@@ -78,9 +79,13 @@ class LayoutState : public ::testing::Test {
 
 TEST_F(LayoutState, LoadsUnderAnyOtherAndSavesTheSameBytes) {
   const std::vector<std::pair<Layout, Layout>> pairs{
-      {{1, 1, false}, {4, 1, true}},     {{2, 2, true}, {1, 4, false}},       {{4, 1, false}, {2, 1, true}},
-      {{2, 1, true}, {1, 1, false}},     {{1, 2, false}, {2, 2, false}},      {{4, 2, true}, {4, 1, false}},
-      {{1, 4, false, 1}, {1, 1, false}}, {{2, 2, true, 1}, {1, 2, false, 1}}, {{1, 1, false}, {4, 2, true, 1}}};
+      {{1, 1, false}, {4, 1, true}},          {{2, 2, true}, {1, 4, false}},
+      {{4, 1, false}, {2, 1, true}},          {{2, 1, true}, {1, 1, false}},
+      {{1, 2, false}, {2, 2, false}},         {{4, 2, true}, {4, 1, false}},
+      {{1, 4, false, 1}, {1, 1, false}},      {{2, 2, true, 1}, {1, 2, false, 1}},
+      {{1, 1, false}, {4, 2, true, 1}},       {{2, 2, true, 3}, {1, 1, false}},
+      {{1, 1, false, 0, 4}, {2, 2, true, 2}}, {{2, 2, true, 3, 2}, {1, 4, false, 3}},
+      {{1, 4, false, 2}, {4, 1, false, 0, 2}}};
   for (size_t i = 0; i < pairs.size(); ++i) {
     const std::string tag = std::to_string(i);
     const auto& [before, after] = pairs[i];
@@ -101,18 +106,20 @@ TEST_F(LayoutState, TrainingGoesOnUnderAnotherLayout) {
          train(layout, first, last, directory_ / from / checkpoint_name(static_cast<uint64_t>(first)), directory_ / to))
       parts.push_back(step);
   };
-  go_on({1, 4, false, 1}, 2, 4, "p0", "p1");
-  go_on({4, 1, true}, 4, 6, "p1", "p2");
+  go_on({1, 4, false, 3}, 2, 4, "p0", "p1");
+  go_on({2, 1, true, 0, 2}, 4, 6, "p1", "p2");
   ASSERT_EQ(parts.size(), whole.size());
   for (size_t i = 0; i < whole.size(); ++i) EXPECT_NEAR(parts[i].loss, whole[i].loss, 1e-11 * whole[i].loss) << i;
 }
 
 /// Parameters alone, read in another dtype, as evaluate and generate do.
 TEST_F(LayoutState, ParametersAloneLoadUnderAnyLayout) {
-  train({2, 1, true}, 0, 1, {}, directory_ / "a");
+  train({2, 1, true, 0, 2}, 0, 1, {}, directory_ / "a");
   run_rank_threads(4, [&](Communicator& world) {
-    TinyTraining training(tiny_spec(tiny_llama(), Precision::fp32), backend_, world, 4),
-        same(tiny_spec(tiny_llama()), backend_, world, 4);
+    DecoderConfig model = tiny_llama();
+    model.layers = 4;
+    TinyTraining training(tiny_spec(model, Precision::fp32), backend_, world, 4),
+        same(tiny_spec(model), backend_, world, 4);
     Checkpoint checkpoint = Checkpoint::open(directory_ / "a" / checkpoint_name(1));
     load_parameters(training.program(), DType::f32, checkpoint);
     load_state(same.training(), checkpoint);

@@ -6,6 +6,7 @@ samples as a run on one rank that nobody disturbed; and a run whose context grow
 """
 import json
 import pathlib
+import re
 import sys
 import unittest
 
@@ -122,6 +123,21 @@ class Order(ProductTest):
             self.assertEqual(code, 0, output)
         self.assertEqual(numbers(metrics(run)), numbers(metrics(whole)))
         self.assertEqual(data_of(run)["corpora"], data_of(whole)["corpora"])
+
+    def test_a_sample_can_be_looked_up(self):
+        answer = capstan("corpus", "place", self.corpus, "--sample", 123456789012, "--context", 32, "--seed", 7, "--text")
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        told = re.match(r"sample 123,456,789,012 \(context 32, seed 7\): token ([\d,]+) of ([\d,]+) in epoch \d+, token "
+                        r"([\d,]+) of (train-\d+\.h5)\n", answer.stdout)
+        self.assertTrue(told, answer.stdout)
+        token, total = (int(number.replace(",", "")) for number in told.groups()[:2])
+        self.assertLess(token, total)
+        text = "".join(path.read_text(encoding="utf-8") for path in sorted(self.text.iterdir()))
+        line = answer.stdout.splitlines()[1].strip()
+        self.assertGreater(len(line), 5)
+        self.assertIn(line, text)
+        for bad in (("--context", 0), ("--context", 10**8)):
+            self.assertIn(capstan("corpus", "place", self.corpus, "--sample", 1, *bad).returncode, (64, 78))
 
     def test_inspect_tells_the_blend(self):
         answer = capstan("inspect", self.config, *self.blend(self.folder / "run"), *SETTINGS, "layout.dp=1")

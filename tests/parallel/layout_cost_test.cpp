@@ -76,7 +76,8 @@ TEST(BytesOnTheWire, OfTheUpdateAreThoseOfTheFormula) {
             const size_t before = training.group(Axis::dp).count().bytes;
             training.training().finish_step();
             const size_t elements = static_cast<size_t>(training.training().layout().elements);
-            const size_t scalars = 2 * (1 + 4 + 1) * 8 * 3 / 4;  // loss, one flag a data rank; the square sum
+            const size_t runs = training.training().layout().runs.size();
+            const size_t scalars = 2 * (1 + 4 + runs) * 8 * 3 / 4;  // loss, one flag a data rank; square sums
             EXPECT_EQ(training.group(Axis::dp).count().bytes - before,
                       elements * (master + (zero == 0 ? master : working)) * 3 / 4 + scalars);
           });

@@ -1,0 +1,65 @@
+#include "cluster/lab/record_table.h"
+
+#include "core/error.h"
+
+namespace capstan {
+
+bool is_fitted(const RunRecord& record) {
+  return record.done() && std::isfinite(record.loss) && record.kind != "search" && record.kind != "trunk" &&
+         record.kind != "held-out";
+}
+
+double record_number(const RunRecord& record, const std::string& column) {
+  for (const RecordField& field : record_fields()) {
+    if (column != field.name) continue;
+    if (const auto* i = std::get_if<int64_t RunRecord::*>(&field.member)) return static_cast<double>(record.**i);
+    if (const auto* d = std::get_if<double RunRecord::*>(&field.member)) return record.**d;
+  }
+  throw Error::make(ExitCode::usage, "records have no column of numbers called '{}'", column);
+}
+
+scaling::Measurements measurements_of(const std::vector<RunRecord>& records, const TableColumns& columns,
+                                      const std::string& where) {
+  scaling::Measurements table;
+  std::vector<std::string> names;
+  for (const RunRecord& record : records) {
+    if (!is_fitted(record)) continue;
+    table.parameters.push_back(record_number(record, columns.n));
+    table.tokens.push_back(record.tokens);
+    table.flops.push_back(record_number(record, columns.c));
+    table.loss.push_back(record_number(record, columns.loss));
+    table.unique.push_back(record.unique_tokens);
+    table.seed.push_back(static_cast<int>(record.seed));
+    names.push_back(fmt::format("{}: run {}", where, record.run));
+  }
+  if (table.loss.empty())
+    throw Error::make(ExitCode::bad_data, "{}: none of the {} records is of a finished run that a law is fitted to",
+                      where, records.size());
+  return scaling::checked(std::move(table), names);
+}
+
+scaling::Csv csv_of(const std::vector<RunRecord>& records, const std::string& where) {
+  std::vector<RunRecord> fitted;
+  for (const RunRecord& record : records)
+    if (is_fitted(record)) fitted.push_back(record);
+  if (fitted.empty())
+    throw Error::make(ExitCode::bad_data, "{}: none of the {} records is of a finished run that a law is fitted to",
+                      where, records.size());
+  return scaling::parse_csv(records_csv(fitted), where);
+}
+
+scaling::ColumnNames with_store_names(scaling::ColumnNames names) {
+  const auto prefer = [](std::string& name, const char* column) {
+    if (name.empty()) name = column;
+  };
+  prefer(names.parameters, "n_total");
+  prefer(names.tokens, "tokens");
+  prefer(names.loss, "loss");
+  prefer(names.flops, "flops_half");
+  prefer(names.run, "run");
+  prefer(names.seed, "seed");
+  prefer(names.unique, "unique_tokens");
+  return names;
+}
+
+}  // namespace capstan
