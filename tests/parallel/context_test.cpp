@@ -315,6 +315,15 @@ size_t bytes_of_microbatch(const DecoderConfig& model, const Layout& layout, Pre
     const size_t before = training.group(Axis::cp).count().bytes;
     training.accumulate(0);
     bytes[static_cast<size_t>(world.rank())] = training.group(Axis::cp).count().bytes - before;
+    const Plan& train = training.program().plan("train");
+    double planned = 0.0;
+    for (size_t i = 0; i < train.tape.nodes.size(); ++i) {
+      const Node& node = train.tape.nodes[i];
+      if ((node.part == Part::forward || node.part == Part::backward) && node.op->is_collective() &&
+          train.wire(i).axis == Axis::cp)
+        planned += train.wire(i).bytes;
+    }
+    EXPECT_EQ(planned, static_cast<double>(training.group(Axis::cp).count().bytes - before)) << "as the plan says";
   });
   for (const size_t other : bytes) EXPECT_EQ(other, bytes[0]);
   return bytes[0];
