@@ -96,6 +96,19 @@ class RingBase : public AttentionBase {
   Cost cost(std::span<const TensorSpec> in, std::span<const TensorSpec> out) const override {
     return product_cost(in, out, ranks_);
   }
+  /// The shifts of messages and, backward, of sums.
+  Wire wire(std::span<const TensorSpec> in, std::span<const TensorSpec>, const Mesh& mesh) const override {
+    int64_t divided = 1;  // heads: over so many ranks
+    for (const Axis axis : kAllAxes)
+      if (on(in[kQ].placements, axis) == Shard(2)) divided *= mesh.size(axis);
+    const int64_t heads = spec_.heads / divided, size = in[kQ].shape[2] / heads;
+    const int64_t read = std::max<int64_t>(1, heads * spec_.kv_heads / spec_.heads);
+    const double pairs = 2.0 * static_cast<double>(in[kK].shape[0] * in[kK].shape[1] * read * size), ranks = ranks_;
+    const double message = pairs * static_cast<double>(bytes_of(in[kK].dtype)) +
+                           static_cast<double>(in[kKeyDocuments].elements() * bytes_of(in[kKeyDocuments].dtype));
+    const double sums = pairs * static_cast<double>(bytes_of(accumulation_of(in[kK].dtype)));
+    return {Axis::cp, (ranks - 1.0) * message + (is_gradient() ? ranks * sums : 0.0)};
+  }
   /// Beside what whole attention takes: the sequence divided alike in all that has one.
   std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
     std::vector<Signature> rules = AttentionBase::signatures(in);

@@ -123,5 +123,56 @@ TEST(Placement, DualsAndNames) {
   EXPECT_EQ(to_string(TensorSpec{{2, 3}, DType::f32, with({}, Axis::tp, Shard(1))}), "f32[2, 3] tp:S(1)");
 }
 
+/// Over cp a dim is dealt in zigzag, and tp cuts what that leaves: together all ranks hold each element once, each rank
+/// as much as its local shape says, and tp ranks one after another have what the rank of cp holds.
+TEST(LocalRuns, DealAndCutEveryElementOnce) {
+  for (const int cp : {1, 2, 3, 4})
+    for (const int tp : {1, 2, 3, 4}) {
+      const int64_t extent = 24 * cp * tp;
+      const TensorSpec spec{{2, extent}, DType::f32, with(with({}, Axis::cp, Shard(1)), Axis::tp, Shard(1))};
+      std::vector<int> holders(static_cast<size_t>(extent));
+      for (int rank = 0; rank < cp * tp; ++rank) {
+        const Mesh mesh({1, 1, cp, tp, 1}, rank);
+        int64_t count = 0;
+        for (const Extent& run : local_runs(spec, 1, mesh)) {
+          EXPECT_GT(run.count, 0);
+          for (int64_t i = run.first; i < run.first + run.count; ++i) ++holders[static_cast<size_t>(i)];
+          count += run.count;
+        }
+        EXPECT_EQ(count, local_shape(spec, mesh)[1]);
+        EXPECT_EQ(local_runs(spec, 0, mesh).at(0).count, 2) << "a dim that nobody divides";
+      }
+      EXPECT_EQ(holders, std::vector<int>(static_cast<size_t>(extent), 1)) << cp << " x " << tp;
+    }
+}
+
+TEST(LocalRuns, AreTheChunksInTheirOrder) {
+  const TensorSpec spec{{32}, DType::f32, with(with({}, Axis::cp, Shard(0)), Axis::tp, Shard(0))};
+  const auto runs = [&](int cp, int tp, int rank) {
+    std::vector<std::pair<int64_t, int64_t>> found;
+    for (const Extent& run : local_runs(spec, 0, Mesh({1, 1, cp, tp, 1}, rank)))
+      found.push_back({run.first, run.count});
+    return found;
+  };
+  using Runs = std::vector<std::pair<int64_t, int64_t>>;
+  EXPECT_EQ(runs(2, 1, 0), (Runs{{0, 8}, {24, 8}}));
+  EXPECT_EQ(runs(2, 1, 1), (Runs{{8, 8}, {16, 8}}));
+  EXPECT_EQ(runs(4, 1, 3), (Runs{{12, 4}, {16, 4}}));
+  EXPECT_EQ(runs(2, 4, 1), (Runs{{4, 4}})) << "tp 1 of cp 0";
+  EXPECT_EQ(runs(2, 4, 2), (Runs{{24, 4}}));
+  EXPECT_EQ(runs(1, 4, 2), (Runs{{16, 8}}));
+}
+
+TEST(LocalRuns, WantTwoChunksForEachRankOfCp) {
+  const TensorSpec spec{{10}, DType::f32, with({}, Axis::cp, Shard(0))};
+  EXPECT_EQ(local_shape(spec, Mesh({1, 1, 5, 1, 1}, 0)), Shape{2});
+  try {
+    local_shape(spec, Mesh({1, 1, 2, 1, 1}, 0));
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("two chunks"), std::string::npos) << error.what();
+  }
+}
+
 }  // namespace
 }  // namespace capstan

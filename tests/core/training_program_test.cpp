@@ -183,7 +183,8 @@ TEST(TrainingDocuments, ChangingOneDocumentLeavesTheOthersLossBitwise) {
     };
     training.fill_microbatch(0, 0);
     const std::vector<float> before = losses();
-    const int64_t half = config.context / 2, second = config.context;  // sample 1 holds two documents
+    const int64_t half = testing::second_document(config.context),
+                  second = config.context;  // sample 1 holds two documents
     for (int64_t t = 0; t < half; ++t) training.program().at<int32_t>("input.tokens")[second + t] = 3;
     const std::vector<float> after = losses();
     ASSERT_EQ(before.size(), after.size());

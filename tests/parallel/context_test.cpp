@@ -7,15 +7,22 @@
 #include "core/ops/attention.h"
 #include "core/ops/cross_entropy.h"
 #include "core/ops/linear.h"
-#include "tests/parallel/layout_twin.h"
+#include "tests/parallel/context_twin.h"
 
 namespace capstan {
 namespace {
 
+using testing::config_of;
+using testing::context;
+using testing::ContextModel;
+using testing::expect_context_is_its_twin;
 using testing::expect_twins;
+using testing::kContext;
+using testing::kGpt;
+using testing::kLlama;
+using testing::kWindow;
 using testing::Layout;
 using testing::name_of;
-using testing::tiny_gpt;
 using testing::tiny_llama;
 using testing::tiny_spec;
 using testing::TinyTraining;
@@ -24,71 +31,21 @@ using testing::TwinOutcome;
 using enum ScheduleKind;
 using Policy = Recompute::Policy;
 
-constexpr double kLossLimit = 1e-12, kWeightLimit = 1e-9;
-constexpr int64_t kContext = 16;
-
-/// Learned positions; rotary with grouped heads; ALiBi and a window that hides some chunks whole.
-enum Model { kGpt, kLlama, kWindow };
-DecoderConfig config_of(Model model) {
-  DecoderConfig config = model == kLlama ? tiny_llama() : tiny_gpt();
-  config.context = kContext;
-  if (model == kWindow) {
-    config.head_size = 5, config.positions = Positions::alibi, config.window = 5;
-    config.activation = Activation::geglu, config.hidden = 20, config.tied = false;
+/// A covering set; context_product_test.cpp has the whole product.
+TEST(Context, IsItsTwin) {
+  for (const ContextModel model : {kGpt, kLlama, kWindow}) {
+    expect_context_is_its_twin(model, context(model == kGpt ? 2 : 4));
+    Layout layout = context(2, 2);
+    expect_context_is_its_twin(model, layout);
+    layout.sequence_parallel = true, layout.recompute = model == kGpt ? Policy::selective : Policy::full;
+    expect_context_is_its_twin(model, layout);
+    layout.dp = 2, layout.zero = model == kLlama ? 3 : 1;
+    expect_context_is_its_twin(model, layout);
   }
-  return config;
+  Layout layout = context(4, 2, 2);
+  layout.sequence_parallel = true, layout.zero = 2;
+  expect_context_is_its_twin(kLlama, layout);
 }
-
-const TwinOutcome& unsharded(Model model, double dropout) {
-  static std::map<std::pair<Model, double>, TwinOutcome> known;
-  const auto found = known.find({model, dropout});
-  if (found != known.end()) return found->second;
-  DecoderConfig config = config_of(model);
-  config.dropout = dropout;
-  return known[{model, dropout}] = train_twin(tiny_spec(config), {}, kernels::reference_backend());
-}
-
-Layout context(int cp, int tp = 1, int dp = 1) {
-  Layout layout;
-  layout.cp = cp, layout.tp = tp, layout.dp = dp;
-  return layout;
-}
-
-void expect_context_is_its_twin(Model model, const Layout& layout, double dropout = 0.0, int64_t microbatches = 1) {
-  SCOPED_TRACE(name_of(layout));
-  DecoderConfig config = config_of(model);
-  config.dropout = dropout;
-  const TwinOutcome many = train_twin(tiny_spec(config), layout, kernels::reference_backend(), microbatches);
-  expect_twins(unsharded(model, dropout), many, kLossLimit, kWeightLimit);
-}
-
-using Case = std::tuple<Model, int, int, bool, int, Policy>;  // cp, tp, sequence parallel, dp (0: two with ZeRO-3)
-
-class Contexts : public ::testing::TestWithParam<Case> {};
-
-Layout layout_of(const Case& c) {
-  const auto [model, cp, tp, sequence_parallel, data, recompute] = c;
-  Layout layout = context(cp, tp, data == 1 ? 1 : 2);
-  layout.sequence_parallel = sequence_parallel, layout.recompute = recompute, layout.zero = data == 0 ? 3 : 0;
-  return layout;
-}
-
-TEST_P(Contexts, AreTheirTwins) {
-  const Layout layout = layout_of(GetParam());
-  if (layout.sequence_parallel && layout.tp == 1) return;  // there is nothing to divide
-  expect_context_is_its_twin(std::get<0>(GetParam()), layout);
-}
-
-std::string name_of_case(const ::testing::TestParamInfo<Case>& test) {
-  constexpr const char* names[] = {"gpt_", "llama_", "window_"};
-  return names[std::get<0>(test.param)] + name_of(layout_of(test.param)) + (std::get<3>(test.param) ? "_s" : "");
-}
-
-INSTANTIATE_TEST_SUITE_P(Product, Contexts,
-                         ::testing::Combine(::testing::Values(kGpt, kLlama, kWindow), ::testing::Values(2, 4),
-                                            ::testing::Values(1, 2), ::testing::Bool(), ::testing::Values(0, 1),
-                                            ::testing::Values(Policy::none, Policy::full)),
-                         name_of_case);
 
 /// With four tensor parallel ranks two share a key/value head, and a rank's share of the stream is part of a chunk;
 /// with three ranks of cp, or of tp, shares end inside of chunks.
@@ -101,13 +58,13 @@ TEST(Context, HeadsSharedAndOddShares) {
   config.heads = 6, config.kv_heads = 3, config.width = 24, config.context = 24, config.dropout = 0.2;
   const TwinOutcome one = train_twin(tiny_spec(config), {}, kernels::reference_backend());
   layout.tp = 3;
-  expect_twins(one, train_twin(tiny_spec(config), layout, kernels::reference_backend()), kLossLimit, kWeightLimit);
+  expect_twins(one, train_twin(tiny_spec(config), layout, kernels::reference_backend()), 1e-12, 1e-9);
   layout.tp = 1, layout.cp = 3, layout.sequence_parallel = false;
-  expect_twins(one, train_twin(tiny_spec(config), layout, kernels::reference_backend()), kLossLimit, kWeightLimit);
+  expect_twins(one, train_twin(tiny_spec(config), layout, kernels::reference_backend()), 1e-12, 1e-9);
 }
 
 TEST(Context, DropoutFollowsTheLogicalElement) {
-  for (const Model model : {kGpt, kLlama}) {
+  for (const ContextModel model : {kGpt, kLlama}) {
     expect_context_is_its_twin(model, context(2, 1, 2), 0.2);
     Layout layout = context(4, 2);
     expect_context_is_its_twin(model, layout, 0.2);
@@ -117,16 +74,15 @@ TEST(Context, DropoutFollowsTheLogicalElement) {
 }
 
 TEST(Context, GoesThroughPipelines) {
-  for (const Model model : {kGpt, kLlama})
-    for (const ScheduleKind kind : {one_forward_one_backward, zero_bubble}) {
-      Layout layout = context(2);
-      layout.pp = 2, layout.schedule = kind;
-      expect_context_is_its_twin(model, layout, 0.0, 4);
-      layout.tp = 2, layout.sequence_parallel = true, layout.recompute = Policy::selective;
-      expect_context_is_its_twin(model, layout, 0.2, 2);
-      layout.dp = 2, layout.zero = 2, layout.recompute = Policy::full;
-      expect_context_is_its_twin(model, layout, 0.0, 2);
-    }
+  for (const ContextModel model : {kGpt, kLlama}) {
+    Layout layout = context(2);
+    layout.pp = 2, layout.schedule = model == kGpt ? one_forward_one_backward : zero_bubble;
+    expect_context_is_its_twin(model, layout, 0.0, 4);
+    layout.tp = 2, layout.sequence_parallel = true, layout.recompute = Policy::selective;
+    expect_context_is_its_twin(model, layout, 0.2, 2);
+    layout.dp = 2, layout.zero = 2, layout.recompute = Policy::full;
+    expect_context_is_its_twin(model, layout, 0.0, 2);
+  }
 }
 
 TEST(Context, MicrobatchesAddUpUnderEveryStageOfZero) {
@@ -149,17 +105,16 @@ TEST(Context, OrderedSumsStayBitwiseAcrossDataRanks) {
 TEST(Context, SingleAndHalfPrecisionOnTheFastKernels) {
   const kernels::Backend backend = kernels::cpu_backend();
   for (const auto& [precision, limit] : {std::pair{Precision::fp32, 1e-5}, {Precision::bf16, 2e-2}})
-    for (const Model model : {kGpt, kLlama, kWindow})
-      for (const double dropout : {0.0, 0.2}) {
-        DecoderConfig config = config_of(model);
-        config.context = 48, config.dropout = dropout;
-        const TwinOutcome one = train_twin(tiny_spec(config, precision), {}, backend);
-        for (const Layout& layout : {context(2), context(4), context(2, 2)}) {
-          const TwinOutcome many = train_twin(tiny_spec(config, precision), layout, backend);
-          for (size_t i = 0; i < one.steps.size(); ++i)
-            EXPECT_NEAR(many.steps[i].loss, one.steps[i].loss, limit * one.steps[i].loss) << name_of(layout);
-        }
+    for (const ContextModel model : {kGpt, kLlama, kWindow}) {
+      DecoderConfig config = config_of(model);
+      config.context = 48, config.dropout = model == kLlama ? 0.2 : 0.0;
+      const TwinOutcome one = train_twin(tiny_spec(config, precision), {}, backend);
+      for (const Layout& layout : {context(4), context(2, 2)}) {
+        const TwinOutcome many = train_twin(tiny_spec(config, precision), layout, backend);
+        for (size_t i = 0; i < one.steps.size(); ++i)
+          EXPECT_NEAR(many.steps[i].loss, one.steps[i].loss, limit * one.steps[i].loss) << name_of(layout);
       }
+    }
 }
 
 /// Weights of samples count once per data rank, requests to stop of all; a loss that is not finite on one rank of cp
@@ -315,6 +270,29 @@ INSTANTIATE_TEST_SUITE_P(
             .name = "all_both_ways", .causal = false, .window = 9, .documents = true, .slopes = true, .dropout = 0.2}),
     [](const auto& test) { return std::string(test.param.name); });
 
+/// Pairs of query and key that a causal mask leaves, and calls of the kernel, as this rank's thread has had them.
+thread_local int64_t pairs_seen = 0, calls_seen = 0;
+
+/// In a causal ring every rank has the same work: in the first step three blocks, then two.
+TEST(Ring, CausalWorkIsTheSameOnAllRanks) {
+  kernels::Backend backend = kernels::reference_backend();
+  static void (*const run)(const kernels::AttentionArgs&) = backend.attention;
+  backend.attention = [](const kernels::AttentionArgs& args) {
+    const kernels::AttentionShape& s = args.shape;
+    for (int64_t i = 0; i < s.queries; ++i) pairs_seen += std::clamp<int64_t>(i + s.offset(s.keys) + 1, 0, s.keys);
+    ++calls_seen;
+    run(args);
+  };
+  constexpr int64_t kSamples = 2, kTokens = 24;
+  for (const int64_t ranks : {2, 3, 4, 6})
+    run_rank_threads(static_cast<int>(ranks), [&](Communicator& world) {
+      pairs_seen = calls_seen = 0;
+      const Attended attended(world, backend, {.name = "causal"});
+      EXPECT_EQ(pairs_seen * ranks, kSamples * kTokens * (kTokens + 1) / 2) << "rank " << world.rank();
+      EXPECT_EQ(calls_seen, kSamples * (3 + 2 * (ranks - 1))) << "rank " << world.rank();
+    });
+}
+
 // ---- what it costs and saves
 
 constexpr int64_t kBatch = 2, kLayers = 2, kBytes = 8;
@@ -337,6 +315,15 @@ size_t bytes_of_microbatch(const DecoderConfig& model, const Layout& layout, Pre
     const size_t before = training.group(Axis::cp).count().bytes;
     training.accumulate(0);
     bytes[static_cast<size_t>(world.rank())] = training.group(Axis::cp).count().bytes - before;
+    const Plan& train = training.program().plan("train");
+    double planned = 0.0;
+    for (size_t i = 0; i < train.tape.nodes.size(); ++i) {
+      const Node& node = train.tape.nodes[i];
+      if ((node.part == Part::forward || node.part == Part::backward) && node.op->is_collective() &&
+          train.wire(i).axis == Axis::cp)
+        planned += train.wire(i).bytes;
+    }
+    EXPECT_EQ(planned, static_cast<double>(training.group(Axis::cp).count().bytes - before)) << "as the plan says";
   });
   for (const size_t other : bytes) EXPECT_EQ(other, bytes[0]);
   return bytes[0];
@@ -345,7 +332,7 @@ size_t bytes_of_microbatch(const DecoderConfig& model, const Layout& layout, Pre
 /// A layer: keys, values and documents go round forwards and back, n - 1 shifts each; sums of both gradients travel
 /// with them and home, n shifts, in the dtype of sums. Full recomputation goes round once more.
 TEST(ContextCost, BytesOnTheWireAreThoseOfTheFormula) {
-  for (const Model model : {kGpt, kLlama})
+  for (const ContextModel model : {kGpt, kLlama})
     for (const auto& [precision, element, sum] : {std::tuple<Precision, size_t, size_t>{Precision::fp64, 8, 8},
                                                   {Precision::fp32, 4, 4},
                                                   {Precision::bf16, 2, 4}})
@@ -379,7 +366,7 @@ class ContextPlans : public ::testing::Test {
 /// O(S / cp): no tensor of a rank has more tokens than its share, and the scratch of the ring, where the keys and
 /// values of others are, holds two messages (and backward two of sums) beside what the kernel of a block wants.
 TEST_F(ContextPlans, NoRankHoldsMoreThanItsShareOfKeysAndValues) {
-  for (const Model model : {kGpt, kLlama, kWindow})
+  for (const ContextModel model : {kGpt, kLlama, kWindow})
     for (const int64_t length : {64, 128})
       for (const int n : {2, 4, 8}) {
         DecoderConfig config = config_of(model);

@@ -36,9 +36,11 @@ struct Step {
   bool operator==(const Step&) const = default;
 };
 
+/// Where the second document of every other sample begins: inside a chunk of context parallelism, whose length is even.
+constexpr int64_t second_document(int64_t context) { return context / 2 | 1; }
+
 /// One rank of a small training. Data are a pure function of the sample's index, so that any number of ranks and
-/// microbatches sees the same global batch: data rank r takes samples [r, r+1) * batch / dp of the step. Every other
-/// sample holds two documents; where the second begins no chunk of a context parallel rank does.
+/// microbatches sees the same global batch: data rank r takes samples [r, r+1) * batch / dp of the step.
 class TinyTraining {
  public:
   TinyTraining(const TrainingSpec& spec, const kernels::Backend& backend, Communicator& world, int tp = 1, int pp = 1,
@@ -63,7 +65,7 @@ class TinyTraining {
     const auto at = [&](const char* name) { return program().at<int32_t>(name, m); };
     float* weights = program().at<float>("input.loss_weights", m);
     const std::vector<Extent> runs = local_runs({{context}, DType::i32, with({}, Axis::cp, Shard(0))}, 0, mesh_);
-    const int64_t cut = context / 2 | 1;
+    const int64_t cut = second_document(context);
     int64_t i = -1;
     for (int64_t s = 0; s < spec.microbatch; ++s)
       for (const int64_t t : tokens_of(runs)) {
