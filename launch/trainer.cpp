@@ -97,9 +97,11 @@ void Trainer::make_program() {
   step_flops_ = flops[0] / world_.size(), step_flops_done_ = flops[1] / world_.size();
 }
 
-/// In the run directory, now that it is there, no other job's, and not refused: a run that is refused changes nothing.
+/// In the run directory, now that it is there, no other job's, and not refused: a run that is refused, or has its steps
+/// already, changes nothing.
 void Trainer::start_record() {
-  const std::string why = recorder_.attach(flight_file(directory_.flights(), world_.rank()));
+  const bool goes_on = state_.step < config_.train.steps;
+  const std::string why = goes_on ? recorder_.attach(flight_file(directory_.flights(), world_.rank())) : "";
   if (!why.empty()) console_.say("warning  where a rank stands is not kept in a file: " + why);
   recorder_.observe(training_->program());
 }

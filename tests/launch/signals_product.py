@@ -79,8 +79,11 @@ class Signals(RepeatTest):
         self.stopped_by(2, all_at_once)
 
     def test_a_signal_while_a_checkpoint_is_written(self):
-        run = self.trained("run", *self.given(2), code=75, env={"CAPSTAN_FAIL": "file.write:2:term@1"})
-        self.assertIn(metrics(run)[-1]["step"], (8, 9))
+        # Training goes on while the checkpoint of step 8 is written, so the signal finds it some steps later; the pause
+        # is there so that it finds it before the end.
+        run = self.trained("run", *self.given(2), code=75,
+                           env={"CAPSTAN_FAIL": "file.write:2:term@1,train.microbatch:12:sleep"})
+        self.assertIn(metrics(run)[-1]["step"], range(8, 24))
         self.goes_on("run", 2)
 
     def test_a_signal_before_the_first_step(self):
