@@ -1,5 +1,5 @@
 # capstan_floor(NAME BELOW floor... SOURCES file... LIBRARIES target...)
-# HOT: files whose speed matters, the others are compiled for a fast build. Without HOT all files are.
+# HOT: files whose speed matters, the others are compiled for a fast build ("none": all). Without HOT all files are.
 # makes library capstan_NAME whose include path holds this floor and the floors below, nothing above.
 function(capstan_floor NAME)
   cmake_parse_arguments(FLOOR "" "" "BELOW;SOURCES;HOT;LIBRARIES;PRIVATE_LIBRARIES;PRECOMPILE" ${ARGN})
@@ -17,8 +17,10 @@ function(capstan_floor NAME)
       target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
       file(GLOB hot ${FLOOR_HOT})
       # A header precompiled at another level crashes gcc 12.
-      set_source_files_properties(${hot} PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O2>
-        SKIP_UNITY_BUILD_INCLUSION ON SKIP_PRECOMPILE_HEADERS ON)
+      if(hot)
+        set_source_files_properties(${hot} PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O2>
+          SKIP_UNITY_BUILD_INCLUSION ON SKIP_PRECOMPILE_HEADERS ON)
+      endif()
     endif()
     if(FLOOR_PRECOMPILE)  # headers that nearly every file reads; only to build faster, files still include what they use
       target_precompile_headers(${target} PRIVATE ${FLOOR_PRECOMPILE})
