@@ -37,6 +37,10 @@ def wait_until_stopped(pid):
     raise AssertionError(f"process {pid} did not stop")
 
 
+# In the plan's own sums, or in that of the gradient noise scale.
+OVER_DATA_RANKS = r"(train \w+: all-reduce dp|step: all-reduce over all ranks)"
+
+
 class Hang(ProductTest):
     def start(self, ranks, *more, fail=None):
         self.run = self.folder / "run"
@@ -65,16 +69,16 @@ class Hang(ProductTest):
         return text
 
     def test_a_rank_stops_and_the_others_wait_in_a_collective(self):
-        text = self.hangs(2, "train.microbatch:6", 1, r"rank 0 waits in train (begin|update): all-reduce dp")
+        text = self.hangs(2, "train.microbatch:6", 1, "rank 0 waits in " + OVER_DATA_RANKS)
         self.assertIn("capstan[rank 0]: nothing has moved", text)
         self.assertRegex(text, r"(?m)^  0 .*waits .* 6  train .*\(its call \d+\)$")
 
     def test_rank_0_stops_and_the_next_one_speaks(self):
-        text = self.hangs(2, "train.microbatch:6", 0, r"rank 1 waits in train (begin|update): all-reduce dp")
+        text = self.hangs(2, "train.microbatch:6", 0, "rank 1 waits in " + OVER_DATA_RANKS)
         self.assertIn("capstan[rank 1]: nothing has moved", text)
 
     def test_one_of_four_stops(self):
-        self.hangs(4, "train.microbatch:6", 2, r"ranks 0-1,3 wait in train (begin|update)")
+        self.hangs(4, "train.microbatch:6", 2, r"ranks 0-1,3 wait in (train (begin|update)|step)")
 
     def test_a_stage_stops_and_the_next_waits_in_a_receive(self):
         self.hangs(2, "train.microbatch:6", 0, r"rank 1 waits in train forward, microbatch \d, .*receive pp path \d",
@@ -90,7 +94,7 @@ class Hang(ProductTest):
             time.sleep(0.5)
             os.kill(rank_pids(job)[0], signal.SIGSTOP)
             text = self.ends_with(job, 76, time.monotonic())
-        self.assertRegex(text, r"rank 0 on \S+ \(process \d+, stopped by a signal\) does not answer, in train \w+: all-reduce dp")
+        self.assertRegex(text, r"rank 0 on \S+ \(process \d+, stopped by a signal\) does not answer, in " + OVER_DATA_RANKS)
         self.assertIn("capstan[rank 1]: nothing has moved", text)
 
     def test_the_record_tells_afterwards(self):
@@ -104,7 +108,7 @@ class Hang(ProductTest):
             time.sleep(0.2)
         self.assertRegex(answer.stdout, r"the last job of 2 ranks, .* last seen")
         for rank in (0, 1):
-            self.assertRegex(answer.stdout, rf"(?m)^  {rank} +\S+ +GONE .* 6  train ")
+            self.assertRegex(answer.stdout, rf"(?m)^  {rank} +\S+ +GONE .* 6  (train |step: )")
 
     def test_a_killed_rank_ends_the_job_and_the_others_say_where_they_stand(self):
         for killed in (0, 1):
