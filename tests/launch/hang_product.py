@@ -71,7 +71,7 @@ class Hang(ProductTest):
     def test_a_rank_stops_and_the_others_wait_in_a_collective(self):
         text = self.hangs(2, "train.microbatch:6", 1, "rank 0 waits in " + OVER_DATA_RANKS)
         self.assertIn("capstan[rank 0]: nothing has moved", text)
-        self.assertRegex(text, r"(?m)^  0 .*waits .* 6  train .*\(its call \d+\)$")
+        self.assertRegex(text, r"(?m)^  0 .*waits .* 6  (train |step: ).*\(its call \d+\)$")
 
     def test_rank_0_stops_and_the_next_one_speaks(self):
         text = self.hangs(2, "train.microbatch:6", 0, "rank 1 waits in " + OVER_DATA_RANKS)
