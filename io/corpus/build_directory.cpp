@@ -1,7 +1,8 @@
 #include "io/corpus/build_directory.h"
 
-#include <regex>
+#include <algorithm>
 #include <set>
+#include <string_view>
 
 #include "core/error.h"
 #include "io/corpus/metadata_file.h"
@@ -12,13 +13,22 @@ namespace capstan {
 namespace fs = std::filesystem;
 namespace {
 
-/// Names that a build makes, and so may remove when an earlier one was killed.
+bool take(std::string_view& name, std::string_view beginning) {
+  if (!name.starts_with(beginning)) return false;
+  name.remove_prefix(beginning.size());
+  return true;
+}
+
+/// Names that a build makes, and so may remove when an earlier one was killed: shards are train-00000.h5 and the like.
 bool is_build_product(const fs::path& path) {
-  static const std::regex ours(
-      "(train|validation)-[0-9]{5,}\\.(h5|metadata\\.jsonl\\.zst)(\\.partial)?|"
-      "(tokenizer|manifest)\\.json(\\.partial)?|corpus\\.building(\\.partial)"
-      "?");
-  return std::regex_match(path.filename().string(), ours);
+  const std::string text = path.filename().string();
+  std::string_view name = text;
+  if (name.ends_with(".partial")) name.remove_suffix(8);
+  if (name == "tokenizer.json" || name == "manifest.json" || name == "corpus.building") return true;
+  if (!take(name, "train-") && !take(name, "validation-")) return false;
+  const size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
+  name.remove_prefix(digits);
+  return digits >= 5 && (name == ".h5" || name == ".metadata.jsonl.zst");
 }
 
 }  // namespace
