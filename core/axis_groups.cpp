@@ -4,11 +4,16 @@
 
 namespace capstan {
 
-AxisGroups::AxisGroups(const Mesh& mesh, Communicator& world) : self_(self_communicator()) {
+AxisGroups::AxisGroups(const Mesh& mesh, Communicator& world, std::initializer_list<Axis> axes)
+    : self_(self_communicator()) {
   CAPSTAN_CHECK(mesh.ranks() == world.size() && mesh.rank() == world.rank(), "rank {} of {} is given the mesh {}",
                 world.rank(), world.size(), mesh.describe());
-  for (const Axis axis : kAllAxes)
+  for (const Axis axis : axes)
     if (mesh.size(axis) > 1) groups_[static_cast<size_t>(axis)] = world.split(mesh.colour(axis), mesh.coordinate(axis));
+}
+
+AxisGroups::AxisGroups(const Mesh& mesh, Communicator& world)
+    : AxisGroups(mesh, world, {Axis::dp, Axis::pp, Axis::cp, Axis::tp, Axis::ep}) {
   make_ends(mesh);
 }
 

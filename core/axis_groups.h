@@ -12,6 +12,8 @@ namespace capstan {
 class AxisGroups {
  public:
   AxisGroups(const Mesh& mesh, Communicator& world);
+  /// Groups of these axes alone, beside those of another AxisGroups: for a lane.
+  AxisGroups(const Mesh& mesh, Communicator& world, std::initializer_list<Axis> axes);
   AxisCommunicators communicators() const;
   Communicator& of(Axis axis) const;
   /// The first and the last stage of this rank's pipeline; null on the stages between, and where there is one stage.

@@ -26,6 +26,12 @@ int PersistentSpace::add_view(const std::string& name, const TensorSpec& spec, i
   return index;
 }
 
+int PersistentSpace::add_own_piece(const std::string& name, const TensorSpec& spec, int parent, size_t offset) {
+  const int index = add_view(name, spec, parent, offset);
+  tensors_.back().own_piece = true;
+  return index;
+}
+
 int PersistentSpace::find(const std::string& name) const {
   const auto found = names_.find(name);
   return found == names_.end() ? -1 : found->second;

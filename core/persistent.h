@@ -22,6 +22,7 @@ struct PersistentTensor {
   int copies = 1;     ///< microbatch m uses copy m % copies; 0: not held by this rank
   size_t stride = 0;  ///< from one copy to the next (set by lay_out)
   size_t offset_in_parent = 0;
+  bool own_piece = false;  ///< a view that lies elsewhere on each rank
 };
 
 class PersistentSpace {
@@ -34,6 +35,8 @@ class PersistentSpace {
   int add_absent(const std::string& name, const TensorSpec& spec, Purpose purpose);
   /// Adds a named view of `parent`, `offset` bytes from its start; must lie inside it.
   int add_view(const std::string& name, const TensorSpec& spec, int parent, size_t offset);
+  /// A view of this rank's piece, for collectives in place: plans of ranks are equal but for where it lies.
+  int add_own_piece(const std::string& name, const TensorSpec& spec, int parent, size_t offset);
   int find(const std::string& name) const;  ///< -1 when there is none
   const PersistentTensor& at(int index) const { return tensors_[static_cast<size_t>(index)]; }
   const std::vector<PersistentTensor>& all() const { return tensors_; }

@@ -9,8 +9,18 @@ namespace capstan {
 namespace {
 
 BindContext context_of(const Tape& tape, const Node& node, const Device& device, Reduction reduction) {
-  BindContext context{
-      *device.backend, tape.mesh, device.communicators, device.channels, reduction, {}, {}, {}, {}, {}, {}};
+  const bool beside = node.lane && device.lane != nullptr;
+  BindContext context{*device.backend,
+                      tape.mesh,
+                      beside ? device.lane_communicators : device.communicators,
+                      device.channels,
+                      reduction,
+                      {},
+                      {},
+                      {},
+                      {},
+                      {},
+                      {}};
   const auto fill = [&](const std::vector<TensorId>& ids, std::vector<TensorSpec>& specs, std::vector<Shape>& locals,
                         std::vector<bool>& has) {
     for (const TensorId id : ids) {
@@ -35,6 +45,8 @@ std::string digest_of_plan(const Plan& plan) {
   std::string text = plan.name + "\n" + plan.tape.to_text();
   for (const size_t offset : plan.memory.offset) text += fmt::format("{},", offset);
   for (const size_t offset : plan.memory.scratch) text += fmt::format("{},", offset);
+  for (const auto& lanes : plan.overlap.releases)
+    for (const int lane : lanes) text += fmt::format("{};", lane);
   return digest_of(text);
 }
 
@@ -74,7 +86,8 @@ double Plan::flops(Part part, bool recomputed) const {
   return sum;
 }
 
-Plan make_plan(const std::string& name, Tape tape, const Device& device, const PlanOptions& options) {
+Plan make_plan(const std::string& name, Tape tape, const PersistentSpace& space, const Device& device,
+               const PlanOptions& options) {
   Plan plan{name, std::move(tape)};
   timed(plan, "record", [&] { verify(plan.tape, "record"); });
   timed(plan, "recompute", [&] {
@@ -87,8 +100,9 @@ Plan make_plan(const std::string& name, Tape tape, const Device& device, const P
       verify(plan.tape, "windows");
     });
   timed(plan, "bind", [&] { bind_all(plan, device, options.reduction); });
+  timed(plan, "overlap", [&] { plan.overlap = find_overlap(plan.tape, space); });
   timed(plan, "memory", [&] {
-    plan.memory = plan_memory(plan.tape, plan.scratch_bytes, options.memory);
+    plan.memory = plan_memory(plan.tape, plan.scratch_bytes, options.memory, plan.overlap.done);
     if (options.memory.reuse) verify(plan.memory);
   });
   plan.digest = digest_of_plan(plan);

@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "core/lane.h"
 #include "core/passes/memory.h"
+#include "core/passes/overlap.h"
 #include "core/passes/recompute.h"
 #include "core/passes/windows.h"
 #include "core/persistent.h"
@@ -26,6 +28,9 @@ struct Device {
   const kernels::Backend* backend = nullptr;
   AxisCommunicators communicators;
   Channels* channels = nullptr;  ///< of the plan at hand
+  /// Runs what communicates beside the computation, over groups of its own; null: that runs in its place.
+  Lane* lane = nullptr;
+  AxisCommunicators lane_communicators{};
 };
 
 struct PassTime {
@@ -38,6 +43,7 @@ struct Plan {
   Tape tape;
   std::vector<Bound> bound;           ///< by node
   std::vector<size_t> scratch_bytes;  ///< by node
+  Overlap overlap;
   MemoryPlan memory;
   std::vector<PassTime> passes;
   std::string digest;  ///< equal on all ranks of one layout that hold equal parts (with dp alone: on all)
@@ -50,6 +56,7 @@ struct Plan {
   double flops(Part part, bool recomputed) const;
 };
 
-Plan make_plan(const std::string& name, Tape tape, const Device& device, const PlanOptions& options);
+Plan make_plan(const std::string& name, Tape tape, const PersistentSpace& space, const Device& device,
+               const PlanOptions& options);
 
 }  // namespace capstan

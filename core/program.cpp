@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
+#include <utility>
 
 #include "core/error.h"
 #include "core/hash.h"
@@ -25,7 +27,26 @@ void check_declarations(const std::string& plan, const Tape& tape, const Persist
 }  // namespace
 
 Program::Program(const Mesh& mesh, const Device& device, PlanOptions options)
-    : mesh_(mesh), device_(device), options_(options), persistent_(mesh) {}
+    : mesh_(mesh), device_(device), options_(options), persistent_(mesh), exceptions_(std::uncaught_exceptions()) {}
+
+/// Nothing may touch memory that is given back.
+Program::~Program() {
+  if (device_.lane == nullptr || lane_posted_ == lane_done_) return;
+  if (std::uncaught_exceptions() == exceptions_) {
+    try {
+      settle();
+      return;
+    } catch (const std::exception&) {  // a peer is lost, which this rank did not ask about in time
+    }
+  }
+  struct Remains {
+    std::map<std::string, Plan> plans;
+    std::map<SequenceKey, Sequence> sequences;
+    Arena arena;
+  };
+  device_.lane->abandon(
+      std::make_shared<Remains>(Remains{std::move(plans_), std::move(sequences_), std::move(arena_)}));
+}
 
 const Plan& Program::add(const std::string& name, Tape tape, const std::vector<ChannelSpec>& paths,
                          const ReplayOrder& order) {
@@ -37,7 +58,7 @@ const Plan& Program::add(const std::string& name, Tape tape, const std::vector<C
     channels_.push_back(pipeline->open_channels(paths, kPathCapacity)), device.channels = channels_.back().get();
   PlanOptions options = options_;
   options.memory.order = order;
-  return plans_.emplace(name, make_plan(name, std::move(tape), device, options)).first->second;
+  return plans_.emplace(name, make_plan(name, std::move(tape), persistent_, device, options)).first->second;
 }
 
 const Plan& Program::plan(const std::string& name) const {
@@ -68,6 +89,9 @@ void Program::allocate() {
 void* Program::address(int index, int64_t microbatch) const {
   const PersistentTensor& tensor = persistent_.at(index);
   CAPSTAN_CHECK(tensor.copies > 0, "{} is not held by rank {}", tensor.name, mesh_.rank());
+  int root = index;
+  while (persistent_.at(root).parent >= 0) root = persistent_.at(root).parent;
+  if (static_cast<size_t>(root) < lane_touches_.size() && lane_touches_[static_cast<size_t>(root)]) settle();
   return arena_.data() + persistent_.offset(index) + static_cast<size_t>(microbatch % tensor.copies) * tensor.stride;
 }
 
@@ -96,9 +120,12 @@ Program::Operand Program::operand(const Plan& plan, TensorId id) const {
 }
 
 void Program::link(const Plan& plan) {
+  std::vector<BoundNode*> nodes;
   for (size_t i = 0; i < plan.tape.nodes.size(); ++i) {
     const Node& node = plan.tape.nodes[i];
-    BoundNode bound{i, &plan.bound[i], {}, {}, {}, {}, transient_ + plan.memory.scratch[i], node.accumulate};
+    BoundNode bound;
+    bound.node = i, bound.bound = &plan.bound[i], bound.accumulate = node.accumulate;
+    bound.scratch = transient_ + plan.memory.scratch[i];
     bool moves = false;
     const auto add = [&](const std::vector<TensorId>& ids, std::vector<void*>& now, std::vector<Operand>& slots) {
       for (const TensorId id : ids) {
@@ -112,6 +139,38 @@ void Program::link(const Plan& plan) {
     Sequence& sequence = sequences_[{plan.name, node.part, node.level, node.chunk}];
     sequence.plan = &plan;
     sequence.nodes.push_back(std::move(bound));
+    nodes.push_back(&sequence.nodes.back());
+  }
+  link_lane(plan, nodes);
+}
+
+void Program::link_lane(const Plan& plan, const std::vector<BoundNode*>& nodes) {
+  const Tape& tape = plan.tape;
+  lane_touches_.resize(persistent_.all().size());
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    if (!tape.nodes[i].lane) continue;
+    CAPSTAN_CHECK(nodes[i]->in_slots.empty(), "node {} of the lane moves from microbatch to microbatch", i);
+    OnLane& lane = on_lane_.emplace_back();
+    lane.node = nodes[i], lane.plan = &plan;
+    lane.releases = lane.owed = plan.overlap.release_count[i];
+    nodes[i]->lane = &lane;
+    bool holds_arena = plan.scratch_bytes[i] > 0;
+    for (const auto* list : {&tape.nodes[i].inputs, &tape.nodes[i].outputs})
+      for (const TensorId id : *list) {
+        int root = id == kNoTensor ? -1 : tape.at(id).persistent;
+        holds_arena = holds_arena || (id != kNoTensor && root < 0);
+        if (root < 0) continue;
+        while (persistent_.at(root).parent >= 0) root = persistent_.at(root).parent;
+        lane_touches_[static_cast<size_t>(root)] = true;
+      }
+    const Node& node = tape.nodes[i];
+    if (holds_arena) sequences_[{plan.name, node.part, node.level, node.chunk}].at_end.push_back(&lane);
+  }
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    if (tape.nodes[i].lane) continue;
+    for (const int lane : plan.overlap.waits[i]) nodes[i]->waits.push_back(nodes[static_cast<size_t>(lane)]->lane);
+    for (const int lane : plan.overlap.releases[i])
+      nodes[i]->releases.push_back(nodes[static_cast<size_t>(lane)]->lane);
   }
 }
 
@@ -119,25 +178,65 @@ bool Program::has(const std::string& plan, Part part, int level, int chunk) cons
   return sequences_.contains({plan, part, level, chunk});
 }
 
-void Program::run(const std::string& plan, Part part, const Replay& replay) {
-  const auto found = sequences_.find({plan, part, replay.level, replay.chunk});
-  CAPSTAN_CHECK(found != sequences_.end(), "plan {} has no part {} (chunk {}, level {})", plan, name_of(part),
+void Program::run(const std::string& name, Part part, const Replay& replay) {
+  const auto found = sequences_.find({name, part, replay.level, replay.chunk});
+  CAPSTAN_CHECK(found != sequences_.end(), "plan {} has no part {} (chunk {}, level {})", name, name_of(part),
                 replay.chunk, replay.level);
+  const Plan& plan = *found->second.plan;
+  if (std::exchange(running_, &plan) != &plan) settle();  // a plan knows what of its own lane it has to wait for
   for (BoundNode& node : found->second.nodes) {
     const bool add = node.accumulate == Accumulate::always ||
                      (node.accumulate == Accumulate::after_first_microbatch && replay.accumulate);
+    if (node.lane != nullptr) {
+      if (!std::exchange(node.lane->posted, false)) post(*node.lane, add);
+      continue;
+    }
+    for (const OnLane* lane : node.waits) wait_for(*lane);
     for (size_t i = 0; i < node.in_slots.size(); ++i) node.in[i] = node.in_slots[i].at(replay.microbatch);
     for (size_t i = 0; i < node.out_slots.size(); ++i) node.out[i] = node.out_slots[i].at(replay.microbatch);
-    if (__builtin_expect(observer_ != nullptr, false)) observer_->before(*found->second.plan, node.node);
-    node.bound->run({node.in.data(), node.out.data(), node.scratch, add});
-    if (__builtin_expect(observer_ != nullptr, false)) observer_->after(*found->second.plan, node.node);
+    execute(plan, node, add);
+    if (!replay.last) continue;
+    for (OnLane* lane : node.releases)
+      if (--lane->owed == 0) post(*lane, false), lane->posted = true;
   }
+  for (const OnLane* lane : found->second.at_end) wait_for(*lane);
+}
+
+void Program::execute(const Plan& plan, BoundNode& node, bool add) {
+  if (__builtin_expect(observer_ != nullptr, false)) observer_->before(plan, node.node);
+  node.bound->run({node.in.data(), node.out.data(), node.scratch, add});
+  if (__builtin_expect(observer_ != nullptr, false)) observer_->after(plan, node.node);
+}
+
+void Program::post(OnLane& lane, bool add) {
+  BoundNode& node = *lane.node;
+  lane.owed = lane.releases;
+  if (device_.lane == nullptr) return execute(*lane.plan, node, add);
+  lane.ticket = lane_posted_ =
+      device_.lane->post(node.bound->run, {node.in.data(), node.out.data(), node.scratch, add});
+}
+
+void Program::wait_for(const OnLane& lane) const {
+  if (lane.ticket <= lane_done_) return;
+  lane_done_ = device_.lane->done();
+  if (lane.ticket <= lane_done_) return;
+  if (observer_ != nullptr) observer_->waiting(*lane.plan, lane.node->node);
+  device_.lane->wait(lane.ticket);
+  lane_done_ = lane.ticket;
+  if (observer_ != nullptr) observer_->waited(*lane.plan, lane.node->node);
+}
+
+void Program::settle() const {
+  if (lane_posted_ == lane_done_) return;
+  device_.lane->wait(lane_posted_);
+  lane_done_ = lane_posted_;
 }
 
 std::string Program::digest() const {
   std::string text = mesh_.describe();
   for (const PersistentTensor& tensor : persistent_.all())
-    text += fmt::format("\n{} {} {} {}", tensor.name, to_string(tensor.spec), tensor.parent, tensor.offset_in_parent);
+    text += fmt::format("\n{} {} {} {}", tensor.name, to_string(tensor.spec), tensor.parent,
+                        tensor.own_piece ? 0 : tensor.offset_in_parent);
   for (const auto& [name, plan] : plans_) text += "\n" + name + " " + plan.digest;
   return digest_of(text);
 }

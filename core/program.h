@@ -3,6 +3,7 @@
 // persistent part shared by all plans and a transient part as large as the largest plan needs. Build it (persistent
 // tensors, parameters, plans), allocate(), then run parts of plans through it. Inside run() nothing is allocated.
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -21,6 +22,9 @@ class StepObserver {
   virtual ~StepObserver() = default;
   virtual void before(const Plan& plan, size_t node) = 0;
   virtual void after(const Plan& plan, size_t node) = 0;
+  /// Around the time for which computation stands still for a node of the lane that was posted before.
+  virtual void waiting(const Plan&, size_t) {}
+  virtual void waited(const Plan&, size_t) {}
 };
 
 /// Which replay of a part.
@@ -29,11 +33,15 @@ struct Replay {
   int64_t microbatch = 0;   ///< tells the slot of its inputs and of what an earlier part left to it
   bool accumulate = false;  ///< gradients and loss add to what is there
   int level = 0;            ///< of the summation tree
+  bool last = false;        ///< of this part and chunk in the step: gradients are whole behind it
 };
 
 class Program {
  public:
   Program(const Mesh& mesh, const Device& device, PlanOptions options);
+  ~Program();
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
 
   const Mesh& mesh() const { return mesh_; }
   PersistentSpace& persistent() { return persistent_; }
@@ -58,7 +66,8 @@ class Program {
   /// Lays out the persistent tensors and takes the arena. No plan may be added after it.
   void allocate();
   bool allocated() const { return arena_.bytes() > 0; }
-  /// Address of a persistent tensor of this rank; of one with copies, the copy of `microbatch`.
+  /// Address of a persistent tensor of this rank; of one with copies, the copy of `microbatch`. What the lane touches
+  /// is waited for.
   void* address(const std::string& name, int64_t microbatch = 0) const;
   void* address(int persistent_index, int64_t microbatch = 0) const;
   template <typename T>
@@ -70,6 +79,8 @@ class Program {
 
   /// Replays the nodes of one part.
   void run(const std::string& plan, Part part, const Replay& replay = {});
+  /// Waits for all that the lane still does.
+  void settle() const;
   bool has(const std::string& plan, Part part, int level = 0, int chunk = 0) const;
   void observe(StepObserver* observer) { observer_ = observer; }
 
@@ -90,6 +101,15 @@ class Program {
       return first + (slots > 1 ? static_cast<size_t>(microbatch % slots) * stride : 0);
     }
   };
+  struct BoundNode;
+  /// Of a node of the lane.
+  struct OnLane {
+    BoundNode* node = nullptr;
+    const Plan* plan = nullptr;
+    uint64_t ticket = 0;         ///< of its last post
+    int releases = 0, owed = 0;  /// nodes that release it, and how many of them are still to come in this step
+    bool posted = false;         ///< before its place was reached
+  };
   struct BoundNode {
     size_t node = 0;
     const Bound* bound = nullptr;
@@ -97,14 +117,21 @@ class Program {
     std::vector<Operand> in_slots, out_slots;  ///< empty when no operand moves from microbatch to microbatch
     void* scratch = nullptr;
     Accumulate accumulate = Accumulate::never;
+    OnLane* lane = nullptr;
+    std::vector<OnLane*> waits, releases;
   };
   struct Sequence {
     const Plan* plan = nullptr;
-    std::vector<BoundNode> nodes;
+    std::deque<BoundNode> nodes;  ///< the lane points at them
+    std::vector<OnLane*> at_end;  ///< holds memory of the arena until it is done
   };
   using SequenceKey = std::tuple<std::string, Part, int, int>;  ///< level, chunk
 
   void link(const Plan& plan);
+  void link_lane(const Plan& plan, const std::vector<BoundNode*>& nodes);
+  void execute(const Plan& plan, BoundNode& node, bool add);
+  void post(OnLane& lane, bool add);
+  void wait_for(const OnLane& lane) const;
   Operand operand(const Plan& plan, TensorId id) const;
   void each_guard(const std::string& plan, const std::function<bool(char*, size_t, const std::string&)>& visit) const;
 
@@ -113,9 +140,14 @@ class Program {
   PlanOptions options_;
   PersistentSpace persistent_;
   ParameterSet parameters_;
+  int exceptions_ = 0;  ///< under way when it was made
   std::map<std::string, Plan> plans_;
   std::vector<std::unique_ptr<Channels>> channels_;
   std::map<SequenceKey, Sequence> sequences_;
+  std::deque<OnLane> on_lane_;
+  const Plan* running_ = nullptr;
+  std::vector<bool> lane_touches_;  ///< by persistent tensor without parent
+  mutable uint64_t lane_posted_ = 0, lane_done_ = 0;
   Arena arena_;
   char* transient_ = nullptr;
   StepObserver* observer_ = nullptr;

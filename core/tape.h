@@ -59,6 +59,7 @@ struct Node {
   int chunk = 0;    ///< of a pipeline: in which this node is replayed
   Accumulate accumulate = Accumulate::never;
   bool recomputed = false;
+  bool lane = false;  ///< communicates beside the computation (core/passes/overlap.h)
 };
 
 struct Tape {

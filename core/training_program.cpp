@@ -202,12 +202,13 @@ void TrainingProgram::set_step(const StepSetting& setting) {
   random_key_ = setting.random_key;
 }
 
-void TrainingProgram::run_microbatches(const std::function<void(int64_t m)>& place) {
+void TrainingProgram::run_microbatches(const std::function<void(int64_t m)>& place, bool reduce) {
   using Kind = Action::Kind;
   const int64_t share = spec_.microbatches * spec_.microbatch, first = program_.mesh().coordinate(Axis::dp) * share;
   for (const Action& action : schedule_.actions[static_cast<size_t>(view_.stage)]) {
     const int64_t m = action.microbatch;
-    const Replay replay{action.chunk, m, !ordered() && m > 0};
+    Replay replay{action.chunk, m, !ordered() && m > 0};
+    replay.last = reduce && !ordered() && is_last(action);
     if (action.kind == Kind::forward && action.chunk == view_.stage) {
       uint64_t* random = program_.at<uint64_t>("step.random", m);
       random[0] = random_key_, random[1] = static_cast<uint64_t>(first + m * spec_.microbatch);
@@ -221,6 +222,9 @@ void TrainingProgram::run_microbatches(const std::function<void(int64_t m)>& pla
       fold(m, report_fold());
   }
 }
+
+/// Of its kind and chunk: the microbatches of each go in ascending order.
+bool TrainingProgram::is_last(const Action& action) const { return action.microbatch + 1 == spec_.microbatches; }
 
 /// The carries of a binary counter.
 void TrainingProgram::fold(int64_t m, int which) {

@@ -104,9 +104,10 @@ class TrainingProgram {
   void begin();
   /// One step: set it, play the schedule's forwards and backwards, finish it. `begin` comes before, when the sum of
   /// weights is to be known over all ranks. place(m) writes the inputs of microbatch m (address(name, m)); it is called
-  /// once for each, in ascending order, before the first action of m.
+  /// once for each, in ascending order, before the first action of m. reduce: gradients may be on their way to the
+  /// other ranks when it returns; else they are this rank's own until finish_step.
   void set_step(const StepSetting& setting);
-  void run_microbatches(const std::function<void(int64_t m)>& place);
+  void run_microbatches(const std::function<void(int64_t m)>& place, bool reduce = true);
   StepOutcome finish_step();
   /// Equal on the ranks of one stage: plans, layout and schedule.
   std::string digest() const;
@@ -142,6 +143,7 @@ class TrainingProgram {
   int fold_of(int chunk, bool apart) const { return 2 * chunk + (apart ? 1 : 0); }
   int report_fold() const { return 2 * schedule_.chunks; }
   void fold(int64_t m, int which);
+  bool is_last(const Action& action) const;
 
   // training_program_state.cpp
   TensorSpec spec_of(const Parameter& parameter, DType dtype) const;
@@ -156,12 +158,15 @@ class TrainingProgram {
                      const PlaceOf& place_of);
   void declare_flat(const std::string& name, const std::string& prefix, DType dtype, Purpose purpose);
   void declare_shard(const std::string& name, DType dtype, Purpose purpose, bool owed = false);
+  void declare_own_piece(const std::string& name, size_t run, int parent, const Placements& placements, DType dtype);
   PlaceOf declare_windows(const std::string& name, DType dtype, bool share_all);
   void declare_gradients();
   void plan_windows();
 
   // training_program_update.cpp
   Value reduced_gradient(Recorder& recorder, size_t run);
+  void gather_whole(Recorder& recorder, Value gradient, size_t run);
+  void gather_working(Recorder& recorder, size_t run) const;
   Placements owed_by(const FlatRun& run) const;
   void record_norm(Recorder& recorder, const std::vector<Value>& gradients);
   void record_update(Recorder& recorder);

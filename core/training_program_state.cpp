@@ -99,6 +99,20 @@ TrainingProgram::PlaceOf TrainingProgram::declare_windows(const std::string& nam
   };
 }
 
+/// This data rank's piece of a run in a buffer that holds it whole: what a reduction over dp leaves in its place, and
+/// what a gathering over dp starts from.
+void TrainingProgram::declare_own_piece(const std::string& name, size_t index, int parent, const Placements& placements,
+                                        DType dtype) {
+  const Mesh& mesh = program_.mesh();
+  const FlatRun& run = layout_.runs[index];
+  if (mesh.size(Axis::dp) == 1) return;
+  TensorSpec spec = FlatLayout::spec(run.count, dtype, placements, mesh);
+  spec.placements = with(spec.placements, Axis::dp, Shard(0));
+  const int64_t first = run.first + mesh.coordinate(Axis::dp) * (run.count / mesh.size(Axis::dp));
+  program_.persistent().add_own_piece(fmt::format("{}.run{}", name, index), spec, parent,
+                                      static_cast<size_t>(first) * bytes_of(dtype));
+}
+
 void TrainingProgram::declare_gradients() {
   PersistentSpace& space = program_.persistent();
   const DType master = master_dtype();
@@ -121,6 +135,7 @@ void TrainingProgram::declare_gradients() {
                      parent, offset);
     };
     view("gradients", run.count), view("gradients.used", run.used);
+    declare_own_piece("gradients.piece", r, parent, run.gradients, master);
   }
 }
 
@@ -128,8 +143,13 @@ void TrainingProgram::declare_state() {
   const DType master = master_dtype(), working = activation_dtype(spec_.precision);
   if (parameters_divided())
     declare_views("working", "working.", working, Purpose::working, declare_windows("working", working, true));
-  else if (has_working())
+  else if (has_working()) {
     declare_flat("working", "working.", working, Purpose::working);
+    for (size_t r = 0; r < layout_.runs.size(); ++r)
+      if (layout_.runs[r].held)
+        declare_own_piece("working.piece", r, program_.persistent().find("working"), layout_.runs[r].placements,
+                          working);
+  }
   if (state_divided())
     declare_shard("parameters", master, Purpose::parameter);
   else

@@ -14,12 +14,11 @@ namespace {
 
 std::string run_name(const char* flat, size_t run) { return fmt::format("{}.run{}", flat, run); }
 
-/// Each data rank casts its piece of every run of masters; together they are the working copies.
-void gather_working(Recorder& recorder, const FlatLayout& layout, DType dtype) {
-  for (size_t r = 0; r < layout.runs.size(); ++r)
-    if (layout.runs[r].held)
-      recorder.convert_into(cast(recorder, recorder.persistent(run_name("parameters", r)), dtype), Axis::dp, Replicate,
-                            recorder.persistent(run_name("working", r)));
+template <typename Record>
+void beside(Recorder& recorder, Record record) {
+  recorder.set_lane(true);
+  record();
+  recorder.set_lane(false);
 }
 
 /// The axes over which a sum of a tensor so placed is still owed.
@@ -45,13 +44,38 @@ Value TrainingProgram::reduced_gradient(Recorder& recorder, size_t index) {
     return recorder.persistent(name);
   }
   Value value = recorder.persistent(name);
-  if (gradients_divided() || run.gradients != run.placements) {
-    if (!gradients_divided())
-      value = recorder.convert(recorder.persistent(run_name("gradients.owed", index)), Axis::dp, Shard(0));
-    for (const Axis axis : kAllAxes)
-      if (on(recorder.spec(value).placements, axis).is_partial()) value = recorder.convert(value, axis, Replicate);
+  if (!gradients_divided() && run.gradients != run.placements) {
+    value = recorder.persistent(run_name("gradients.owed", index));
+    if (program_.mesh().size(Axis::dp) > 1) {
+      const Value piece = recorder.persistent(run_name("gradients.piece", index));
+      beside(recorder, [&] { recorder.convert_into(value, Axis::dp, Shard(0), piece); });
+      value = piece;
+    }
   }
-  return shared ? sum_over_ends(recorder, value) : value;
+  for (const Axis axis : kAllAxes)
+    if (on(recorder.spec(value).placements, axis).is_partial()) value = recorder.convert(value, axis, Replicate);
+  if (shared) value = sum_over_ends(recorder, value);
+  if (!state_divided() && on(recorder.spec(value).placements, Axis::dp).is_shard())
+    gather_whole(recorder, value, index);
+  return value;
+}
+
+/// Where every data rank updates all: recorded with the reduction, so that it travels with it.
+void TrainingProgram::gather_whole(Recorder& recorder, Value gradient, size_t run) {
+  const Value whole = recorder.persistent(run_name("gradients", run));
+  beside(recorder, [&] { recorder.convert_into(gradient, Axis::dp, Replicate, whole); });
+}
+
+/// Each data rank casts its piece of a run of masters; together they are the working copies. Nothing waits for them
+/// before the next step reads them.
+void TrainingProgram::gather_working(Recorder& recorder, size_t run) const {
+  Value piece = recorder.persistent(run_name("parameters", run));
+  const Value whole = recorder.persistent(run_name("working", run));
+  if (recorder.spec(piece).dtype != recorder.spec(whole).dtype) {
+    copy_into(recorder, piece, recorder.persistent(run_name("working.piece", run)));
+    piece = recorder.persistent(run_name("working.piece", run));
+  }
+  beside(recorder, [&] { recorder.convert_into(piece, Axis::dp, Replicate, whole); });
 }
 
 /// The axes on which the ranks' square sums of a run are to be added: those that divide it, and the stages, of which
@@ -106,30 +130,26 @@ void TrainingProgram::record_update(Recorder& recorder) {
   for (size_t r = 0; r < layout_.runs.size(); ++r) {
     if (!gradients[r].present()) continue;
     const auto run = [&](const char* flat) { return recorder.persistent(run_name(flat, r)); };
-    Value gradient = gradients[r];
-    if (state_divided())
-      gradient = recorder.convert(gradient, Axis::dp, Shard(0));
-    else if (on(recorder.spec(gradient).placements, Axis::dp).is_shard())
-      recorder.convert_into(gradient, Axis::dp, Replicate, run("gradients")), gradient = run("gradients");
+    Value gradient = state_divided() ? recorder.convert(gradients[r], Axis::dp, Shard(0)) : gradients[r];
+    if (!state_divided() && on(recorder.spec(gradient).placements, Axis::dp).is_shard()) gradient = run("gradients");
     AdamWSpec optimizer = spec_.optimizer;
     if (!layout_.runs[r].decay) optimizer.weight_decay = 0.0;
     record_adamw(recorder, optimizer, gradient, run("parameters"), run("moment1"), run("moment2"),
                  has_working() && !state_divided() ? run("working") : Value{});
+    if (state_divided() && !parameters_divided()) gather_working(recorder, r);
   }
-  if (state_divided() && !parameters_divided()) gather_working(recorder, layout_, activation_dtype(spec_.precision));
 }
 
 /// Working copies from masters, wherever these are.
 void TrainingProgram::record_refresh() {
   Recorder recorder = program_.recorder(recorder_options(false));
   recorder.set_part(Part::update);
-  if (state_divided()) {
-    gather_working(recorder, layout_, activation_dtype(spec_.precision));
-  } else {
-    for (size_t r = 0; r < layout_.runs.size(); ++r)
-      if (layout_.runs[r].held)
-        copy_into(recorder, recorder.persistent(run_name("parameters", r)),
-                  recorder.persistent(run_name("working", r)));
+  for (size_t r = 0; r < layout_.runs.size(); ++r) {
+    if (!layout_.runs[r].held) continue;
+    if (state_divided())
+      gather_working(recorder, r);
+    else
+      copy_into(recorder, recorder.persistent(run_name("parameters", r)), recorder.persistent(run_name("working", r)));
   }
   program_.add("refresh", std::move(recorder.tape()));
 }

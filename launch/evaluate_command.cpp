@@ -51,7 +51,7 @@ void evaluate_run(const EvaluateArguments& arguments, Communicator& world) {
   const kernels::Backend backend = backend_for(run.config.train);
   const Mesh mesh = mesh_of(run.config.layout, world.rank());
   const RankGroups groups(mesh, world);
-  TrainingProgram training(mesh, {&backend, groups.communicators()}, training_spec(run.config, false));
+  TrainingProgram training(mesh, groups.device(backend), training_spec(run.config, false));
   training.allocate_and_initialise();
   load_parameters(training.program(), training.master_dtype(), run.checkpoint);
   training.refresh_working_copies();

@@ -93,7 +93,7 @@ void generate(const GenerateArguments& arguments) {
   const kernels::Backend backend = backend_for(train);
   const Mesh mesh;
   const RankGroups groups(mesh, *self);
-  GenerationProgram program(mesh, {&backend, groups.communicators()}, run.config.model, precision_of(train));
+  GenerationProgram program(mesh, groups.device(backend), run.config.model, precision_of(train));
   program.allocate();
   load_parameters(program.program(), program.dtype(), run.checkpoint);
 

@@ -17,6 +17,13 @@ void StepTimer::after(const Plan& plan, size_t node) {
   sum.seconds += seconds, sum.flops += cost.flops, sum.bytes += cost.bytes;
 }
 
+void StepTimer::waited(const Plan& plan, size_t node) {
+  const Node& at = plan.tape.nodes[node];
+  Sum& sum = sums_[{at.part, "(waits for) " + std::string(at.op->name())}];
+  ++sum.count;
+  sum.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+}
+
 std::string StepTimer::table(int steps) const {
   std::vector<std::pair<std::pair<Part, std::string>, Sum>> rows(sums_.begin(), sums_.end());
   std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });

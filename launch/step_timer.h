@@ -16,6 +16,8 @@ class StepTimer : public StepObserver {
     double seconds = 0.0, flops = 0.0, bytes = 0.0;
   };
   void before(const Plan& plan, size_t node) override;
+  void waiting(const Plan& plan, size_t node) override { before(plan, node); }
+  void waited(const Plan& plan, size_t node) override;
   void after(const Plan& plan, size_t node) override;
   /// Rows by descending time: part, op, share, ms a step, GFLOP/s, GB/s.
   std::string table(int steps) const;

@@ -46,7 +46,7 @@ Trainer::Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console
       mesh_(mesh_of(config_.layout, world_.rank())),
       threads_(threads_set_for(config_.train, world_)),
       backend_(backend_for(config_.train)),
-      groups_(mesh_, world_),
+      groups_(mesh_, world_, config_.layout.overlap),
       save_(world_) {
   require_equal(world_, canonical(config_), "config");
   open_corpora();
@@ -85,8 +85,7 @@ void Trainer::open_corpora() {
 }
 
 void Trainer::make_program() {
-  training_ = std::make_unique<TrainingProgram>(mesh_, Device{&backend_, groups_.communicators()},
-                                                training_spec(config_, true));
+  training_ = std::make_unique<TrainingProgram>(mesh_, groups_.device(backend_), training_spec(config_, true));
   feed_ = std::make_unique<DataFeed>(*train_stream_, config_.train.microbatch * config_.accumulation(), mesh_);
   const Plan& plan = training_->program().plan("train");
   std::array<double, 2> flops{};
@@ -286,16 +285,18 @@ Trainer::StepResult Trainer::step() {
   result.stop = votes[kStopRequests] > 0.0;
   result.written = save_.under_way() && votes[kSavesWriting] == 0.0;
   const int64_t micro = config_.train.microbatch;
-  const auto run_microbatches = [&] {
+  const bool poisoned = failpoint("train.gradients");
+  const auto run_microbatches = [&](bool reduce) {
     training_->set_step(setting);
-    training_->run_microbatches([&](int64_t m) {
-      feed_->place(program, m * micro, micro, micro, m);
-      if (failpoint("train.microbatch")) program.at<float>("input.loss_weights", m)[0] = NAN;
-    });
-    if (failpoint("train.gradients"))
-      std::memset(program.address("gradients"), 0xff, bytes_of(training_->master_dtype()));
+    training_->run_microbatches(
+        [&](int64_t m) {
+          feed_->place(program, m * micro, micro, micro, m);
+          if (failpoint("train.microbatch")) program.at<float>("input.loss_weights", m)[0] = NAN;
+        },
+        reduce);
+    if (poisoned) std::memset(program.address("gradients"), 0xff, bytes_of(training_->master_dtype()));
   };
-  run_microbatches();
+  run_microbatches(!poisoned && !knows_own_gradients());
   const double ranks = config_.layout.dp;
   const double own = knows_own_gradients() ? mean_square_of_own_gradients(setting.weights / tally.weight) : 0.0;
   result.outcome = training_->finish_step();
@@ -303,7 +304,7 @@ Trainer::StepResult Trainer::step() {
     noise_scale_.add(own, std::pow(result.outcome.gradient_norm, 2), setting.weights / ranks, setting.weights);
   if (result.outcome.skipped && result.outcome.bad_ranks.empty()) {
     enter(Phase::step);
-    run_microbatches();
+    run_microbatches(false);  // whose own they are
     result.bad_gradients = ranks_with_bad_gradients(*training_, world_);
   }
   result.learning_rate = setting.learning_rate;

@@ -97,11 +97,37 @@ Mesh mesh_of(const LayoutConfig& layout, int rank) {
   return Mesh({layout.dp, layout.pp, layout.cp, layout.tp, layout.ep}, rank);
 }
 
+namespace {
+
+/// Over shared memory a collective is work of the processors that compute: nothing is gained beside them.
+bool wants_lane(const Communicator& data_ranks, Communicator& world, LayoutConfig::Overlap overlap) {
+  if (overlap != LayoutConfig::Overlap::automatic) return overlap == LayoutConfig::Overlap::on;
+  int32_t any = dynamic_cast<const SharedMemoryCommunicator*>(&data_ranks) == nullptr && data_ranks.size() > 1 ? 1 : 0;
+  world.all_reduce(&any, 1, DType::i32, ReduceOp::max, Reduction::fast);
+  return any != 0;
+}
+
+}  // namespace
+
+RankGroups::RankGroups(const Mesh& mesh, Communicator& world, LayoutConfig::Overlap overlap) : groups_(mesh, world) {
+  if (mesh.size(Axis::dp) == 1 || !wants_lane(groups_.of(Axis::dp), world, overlap)) return;
+  lane_groups_ = std::make_shared<const AxisGroups>(mesh, world, std::initializer_list<Axis>{Axis::dp});
+  lane_ = std::make_unique<LaneThread>(lane_groups_);
+}
+
+Device RankGroups::device(const kernels::Backend& backend) const {
+  Device device{&backend, groups_.communicators()};
+  if (lane_) device.lane = lane_.get(), device.lane_communicators = lane_groups_->communicators();
+  return device;
+}
+
 size_t RankGroups::shared_bytes() const {
   size_t bytes = 0;
-  for (const Axis axis : kAllAxes)
-    if (const auto* shared = dynamic_cast<const SharedMemoryCommunicator*>(&groups_.of(axis)))
-      bytes += shared->memory_bytes();
+  for (const AxisGroups* groups : {&groups_, lane_groups_.get()})
+    for (const Axis axis : kAllAxes)
+      if (groups != nullptr)
+        if (const auto* shared = dynamic_cast<const SharedMemoryCommunicator*>(&groups->of(axis)))
+          bytes += shared->memory_bytes();
   return bytes;
 }
 

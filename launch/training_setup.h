@@ -7,6 +7,7 @@
 #include "core/axis_groups.h"
 #include "core/config/run_config.h"
 #include "core/training_program.h"
+#include "parallel/lane_thread.h"
 
 namespace capstan {
 
@@ -21,16 +22,20 @@ int threads_for(const TrainConfig& train, Communicator& world);
 /// The mesh of a checked config for one rank.
 Mesh mesh_of(const LayoutConfig& layout, int rank);
 
-/// The groups of this rank, one for every axis of more than one rank.
+/// The groups of this rank, one for every axis of more than one rank, and the thread that communicates beside the
+/// computation where the layout asks for it. Collective.
 class RankGroups {
  public:
-  RankGroups(const Mesh& mesh, Communicator& world) : groups_(mesh, world) {}
-  AxisCommunicators communicators() const { return groups_.communicators(); }
+  RankGroups(const Mesh& mesh, Communicator& world, LayoutConfig::Overlap overlap = LayoutConfig::Overlap::off);
+  Device device(const kernels::Backend& backend) const;
+  bool beside() const { return lane_ != nullptr; }
   /// Memory through which ranks of this host pass what they sum; it lies outside the plan and is one for all of them.
   size_t shared_bytes() const;
 
  private:
   AxisGroups groups_;
+  std::shared_ptr<const AxisGroups> lane_groups_;
+  std::unique_ptr<LaneThread> lane_;
 };
 
 /// Throws Error(config) naming ranks whose plan differs from that of the first rank of their stage; returns the digest

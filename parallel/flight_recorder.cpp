@@ -48,7 +48,7 @@ FlightRecorder::PlanLabels FlightRecorder::labels_of(const Plan& plan) const {
   for (const Node& node : plan.tape.nodes) {
     Label label{label_of(plan, node)};
     label.collective = node.op->is_collective();
-    if (has_microbatches(node.part)) {
+    if (has_microbatches(node.part) && !node.lane) {  // those of a lane are met when they are waited for, or never
       const auto [found, added] =
           sequences.emplace(std::make_tuple(node.part, node.level, node.chunk), static_cast<int>(sequences.size()));
       label.sequence = found->second, label.first = added;
@@ -93,6 +93,14 @@ void FlightRecorder::before(const Plan& plan, size_t node) {
   }
   now_.state = label.collective ? FlightState::waiting : FlightState::working;
   now_.collectives += label.collective;
+  record().write(now_);
+}
+
+/// The microbatch stays that of the op that waits.
+void FlightRecorder::waiting(const Plan& plan, size_t node) {
+  const int64_t microbatch = now_.microbatch;
+  before(plan, node);
+  now_.microbatch = microbatch;
   record().write(now_);
 }
 

@@ -6,15 +6,20 @@
 
 #include "core/error.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/mpi_turn.h"
 
 namespace capstan {
 namespace {
 
 class MpiChannels final : public Channels {
  public:
-  MpiChannels(MPI_Comm group, int first_tag, const std::vector<ChannelSpec>& paths, int capacity, size_t message_bytes,
-              CommunicationCounter& counter)
-      : group_(group), first_tag_(first_tag), message_bytes_(message_bytes), counter_(counter) {
+  MpiChannels(MPI_Comm group, int first_tag, const std::vector<ChannelSpec>& paths, int capacity,
+              const MpiOptions& options, CommunicationCounter& counter)
+      : group_(group),
+        first_tag_(first_tag),
+        message_bytes_(options.message_bytes),
+        turn_(options.turn),
+        counter_(counter) {
     check_mpi(MPI_Comm_rank(group_, &rank_), "MPI_Comm_rank");
     for (const ChannelSpec& spec : paths) {
       Path path{spec, {}, 0};
@@ -29,8 +34,7 @@ class MpiChannels final : public Channels {
     MPI_Finalized(&ended);
     if (ended || std::uncaught_exceptions() > 0) return;
     for (Path& path : paths_)
-      for (Cell& cell : path.cells)
-        MPI_Waitall(static_cast<int>(cell.requests.size()), cell.requests.data(), MPI_STATUSES_IGNORE);
+      for (Cell& cell : path.cells) turn_->wait(cell.requests, "MPI_Testall");
   }
 
   void put(int index, const void* data) override {
@@ -38,14 +42,14 @@ class MpiChannels final : public Channels {
     CAPSTAN_CHECK(path.spec.from == rank_, "rank {} puts into the path of rank {}", rank_, path.spec.from);
     counter_.send(path.spec.bytes);
     Cell& cell = path.cells[path.next++ % path.cells.size()];
-    check_mpi(MPI_Waitall(static_cast<int>(cell.requests.size()), cell.requests.data(), MPI_STATUSES_IGNORE),
-              "MPI_Waitall");
+    turn_->wait(cell.requests, "MPI_Testall");
     cell.requests.clear();
     if (path.spec.bytes > 0) std::memcpy(cell.data.data(), data, path.spec.bytes);
     each_piece(path.spec.bytes, [&](size_t begin, size_t length) {
-      check_mpi(MPI_Isend(cell.data.data() + begin, static_cast<int>(length), MPI_BYTE, path.spec.to,
-                          first_tag_ + index, group_, &cell.requests.emplace_back()),
-                "MPI_Isend");
+      turn_->start("MPI_Isend", [&] {
+        return MPI_Isend(cell.data.data() + begin, static_cast<int>(length), MPI_BYTE, path.spec.to, first_tag_ + index,
+                         group_, &cell.requests.emplace_back());
+      });
     });
   }
 
@@ -54,9 +58,10 @@ class MpiChannels final : public Channels {
     CAPSTAN_CHECK(spec.to == rank_, "rank {} takes from the path to rank {}", rank_, spec.to);
     counter_.nothing();
     each_piece(spec.bytes, [&](size_t begin, size_t length) {
-      check_mpi(MPI_Recv(static_cast<std::byte*>(data) + begin, static_cast<int>(length), MPI_BYTE, spec.from,
-                         first_tag_ + index, group_, MPI_STATUS_IGNORE),
-                "MPI_Recv");
+      turn_->complete("MPI_Irecv", [&](MPI_Request* request) {
+        return MPI_Irecv(static_cast<std::byte*>(data) + begin, static_cast<int>(length), MPI_BYTE, spec.from,
+                         first_tag_ + index, group_, request);
+      });
     });
   }
 
@@ -84,6 +89,7 @@ class MpiChannels final : public Channels {
   MPI_Comm group_;
   int first_tag_, rank_ = 0;
   size_t message_bytes_;
+  std::shared_ptr<MpiTurn> turn_;
   CommunicationCounter& counter_;
   std::vector<Path> paths_;
 };
@@ -91,8 +97,8 @@ class MpiChannels final : public Channels {
 }  // namespace
 
 std::unique_ptr<Channels> mpi_channels(MPI_Comm group, int first_tag, const std::vector<ChannelSpec>& paths,
-                                       int capacity, size_t message_bytes, CommunicationCounter& counter) {
-  return std::make_unique<MpiChannels>(group, first_tag, paths, capacity, message_bytes, counter);
+                                       int capacity, const MpiOptions& options, CommunicationCounter& counter) {
+  return std::make_unique<MpiChannels>(group, first_tag, paths, capacity, options, counter);
 }
 
 }  // namespace capstan

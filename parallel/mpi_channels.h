@@ -11,11 +11,12 @@
 
 #include "core/communicator.h"
 #include "parallel/communicator_count.h"
+#include "parallel/mpi_session.h"
 
 namespace capstan {
 
-/// The communicator must stay as long as the paths. message_bytes: the most that one MPI call carries.
+/// The communicator must stay as long as the paths. Of the options: message_bytes and turn.
 std::unique_ptr<Channels> mpi_channels(MPI_Comm group, int first_tag, const std::vector<ChannelSpec>& paths,
-                                       int capacity, size_t message_bytes, CommunicationCounter& counter);
+                                       int capacity, const MpiOptions& options, CommunicationCounter& counter);
 
 }  // namespace capstan

@@ -14,6 +14,7 @@
 #include "parallel/communicator_slices.h"
 #include "parallel/mpi_channels.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/mpi_turn.h"
 #include "parallel/reduction_tree.h"
 
 namespace capstan {
@@ -41,7 +42,8 @@ class MpiMessageCommunicator final : public Communicator {
  public:
   MpiMessageCommunicator(MpiGroup group, MpiOptions options)
       : group_(std::move(group)),
-        options_(options),
+        options_(std::move(options)),
+        turn_(*options_.turn),
         rank_(group_.rank()),
         size_(group_.size()),
         counter_(size_),
@@ -80,6 +82,7 @@ class MpiMessageCommunicator final : public Communicator {
 
   MpiGroup group_;
   MpiOptions options_;
+  MpiTurn& turn_;
   int rank_, size_;
   CommunicationCounter counter_;
   std::vector<const void*> inputs_;
@@ -102,18 +105,20 @@ void MpiMessageCommunicator::exchange(Send send_part, Receive receive_part) {
   for (int step = 1; step < size_; ++step) {  // each rank begins with another peer
     const int from = (rank_ - step + size_) % size_;
     const Place place = receive_part(from);
-    check_mpi(MPI_Irecv(place.first, static_cast<int>(place.second), MPI_BYTE, from, 1, group_.handle(),
-                        &requests_.emplace_back()),
-              "MPI_Irecv");
+    turn_.start("MPI_Irecv", [&] {
+      return MPI_Irecv(place.first, static_cast<int>(place.second), MPI_BYTE, from, 1, group_.handle(),
+                       &requests_.emplace_back());
+    });
   }
   for (int step = 1; step < size_; ++step) {
     const int to = (rank_ + step) % size_;
     const Part part = send_part(to);
-    check_mpi(MPI_Isend(part.first, static_cast<int>(part.second), MPI_BYTE, to, 1, group_.handle(),
-                        &requests_.emplace_back()),
-              "MPI_Isend");
+    turn_.start("MPI_Isend", [&] {
+      return MPI_Isend(part.first, static_cast<int>(part.second), MPI_BYTE, to, 1, group_.handle(),
+                       &requests_.emplace_back());
+    });
   }
-  check_mpi(MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE), "MPI_Waitall");
+  turn_.wait(requests_, "MPI_Testall");
 }
 
 void MpiMessageCommunicator::all_reduce(void* data, size_t count, DType dtype, ReduceOp op, Reduction order) {
@@ -125,18 +130,20 @@ void MpiMessageCommunicator::all_reduce(void* data, size_t count, DType dtype, R
   if (by_tree && bytes <= kGatherBytes) return all_reduce_gathered(begin, bytes, dtype, op);
   in_pieces(bytes, by_tree ? kChunkBytes : options_.message_bytes / width * width, [&](size_t at, size_t length) {
     if (by_tree) return all_reduce_sliced(begin, Slices(at, at + length, size_), dtype, op);
-    check_mpi(MPI_Allreduce(MPI_IN_PLACE, begin + at, static_cast<int>(length / width), mpi_type(dtype),
-                            op == ReduceOp::sum ? MPI_SUM : MPI_MAX, group_.handle()),
-              "MPI_Allreduce");
+    turn_.complete("MPI_Iallreduce", [&](MPI_Request* request) {
+      return MPI_Iallreduce(MPI_IN_PLACE, begin + at, static_cast<int>(length / width), mpi_type(dtype),
+                            op == ReduceOp::sum ? MPI_SUM : MPI_MAX, group_.handle(), request);
+    });
   });
 }
 
 void MpiMessageCommunicator::all_reduce_gathered(std::byte* data, size_t bytes, DType dtype, ReduceOp op) {
   if (bytes == 0) return;
   std::byte* all = scratch(bytes * static_cast<size_t>(size_));
-  check_mpi(
-      MPI_Allgather(data, static_cast<int>(bytes), MPI_BYTE, all, static_cast<int>(bytes), MPI_BYTE, group_.handle()),
-      "MPI_Allgather");
+  turn_.complete("MPI_Iallgather", [&](MPI_Request* request) {
+    return MPI_Iallgather(data, static_cast<int>(bytes), MPI_BYTE, all, static_cast<int>(bytes), MPI_BYTE,
+                          group_.handle(), request);
+  });
   for (size_t r = 0; r < inputs_.size(); ++r) inputs_[r] = all + r * bytes;
   reduce_tree(data, inputs_.data(), size_, bytes / bytes_of(dtype), dtype, op);
 }
@@ -159,9 +166,10 @@ void MpiMessageCommunicator::gather_slices(std::byte* data, const Slices& slices
     lengths.push_back(static_cast<int>(slices.bytes(r)));
     places.push_back(static_cast<int>(slices.in_run(r)));
   }
-  check_mpi(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data + slices.in_array(0), lengths.data(), places.data(),
-                           MPI_BYTE, group_.handle()),
-            "MPI_Allgatherv");
+  turn_.complete("MPI_Iallgatherv", [&](MPI_Request* request) {
+    return MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data + slices.in_array(0), lengths.data(), places.data(),
+                           MPI_BYTE, group_.handle(), request);
+  });
 }
 
 void MpiMessageCommunicator::reduce_scatter(const void* in, void* out, size_t count, DType dtype, Reduction) {
@@ -189,8 +197,10 @@ void MpiMessageCommunicator::all_gather(const void* in, void* out, size_t count,
   counter_.one_pass(run);
   if (run > 0 && from != place(rank_)) std::memcpy(place(rank_), from, run);
   if (run * static_cast<size_t>(size_) <= options_.message_bytes) {
-    check_mpi(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, out, static_cast<int>(run), MPI_BYTE, group_.handle()),
-              "MPI_Allgather");
+    turn_.complete("MPI_Iallgather", [&](MPI_Request* request) {
+      return MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, out, static_cast<int>(run), MPI_BYTE, group_.handle(),
+                            request);
+    });
     return;
   }
   in_pieces(run, options_.message_bytes, [&](size_t begin, size_t length) {
@@ -206,8 +216,10 @@ void MpiMessageCommunicator::all_to_all(const void* in, void* out, size_t count,
   const auto offset = [&](int r) { return static_cast<size_t>(r) * run; };
   counter_.one_pass(run);
   if (run * static_cast<size_t>(size_) <= options_.message_bytes) {
-    check_mpi(MPI_Alltoall(in, static_cast<int>(run), MPI_BYTE, out, static_cast<int>(run), MPI_BYTE, group_.handle()),
-              "MPI_Alltoall");
+    turn_.complete("MPI_Ialltoall", [&](MPI_Request* request) {
+      return MPI_Ialltoall(in, static_cast<int>(run), MPI_BYTE, out, static_cast<int>(run), MPI_BYTE, group_.handle(),
+                           request);
+    });
     return;
   }
   std::memcpy(to + offset(rank_), from + offset(rank_), run);
@@ -221,10 +233,16 @@ void MpiMessageCommunicator::shift(const void* in, void* out, size_t bytes, int 
   counter_.shift(bytes);
   const int to = round_the_ring(rank_, distance, size_), from = round_the_ring(rank_, -distance, size_);
   in_pieces(bytes, options_.message_bytes, [&](size_t begin, size_t length) {
-    check_mpi(MPI_Sendrecv(static_cast<const std::byte*>(in) + begin, static_cast<int>(length), MPI_BYTE, to, 1,
-                           static_cast<std::byte*>(out) + begin, static_cast<int>(length), MPI_BYTE, from, 1,
-                           group_.handle(), MPI_STATUS_IGNORE),
-              "MPI_Sendrecv");
+    requests_.assign(2, MPI_REQUEST_NULL);
+    turn_.start("MPI_Irecv", [&] {
+      return MPI_Irecv(static_cast<std::byte*>(out) + begin, static_cast<int>(length), MPI_BYTE, from, 1,
+                       group_.handle(), &requests_[0]);
+    });
+    turn_.start("MPI_Isend", [&] {
+      return MPI_Isend(static_cast<const std::byte*>(in) + begin, static_cast<int>(length), MPI_BYTE, to, 1,
+                       group_.handle(), &requests_[1]);
+    });
+    turn_.wait(requests_, "MPI_Testall");
   });
 }
 
@@ -232,15 +250,16 @@ void MpiMessageCommunicator::broadcast(void* data, size_t bytes, int root) {
   CAPSTAN_CHECK(root >= 0 && root < size_, "broadcast from rank {} in a group of {}", root, size_);
   counter_.broadcast(bytes);
   in_pieces(bytes, options_.message_bytes, [&](size_t begin, size_t length) {
-    check_mpi(
-        MPI_Bcast(static_cast<std::byte*>(data) + begin, static_cast<int>(length), MPI_BYTE, root, group_.handle()),
-        "MPI_Bcast");
+    turn_.complete("MPI_Ibcast", [&](MPI_Request* request) {
+      return MPI_Ibcast(static_cast<std::byte*>(data) + begin, static_cast<int>(length), MPI_BYTE, root,
+                        group_.handle(), request);
+    });
   });
 }
 
 void MpiMessageCommunicator::barrier() {
   counter_.nothing();
-  check_mpi(MPI_Barrier(group_.handle()), "MPI_Barrier");
+  turn_.complete("MPI_Ibarrier", [&](MPI_Request* request) { return MPI_Ibarrier(group_.handle(), request); });
 }
 
 // Every message is followed by none or more of exactly the full piece, so an empty message is one empty piece.
@@ -250,9 +269,10 @@ void MpiMessageCommunicator::send(const void* data, size_t bytes, int to) {
   size_t begin = 0;
   do {
     const size_t length = std::min(options_.message_bytes, bytes - begin);
-    check_mpi(MPI_Send(static_cast<const std::byte*>(data) + begin, static_cast<int>(length), MPI_BYTE, to, 0,
-                       group_.handle()),
-              "MPI_Send");
+    turn_.complete("MPI_Isend", [&](MPI_Request* request) {
+      return MPI_Isend(static_cast<const std::byte*>(data) + begin, static_cast<int>(length), MPI_BYTE, to, 0,
+                       group_.handle(), request);
+    });
     begin += length;
   } while (begin < bytes);
 }
@@ -263,10 +283,12 @@ void MpiMessageCommunicator::receive(void* data, size_t bytes, int from) {
   size_t begin = 0;
   do {
     const size_t length = std::min(options_.message_bytes, bytes - begin);
-    MPI_Status status;
-    check_mpi(MPI_Recv(static_cast<std::byte*>(data) + begin, static_cast<int>(length), MPI_BYTE, from, 0,
-                       group_.handle(), &status),
-              "MPI_Recv");
+    MPI_Request request = MPI_REQUEST_NULL;
+    turn_.start("MPI_Irecv", [&] {
+      return MPI_Irecv(static_cast<std::byte*>(data) + begin, static_cast<int>(length), MPI_BYTE, from, 0,
+                       group_.handle(), &request);
+    });
+    const MPI_Status status = turn_.wait(request, "MPI_Test");
     int got = 0;
     check_mpi(MPI_Get_count(&status, MPI_BYTE, &got), "MPI_Get_count");
     CAPSTAN_CHECK(static_cast<size_t>(got) == length, "rank {} wants {} bytes from rank {}, which sends {}", rank_,
@@ -277,7 +299,7 @@ void MpiMessageCommunicator::receive(void* data, size_t bytes, int from) {
 
 std::unique_ptr<Channels> MpiMessageCommunicator::open_channels(const std::vector<ChannelSpec>& paths, int capacity) {
   const int first_tag = std::exchange(next_tag_, next_tag_ + static_cast<int>(paths.size()));
-  return mpi_channels(group_.handle(), first_tag, paths, capacity, options_.message_bytes, counter_);
+  return mpi_channels(group_.handle(), first_tag, paths, capacity, options_, counter_);
 }
 
 std::unique_ptr<Communicator> MpiMessageCommunicator::split(int colour, int key) {
@@ -288,7 +310,9 @@ std::unique_ptr<Communicator> MpiMessageCommunicator::split(int colour, int key)
 }  // namespace
 
 std::unique_ptr<Communicator> mpi_message_communicator(MpiGroup group, const MpiOptions& options) {
-  return std::make_unique<MpiMessageCommunicator>(std::move(group), options);
+  MpiOptions own = options;
+  if (!own.turn) own.turn = std::make_shared<MpiTurn>();
+  return std::make_unique<MpiMessageCommunicator>(std::move(group), std::move(own));
 }
 
 }  // namespace capstan

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/mpi_turn.h"
 #include "parallel/shared_window_wait.h"
 
 namespace capstan {
@@ -46,10 +47,14 @@ MpiSession::MpiSession(const MpiOptions& options)
 void MpiSession::start(const MpiOptions& options) {
   yield_when_oversubscribed();
   int provided = 0;
-  check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
-  if (provided < MPI_THREAD_FUNNELED)
-    throw Error(ExitCode::config, "this MPI library does not allow a process to have other threads (wanted FUNNELED)");
-  world_ = mpi_communicator(MpiGroup(MPI_COMM_WORLD), options);
+  check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
+  if (provided < MPI_THREAD_SERIALIZED)
+    throw Error(ExitCode::config,
+                "this MPI library does not allow the threads of a process to call it in turn (wanted "
+                "SERIALIZED); build it with threads");
+  MpiOptions all = options;
+  all.turn = std::make_shared<MpiTurn>();
+  world_ = mpi_communicator(MpiGroup(MPI_COMM_WORLD), all);
 }
 
 MpiSession::~MpiSession() {

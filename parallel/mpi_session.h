@@ -1,7 +1,7 @@
 #pragma once
 // MpiSession: the life of MPI in this process, and the group of all ranks. A process that no launcher started is a
 // world of one and does not touch MPI at all (Open MPI would start a daemon for it).
-// Rules: made once, by launch/, on the thread that makes all communication calls; it outlives every communicator split
+// Rules: made once, by launch/, on the thread that computes; it outlives every communicator split
 // from world(). When a rank fails, catch the exception while the session lives, print, and call world().abort(): the
 // others wait for this rank and would wait for ever. A session destroyed by an exception aborts the job for that
 // reason.
@@ -13,10 +13,13 @@
 
 namespace capstan {
 
+class MpiTurn;
+
 struct MpiOptions {
-  bool shared_memory = true;       ///< ranks of one node talk through memory of our own; false: always MPI calls
-  double hang_seconds = 1800;      ///< over shared memory: the longest a rank may wait for another; 0: for ever
-  size_t message_bytes = 1 << 30;  ///< the most that one MPI call carries for one rank; its counts are of type int
+  bool shared_memory = true;        ///< ranks of one node talk through memory of our own; false: always MPI calls
+  double hang_seconds = 1800;       ///< over shared memory: the longest a rank may wait for another; 0: for ever
+  size_t message_bytes = 1 << 30;   ///< the most that one MPI call carries for one rank; its counts are of type int
+  std::shared_ptr<MpiTurn> turn{};  ///< of the process, made by its session (parallel/mpi_turn.h)
 };
 
 class MpiSession {

@@ -146,6 +146,9 @@ void add_layout_keys(std::vector<Key>& keys) {
                          "Expert parallel degree, a factor of the data ranks."));
   keys.push_back(integer("layout.zero", l(&L::zero), "", between(0, 3), kMayChange,
                          "What is sharded over the data ranks: 1 optimizer state, 2 gradients too, 3 parameters too."));
+  keys.push_back(choice("layout.overlap", l(&L::overlap), {"auto", "on", "off"}, kMayChange,
+                        "Reduce gradients and gather parameters on a thread beside the computation; auto: where data "
+                        "ranks are on several hosts. Values are the same."));
   keys.push_back(boolean("layout.sequence_parallel", l(&L::sequence_parallel), kMayChange,
                          "Shard the residual stream by sequence over the tensor parallel ranks."));
   keys.push_back(text("layout.schedule", l(&L::schedule), "", kMayChange,

@@ -41,12 +41,14 @@ struct RecomputeConfig {
 };
 
 struct LayoutConfig {
+  enum class Overlap { automatic, on, off };
   int dp = 0;  ///< 0: what the other axes leave
   int pp = 1;
   int cp = 1;
   int tp = 1;
   int ep = 1;  ///< a factor of the data ranks
   int zero = 0;
+  Overlap overlap = Overlap::automatic;  ///< automatic: where data ranks are on several hosts
   bool sequence_parallel = false;
   std::string schedule = "1f1b";  ///< a ScheduleKind by name, or the path of a table
   int interleave = 1;

@@ -12,8 +12,13 @@ namespace {
 
 class MemoryPass {
  public:
-  MemoryPass(const Tape& tape, const std::vector<size_t>& scratch, const MemoryOptions& options)
-      : tape_(tape), options_(options), buffer_of_(tape.tensors.size(), -1), ring_of_(tape.tensors.size(), -1) {
+  MemoryPass(const Tape& tape, const std::vector<size_t>& scratch, const std::vector<int>& done,
+             const MemoryOptions& options)
+      : tape_(tape),
+        done_(done),
+        options_(options),
+        buffer_of_(tape.tensors.size(), -1),
+        ring_of_(tape.tensors.size(), -1) {
     find_lifetimes();
     make_rings();
     make_buffers(scratch);
@@ -45,6 +50,7 @@ class MemoryPass {
     return static_cast<size_t>(element_count(local_shape(spec, tape_.mesh))) * bytes_of(spec.dtype);
   }
   size_t room(size_t bytes) const { return aligned(bytes) + aligned(options_.guard); }
+  int done(int index) const { return done_.empty() ? index : done_[static_cast<size_t>(index)]; }
   const Node& node(int index) const { return tape_.nodes[static_cast<size_t>(index)]; }
   int group_of(const Node& n) const { return options_.order.group(n.part, n.chunk); }
 
@@ -57,7 +63,7 @@ class MemoryPass {
           if (!transient(id)) continue;
           int& first = first_[static_cast<size_t>(id)];
           if (first < 0) first = i;
-          last_[static_cast<size_t>(id)] = i;
+          last_[static_cast<size_t>(id)] = std::max(last_[static_cast<size_t>(id)], done(i));
           if (group_of(node(first)) != group_of(node(i))) leave_to(id, node(first), node(i));
         }
   }
@@ -112,7 +118,7 @@ class MemoryPass {
       }
       if (scratch[static_cast<size_t>(i)] > 0) {
         scratch_buffer_[static_cast<size_t>(i)] = static_cast<int>(buffers_.size());
-        buffers_.push_back({0, scratch[static_cast<size_t>(i)], i, i, Purpose::scratch, group_of(node(i))});
+        buffers_.push_back({0, scratch[static_cast<size_t>(i)], i, done(i), Purpose::scratch, group_of(node(i))});
       }
     }
   }
@@ -194,6 +200,7 @@ class MemoryPass {
   }
 
   const Tape& tape_;
+  const std::vector<int>& done_;
   const MemoryOptions& options_;
   std::vector<int> first_, last_, buffer_of_, scratch_buffer_, ring_of_;
   std::map<TensorId, Part> left_to_;  ///< tensors of the stash and the last part that reads them
@@ -205,8 +212,9 @@ class MemoryPass {
 
 }  // namespace
 
-MemoryPlan plan_memory(const Tape& tape, const std::vector<size_t>& scratch_bytes, const MemoryOptions& options) {
-  return MemoryPass(tape, scratch_bytes, options).run();
+MemoryPlan plan_memory(const Tape& tape, const std::vector<size_t>& scratch_bytes, const MemoryOptions& options,
+                       const std::vector<int>& done) {
+  return MemoryPass(tape, scratch_bytes, done, options).run();
 }
 
 void verify(const MemoryPlan& plan) {

@@ -51,8 +51,10 @@ struct MemoryPlan {
   std::array<size_t, kPurposeCount> at_peak{};  ///< bytes by purpose at the node where most is alive
 };
 
-/// scratch_bytes: per node. Throws Error(internal) when a transient tensor crosses from a replayed part into another.
-MemoryPlan plan_memory(const Tape& tape, const std::vector<size_t>& scratch_bytes, const MemoryOptions& options);
+/// scratch_bytes: per node. done: per node the one by which it is over; empty: each by itself. Throws Error(internal)
+/// when a transient tensor crosses from a replayed part into another.
+MemoryPlan plan_memory(const Tape& tape, const std::vector<size_t>& scratch_bytes, const MemoryOptions& options,
+                       const std::vector<int>& done = {});
 
 /// No two buffers that are alive at the same time overlap; everything lies inside the arena. Throws Error(internal).
 void verify(const MemoryPlan& plan);

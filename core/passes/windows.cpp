@@ -2,6 +2,7 @@
 
 #include <map>
 #include <set>
+#include <utility>
 
 #include "core/error.h"
 #include "core/ops/conversion.h"
@@ -25,13 +26,16 @@ class WindowPass {
 
   void run() {
     find_contributions();
+    find_gathers();
     std::vector<Node> before;
     before.swap(tape_.nodes);
     for (size_t i = 0; i < before.size(); ++i) {
-      gather_for(before[i]);
+      for (const int unit : gathers_[i]) gather(before[i], unit);
       for (const int run : begins_[i]) clear(before[i], run);
       tape_.nodes.push_back(before[i]);
+      if (!ends_[i].empty()) add_pieces(before[i]);
       for (const int run : ends_[i]) reduce(before[i], run);
+      if (last_of_.at(key_of(before[i])) == i) add_pieces(before[i]);
     }
   }
 
@@ -79,16 +83,36 @@ class WindowPass {
     tape_.nodes.push_back({std::move(op), std::move(in), std::move(out), beside.part, 0, -1, beside.chunk, accumulate});
   }
 
-  void gather_for(const Node& node) {
-    for (size_t i = 0; i < node.inputs.size(); ++i) {
-      const int index = lookup(plan_.run_of_working, node.inputs[i]);
-      if (index < 0 || !(node.op->reads() & (1u << i))) continue;
-      const int unit = run(index).unit;
-      int& holds =
-          content_.try_emplace({key_of(node), plan_.window_of_unit[static_cast<size_t>(unit)]}, -1).first->second;
-      if (holds != unit) gather(node, unit);
-      holds = unit;
+  /// Before which node each unit is gathered: behind the last one that reads what its window held before.
+  void find_gathers() {
+    struct Window {
+      int unit = -1;
+      size_t free = 0;  ///< behind the last node that reads it
+    };
+    std::map<std::pair<PartKey, int>, Window> windows;
+    std::map<PartKey, size_t> first;
+    gathers_.resize(tape_.nodes.size());
+    for (size_t i = 0; i < tape_.nodes.size(); ++i) {
+      const Node& node = tape_.nodes[i];
+      const PartKey key = key_of(node);
+      first.try_emplace(key, i), last_of_[key] = i;
+      for (size_t k = 0; k < node.inputs.size(); ++k) {
+        const int index = lookup(plan_.run_of_working, node.inputs[k]);
+        if (index < 0 || !(node.op->reads() & (1u << k))) continue;
+        const int unit = run(index).unit;
+        const auto at =
+            windows.try_emplace({key, plan_.window_of_unit[static_cast<size_t>(unit)]}, Window{-1, first.at(key)});
+        Window& window = at.first->second;
+        if (window.unit != unit) gathers_[next_of(key, window.free)].push_back(unit);
+        window = {unit, i + 1};
+      }
     }
+  }
+
+  /// The first node of that part at or behind this place.
+  size_t next_of(const PartKey& key, size_t at) const {
+    while (key_of(tape_.nodes[at]) != key) ++at;
+    return at;
   }
 
   void gather(const Node& node, int unit) {
@@ -105,6 +129,7 @@ class WindowPass {
       }
       insert(node, make_conversion(Axis::dp, Shard(0), Replicate), {piece},
              {persistent(run_name("working", static_cast<int>(r)))});
+      tape_.nodes.back().lane = true;
     }
   }
 
@@ -117,16 +142,30 @@ class WindowPass {
                    sum = persistent(run_name("gradients", index));
     const TensorId piece = transient(run_name("gradients.piece", index), tape_.at(sum).spec);
     insert(node, make_conversion(Axis::dp, Partial, Shard(0)), {owed}, {piece});
-    const bool first = summed_.insert(index).second;
-    insert(node, make_accumulate(), {piece}, {sum}, first ? Accumulate::after_first_microbatch : Accumulate::always);
+    tape_.nodes.back().lane = true;
+    pieces_[key_of(node)].push_back({index, piece, sum});
+  }
+
+  /// What the reductions of the unit before have left.
+  void add_pieces(const Node& node) {
+    for (const auto& [index, piece, sum] : std::exchange(pieces_[key_of(node)], {})) {
+      const bool first = summed_.insert(index).second;
+      insert(node, make_accumulate(), {piece}, {sum}, first ? Accumulate::after_first_microbatch : Accumulate::always);
+    }
   }
 
   Tape& tape_;
   const WindowPlan& plan_;
   std::map<int, TensorId> of_persistent_;
-  std::vector<std::vector<int>> begins_, ends_;     ///< by node: runs of gradients
-  std::map<std::pair<PartKey, int>, int> content_;  ///< unit in each window, as far as a part has come
-  std::set<int> summed_;                            ///< runs that an earlier part of the microbatch has added to
+  std::vector<std::vector<int>> begins_, ends_;  ///< by node: runs of gradients
+  std::vector<std::vector<int>> gathers_;        ///< by node: units
+  std::map<PartKey, size_t> last_of_;            ///< node of a part
+  struct Piece {
+    int run = -1;
+    TensorId piece = kNoTensor, sum = kNoTensor;
+  };
+  std::map<PartKey, std::vector<Piece>> pieces_;  ///< reduced, to be added
+  std::set<int> summed_;                          ///< runs that an earlier part of the microbatch has added to
 };
 
 }  // namespace

@@ -6,13 +6,47 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <deque>
 #include <map>
 #include <mutex>
 
+#include "parallel/lane_thread.h"
 #include "parallel/rank_threads.h"
 #include "tests/support/tiny_training.h"
 
 namespace capstan::testing {
+
+/// How what communicates over dp runs: in its place, on a thread, or as late as its waits allow.
+enum class Beside { no, thread, lazy };
+
+/// Runs what was posted when somebody waits for it, not before: what touches memory without waiting finds the wrong
+/// bytes every time.
+class LazyLane final : public Lane {
+ public:
+  explicit LazyLane(std::shared_ptr<const AxisGroups> groups) : groups_(std::move(groups)) {}
+  uint64_t post(const std::function<void(const RunArgs&)>& run, const RunArgs& args) override {
+    work_.push_back({&run, args});
+    return ++posted_;
+  }
+  uint64_t done() const override { return done_; }
+  void wait(uint64_t number) override {
+    for (; done_ < number; ++done_, work_.pop_front()) (*work_.front().first)(work_.front().second);
+  }
+  void abandon(std::shared_ptr<void>) override { work_.clear(); }
+
+ private:
+  std::shared_ptr<const AxisGroups> groups_;
+  std::deque<std::pair<const std::function<void(const RunArgs&)>*, RunArgs>> work_;
+  uint64_t posted_ = 0, done_ = 0;
+};
+
+inline TinyTraining::MakeLane make_lane(Beside beside) {
+  if (beside == Beside::thread)
+    return [](std::shared_ptr<const AxisGroups> groups) { return std::make_unique<LaneThread>(std::move(groups)); };
+  if (beside == Beside::lazy)
+    return [](std::shared_ptr<const AxisGroups> groups) { return std::make_unique<LazyLane>(std::move(groups)); };
+  return {};
+}
 
 struct Layout {
   int tp = 1, dp = 1;
@@ -23,6 +57,7 @@ struct Layout {
   ScheduleKind schedule = ScheduleKind::one_forward_one_backward;
   int interleave = 1;
   int cp = 1;
+  Beside beside = Beside::no;
 
   int ranks() const { return tp * dp * pp * cp; }
 };
@@ -35,7 +70,10 @@ inline std::string name_of(const Layout& layout) {
          (layout.pp > 1 ? fmt::format("_pp{}_{}{}", layout.pp, schedule[static_cast<int>(layout.schedule)],
                                       layout.interleave > 1 ? fmt::format("{}", layout.interleave) : "")
                         : "") +
-         (layout.cp > 1 ? fmt::format("_cp{}", layout.cp) : "");
+         (layout.cp > 1 ? fmt::format("_cp{}", layout.cp) : "") +
+         (layout.beside == Beside::no     ? ""
+          : layout.beside == Beside::lazy ? "_lazy"
+                                          : "_thread");
 }
 
 /// Logical tensors by name: parameters, moment1.*, moment2.*.
@@ -97,9 +135,10 @@ inline TwinOutcome train_twin(TrainingSpec spec, const Layout& layout, const ker
   std::vector<std::vector<Step>> steps(static_cast<size_t>(ranks));
   std::vector<std::string> digests(static_cast<size_t>(ranks));
   run_rank_threads(ranks, [&](Communicator& world) {
-    TinyTraining training(spec, backend, world, layout.tp, layout.pp, layout.cp);
+    TinyTraining training(spec, backend, world, layout.tp, layout.pp, layout.cp, make_lane(layout.beside));
     std::vector<Step>& mine = steps[static_cast<size_t>(world.rank())];
     for (int i = 0; i < kTwinSteps; ++i) mine.push_back(training.step(i, kTwinRate));
+    training.program().settle();  // all ranks at once: a lazy lane does its share only now
     collector.take(training);
     digests[static_cast<size_t>(world.rank())] = training.training().digest();
   });

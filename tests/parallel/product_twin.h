@@ -24,6 +24,9 @@ inline Layout layout_of(const Row& row) {
   layout.interleave = layout.schedule == ScheduleKind::interleaved ? 2 : 1;
   layout.cp = 1 << row[kCp], layout.dp = 1 << row[kDp];
   layout.zero = row[kZero], layout.recompute = static_cast<Recompute::Policy>(row[kRecompute]);
+  int sum = 0;  // where data ranks are several, rows take turns at how their sums travel
+  for (const int level : row) sum += level;
+  if (layout.dp > 1) layout.beside = static_cast<Beside>(sum % 3);
   return layout;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 // A small decoder, random data and a plain step loop: what the engine's tests share.
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -43,12 +44,14 @@ constexpr int64_t second_document(int64_t context) { return context / 2 | 1; }
 /// microbatches sees the same global batch: data rank r takes samples [r, r+1) * batch / dp of the step.
 class TinyTraining {
  public:
+  using MakeLane = std::function<std::unique_ptr<Lane>(std::shared_ptr<const AxisGroups>)>;
+  /// make_lane: what communicates over dp runs beside the computation, over groups of its own.
   TinyTraining(const TrainingSpec& spec, const kernels::Backend& backend, Communicator& world, int tp = 1, int pp = 1,
-               int cp = 1)
+               int cp = 1, const MakeLane& make_lane = {})
       : backend_(backend),
         mesh_({world.size() / (tp * pp * cp), pp, cp, tp, 1}, world.rank()),
         groups_(mesh_, world),
-        training_(make(spec)) {
+        training_(make(spec, world, make_lane)) {
     training_->allocate_and_initialise();
   }
 
@@ -96,14 +99,14 @@ class TinyTraining {
     training_->set_step({learning_rate, step, 1.0, weight_sum(), 99 + static_cast<uint64_t>(step)});
   }
 
-  /// Forward and backward of all microbatches of a step.
-  void accumulate(int64_t index) {
-    training_->run_microbatches([&](int64_t m) { fill_microbatch(index, m); });
+  /// Forward and backward of all microbatches of a step. reduce: see TrainingProgram::run_microbatches.
+  void accumulate(int64_t index, bool reduce = false) {
+    training_->run_microbatches([&](int64_t m) { fill_microbatch(index, m); }, reduce);
   }
 
   Step step(int64_t index, double learning_rate = 1e-2) {
     prepare(index, learning_rate);
-    accumulate(index);
+    accumulate(index, true);
     const StepOutcome outcome = training_->finish_step();
     return {outcome.loss_sum / weight_sum(), outcome.gradient_norm};
   }
@@ -129,13 +132,20 @@ class TinyTraining {
     return tokens;
   }
   int64_t data_ranks() const { return mesh_.size(Axis::dp); }
-  std::unique_ptr<TrainingProgram> make(const TrainingSpec& spec) {
-    return std::make_unique<TrainingProgram>(mesh_, Device{&backend_, groups_.communicators()}, spec);
+  std::unique_ptr<TrainingProgram> make(const TrainingSpec& spec, Communicator& world, const MakeLane& make_lane) {
+    Device device{&backend_, groups_.communicators()};
+    if (make_lane) {
+      const auto groups = std::make_shared<const AxisGroups>(mesh_, world, std::initializer_list<Axis>{Axis::dp});
+      device.lane_communicators = groups->communicators();
+      lane_ = make_lane(groups), device.lane = lane_.get();
+    }
+    return std::make_unique<TrainingProgram>(mesh_, device, spec);
   }
 
   const kernels::Backend& backend_;
   Mesh mesh_;
   AxisGroups groups_;
+  std::unique_ptr<Lane> lane_;
   std::unique_ptr<TrainingProgram> training_;
 };
 
