@@ -14,7 +14,7 @@ namespace {
 
 std::string run_name(const char* flat, size_t run) { return fmt::format("{}.run{}", flat, run); }
 
-/// Each data rank casts its piece of every run of masters; together they are the working copies.
+/// Each rank of dp casts its piece of every run of masters; together they are the working copies.
 void gather_working(Recorder& recorder, const FlatLayout& layout, DType dtype) {
   for (size_t r = 0; r < layout.runs.size(); ++r)
     if (layout.runs[r].held)
@@ -31,15 +31,15 @@ Placements owed_of(Placements placements) {
 
 }  // namespace
 
-/// A run of gradients with no sum owed. Fast: each data rank is left with one piece (reduce-scatter; other sums are
-/// then formed of the piece), whatever the stage of ZeRO, so that all stages sum and count alike. Ordered: whole on
-/// all.
+/// A run of gradients with no sum owed. Fast: each rank of dp is left with one piece (reduce-scatter; other sums, over
+/// replicas first, are then formed of the piece), whatever the stage of ZeRO, so that all stages sum and count alike.
+/// Ordered, or with nobody to share pieces with: whole on all, summed in place.
 Value TrainingProgram::reduced_gradient(Recorder& recorder, size_t index) {
   const std::string name = run_name("gradients", index);
   const FlatRun& run = layout_.runs[index];
   const auto parameter = std::find(layout_.run_of.begin(), layout_.run_of.end(), static_cast<int>(index));
   const bool shared = holders(static_cast<int>(parameter - layout_.run_of.begin())).size() > 1;
-  if (ordered()) {
+  if (ordered() || program_.mesh().size(Axis::dp) == 1) {
     reduce_in_place(recorder, run_name("gradients.owed", index), name);
     if (shared) sum_over_ends(recorder, recorder.persistent(name), recorder.persistent(name));
     return recorder.persistent(name);

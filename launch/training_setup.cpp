@@ -94,7 +94,8 @@ int threads_for(const TrainConfig& train, Communicator& world) {
 }
 
 Mesh mesh_of(const LayoutConfig& layout, int rank) {
-  return Mesh({layout.dp, layout.pp, layout.cp, layout.tp, layout.ep}, rank);
+  const int group = layout.shard_group(), replicas = group > 0 ? layout.dp / group : 1;
+  return Mesh({group, layout.pp, layout.cp, layout.tp, layout.ep, replicas}, rank);
 }
 
 size_t RankGroups::shared_bytes() const {

@@ -23,7 +23,9 @@ struct Layout {
   ScheduleKind schedule = ScheduleKind::one_forward_one_backward;
   int interleave = 1;
   int cp = 1;
+  int zero_ranks = 0;  ///< of dp, among which state is divided; 0: all
 
+  int replicas() const { return zero_ranks > 0 ? dp / zero_ranks : 1; }
   int ranks() const { return tp * dp * pp * cp; }
 };
 
@@ -35,7 +37,8 @@ inline std::string name_of(const Layout& layout) {
          (layout.pp > 1 ? fmt::format("_pp{}_{}{}", layout.pp, schedule[static_cast<int>(layout.schedule)],
                                       layout.interleave > 1 ? fmt::format("{}", layout.interleave) : "")
                         : "") +
-         (layout.cp > 1 ? fmt::format("_cp{}", layout.cp) : "");
+         (layout.cp > 1 ? fmt::format("_cp{}", layout.cp) : "") +
+         (layout.zero_ranks > 0 ? fmt::format("_groups_of_{}", layout.zero_ranks) : "");
 }
 
 /// Logical tensors by name: parameters, moment1.*, moment2.*.
@@ -97,7 +100,7 @@ inline TwinOutcome train_twin(TrainingSpec spec, const Layout& layout, const ker
   std::vector<std::vector<Step>> steps(static_cast<size_t>(ranks));
   std::vector<std::string> digests(static_cast<size_t>(ranks));
   run_rank_threads(ranks, [&](Communicator& world) {
-    TinyTraining training(spec, backend, world, layout.tp, layout.pp, layout.cp);
+    TinyTraining training(spec, backend, world, layout.tp, layout.pp, layout.cp, layout.replicas());
     std::vector<Step>& mine = steps[static_cast<size_t>(world.rank())];
     for (int i = 0; i < kTwinSteps; ++i) mine.push_back(training.step(i, kTwinRate));
     collector.take(training);
