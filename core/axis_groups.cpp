@@ -13,7 +13,7 @@ AxisGroups::AxisGroups(const Mesh& mesh, Communicator& world, std::initializer_l
 }
 
 AxisGroups::AxisGroups(const Mesh& mesh, Communicator& world)
-    : AxisGroups(mesh, world, {Axis::dp, Axis::pp, Axis::cp, Axis::tp, Axis::ep}) {
+    : AxisGroups(mesh, world, {Axis::dp, Axis::rep, Axis::pp, Axis::cp, Axis::tp, Axis::ep}) {
   make_ends(mesh);
 }
 

@@ -189,7 +189,7 @@ void prove_shards(const Parameter& parameter, const Mesh& mesh) {
   }
 }
 
-/// Parameters of a stage lie in their runs without overlap, and runs in the buffer; runs divide over the data ranks.
+/// Parameters of a stage lie in their runs without overlap, and runs in the buffer; runs divide over the ranks of dp.
 void prove_layout(const StageProof& stage, size_t index) {
   const FlatLayout& layout = *stage.layout;
   const Mesh& mesh = stage.tape->mesh;
@@ -210,7 +210,7 @@ void prove_layout(const StageProof& stage, size_t index) {
   }
   for (const FlatRun& run : layout.runs)
     if (run.held && (run.count % mesh.size(Axis::dp) != 0 || run.used > run.count))
-      fault(fmt::format("stage {}: a run of {} elements of unit {} does not divide over {} data ranks", index,
+      fault(fmt::format("stage {}: a run of {} elements of unit {} does not divide over {} ranks of dp", index,
                         run.count, run.unit, mesh.size(Axis::dp)));
   std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.first < b.first; });
   for (size_t i = 1; i < pieces.size(); ++i)
@@ -258,6 +258,10 @@ JobProof prove(const std::vector<StageProof>& stages) {
   check(*stages[0].schedule, kPathCapacity);
   prove_paths(stages, proof);
   prove_parameters(stages, proof);
+  for (size_t s = 0; s < stages.size(); ++s) {
+    prove_conversions(*stages[s].tape, s);
+    proof.ownership = prove_updates(*stages[s].tape, *stages[s].layout, s);
+  }
   Meeting(stages).run(proof);
   return proof;
 }

@@ -3,7 +3,8 @@
 // stage have the same plan: they compare digests). A job that passes has: on every stage the same paths, each with one
 // sender and one receiver of the same tensor; sends, receives and collectives between stages that meet in the order in
 // which the schedule brings them, without standing still; every parameter on exactly the stages that read it, its
-// shards and pieces without gap or overlap, every layer somewhere.
+// shards and pieces without gap or overlap, every layer somewhere; every run of state owned once in each replica
+// (core/update_proof.h).
 
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "core/flat_layout.h"
 #include "core/program.h"
 #include "core/schedule.h"
+#include "core/update_proof.h"
 
 namespace capstan {
 
@@ -32,6 +34,7 @@ StageProof proof_of(const TrainingProgram& training);
 /// What was counted on the way, for a report.
 struct JobProof {
   size_t paths = 0, messages = 0, collectives = 0, parameters = 0;
+  Ownership ownership;
 };
 
 /// Throws Error(internal) naming stage and op (or parameter) of the first fault.

@@ -4,7 +4,7 @@
 
 namespace capstan {
 namespace {
-constexpr std::array<Axis, kAxisCount> kInnermostFirst{Axis::tp, Axis::cp, Axis::ep, Axis::dp, Axis::pp};
+constexpr std::array<Axis, kAxisCount> kInnermostFirst{Axis::tp, Axis::cp, Axis::ep, Axis::dp, Axis::rep, Axis::pp};
 }
 
 Mesh::Mesh(const Sizes& sizes, int rank) : sizes_(sizes), rank_(rank) {
@@ -20,7 +20,7 @@ Mesh::Mesh(const Sizes& sizes, int rank) : sizes_(sizes), rank_(rank) {
   }
 }
 
-Mesh Mesh::data_parallel(int ranks, int rank) { return Mesh({ranks, 1, 1, 1, 1}, rank); }
+Mesh Mesh::data_parallel(int ranks, int rank) { return Mesh(Sizes(ranks), rank); }
 
 int Mesh::ranks() const {
   int product = 1;
@@ -39,7 +39,9 @@ int Mesh::stride(Axis axis) const {
 
 std::string Mesh::describe() const {
   std::string text;
-  for (const Axis axis : kAllAxes) text += fmt::format("{}{} {}", text.empty() ? "" : " x ", name_of(axis), size(axis));
+  for (const Axis axis : kAllAxes)
+    if (axis != Axis::rep || size(axis) > 1)
+      text += fmt::format("{}{} {}", text.empty() ? "" : " x ", name_of(axis), size(axis));
   return text;
 }
 

@@ -18,10 +18,13 @@ Placements effective(const Placements& placements, const Mesh& mesh) {
   return result;
 }
 
+/// Replicas are the outermost of the data ranks, so that the samples of neighbouring data ranks are neighbours.
+constexpr std::array<Axis, kAxisCount> kFirstToCut{Axis::rep, Axis::dp, Axis::pp, Axis::cp, Axis::tp, Axis::ep};
+
 std::vector<Extent> local_extents(const TensorSpec& spec, const Mesh& mesh) {
   std::vector<Extent> extents;
   for (const int64_t extent : spec.shape) extents.push_back({0, extent});
-  for (const Axis axis : kAllAxes) {
+  for (const Axis axis : kFirstToCut) {
     const Placement placement = on(spec.placements, axis);
     const int ranks = mesh.size(axis);
     if (!placement.is_shard() || ranks == 1) continue;
@@ -46,8 +49,8 @@ std::vector<Extent> local_runs(const TensorSpec& spec, int dim, const Mesh& mesh
   const int ranks = mesh.size(Axis::cp);
   const size_t d = static_cast<size_t>(dim);
   if (ranks == 1 || on(spec.placements, Axis::cp) != Shard(dim)) return {local_extents(spec, mesh)[d]};
-  CAPSTAN_CHECK(on(spec.placements, Axis::dp) != Shard(dim), "{}: dim {} is divided over dp and cp", to_string(spec),
-                dim);
+  CAPSTAN_CHECK(on(spec.placements, Axis::dp) != Shard(dim) && on(spec.placements, Axis::rep) != Shard(dim),
+                "{}: dim {} is divided over data ranks and cp", to_string(spec), dim);
   TensorSpec left = spec;  // to this rank of cp
   left.shape[d] /= ranks, left.placements = with(left.placements, Axis::cp, Replicate);
   const Extent mine = local_extents(left, mesh)[d];

@@ -64,9 +64,9 @@ struct Extent {
   int64_t count = 0;
 };
 
-/// What this rank holds of each dim. Where several axes share a dim, the first of kAllAxes cuts first. Of a dim that cp
-/// divides only the count is told here: see local_runs. Throws Error(config) when a sharded dim does not divide by the
-/// axis.
+/// What this rank holds of each dim. Where several axes share a dim, rep cuts first, then the others in the order of
+/// kAllAxes. Of a dim that cp divides only the count is told here: see local_runs. Throws Error(config) when a sharded
+/// dim does not divide by the axis.
 std::vector<Extent> local_extents(const TensorSpec& spec, const Mesh& mesh);
 
 /// A dim divided over cp is dealt in zigzag: of two chunks for each rank, rank r of n holds chunks r and 2n - 1 - r, in

@@ -189,7 +189,7 @@ void Recorder::convert_into(Value value, Axis axis, Placement to, Value target) 
                 to_string(wanted), to_string(spec(target)));
   tape_.nodes.push_back(
       {make_conversion(axis, on(from.placements, axis), to), {value.id}, {target.id}, part_, level_, region_, chunk_});
-  tape_.nodes.back().lane = lane_;
+  tape_.nodes.back().lane = lane_ && (axis == Axis::dp || axis == Axis::rep);
 }
 
 Value Recorder::as_stream(Value value) {

@@ -198,13 +198,13 @@ void TrainingProgram::set_step(const StepSetting& setting) {
   scalars.clip_limit = setting.clip;
   scalars.gradient_scale = setting.weights > 0.0 ? 1.0 / setting.weights : 0.0;
   double* report = program_.at<double>("step.report");
-  std::fill(report, report + kBadRanks + program_.mesh().size(Axis::dp), 0.0);
+  std::fill(report, report + kBadRanks + program_.mesh().data_ranks(), 0.0);
   random_key_ = setting.random_key;
 }
 
 void TrainingProgram::run_microbatches(const std::function<void(int64_t m)>& place, bool reduce) {
   using Kind = Action::Kind;
-  const int64_t share = spec_.microbatches * spec_.microbatch, first = program_.mesh().coordinate(Axis::dp) * share;
+  const int64_t share = spec_.microbatches * spec_.microbatch, first = program_.mesh().data_rank() * share;
   for (const Action& action : schedule_.actions[static_cast<size_t>(view_.stage)]) {
     const int64_t m = action.microbatch;
     Replay replay{action.chunk, m, !ordered() && m > 0};
@@ -247,7 +247,7 @@ void TrainingProgram::begin() {
 }
 
 StepOutcome TrainingProgram::finish_step() {
-  const int ranks = program_.mesh().size(Axis::dp), rank = program_.mesh().coordinate(Axis::dp);
+  const int ranks = program_.mesh().data_ranks(), rank = program_.mesh().data_rank();
   double* report = program_.at<double>("step.report");
   if (!std::isfinite(report[kLossSum])) report[kBadRanks + rank] = 1.0;
   program_.run("train", Part::update);

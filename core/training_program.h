@@ -1,7 +1,7 @@
 #pragma once
 // TrainingProgram: everything a run of a decoder needs, as one Program: flat state (masters, working copies, gradients,
 // moments), inputs, and the plans `train` and `evaluate`. One step, in parts of plan `train`:
-//   begin     control vector summed over dp (weights of the step's tokens, stop requests)
+//   begin     control vector summed over the data ranks (weights of the step's tokens, stop requests)
 //   forward, backward   once per microbatch and chunk, as the schedule of the pipeline has it (one stage: in turn);
 //             gradients and loss add up ("ordered": through the summation tree)
 //   update    gradients and loss reduced, norm, clip, AdamW, working copies
@@ -37,7 +37,7 @@ struct TrainingSpec {
   uint64_t seed = 1;
   PlanOptions plan;
   bool sequence_parallel = false;  ///< the residual stream is divided over tp by tokens
-  int zero = 0;                    ///< divided over dp: 1 masters and moments, 2 gradients too, 3 parameters too
+  int zero = 0;  ///< divided over dp, not over rep: 1 masters and moments, 2 gradients too, 3 parameters too
   ScheduleKind schedule = ScheduleKind::one_forward_one_backward;
   int interleave = 1;            ///< chunks of a stage, when the schedule is interleaved
   std::string schedule_table{};  ///< one's own table (core/schedule.h) instead
@@ -47,7 +47,7 @@ struct TrainingSpec {
 
 /// Slots of step.control and of step.report, f64.
 enum ControlSlot : int { kWeightSum, kStopRequests, kSavesWriting, kControlSlots };
-enum ReportSlot : int { kLossSum, kBadRanks };  ///< from kBadRanks on: one flag per dp rank
+enum ReportSlot : int { kLossSum, kBadRanks };  ///< from kBadRanks on: one flag per data rank
 enum EvaluationSlot : int { kEvaluationLoss, kEvaluationWeights, kEvaluationBytes, kEvaluationSlots };
 
 /// Part of a state tensor that this rank holds: `runs` runs of `count` elements of the logical tensor, `stride` apart
@@ -90,7 +90,7 @@ class TrainingProgram {
   const std::vector<ChannelSpec>& paths() const { return paths_; }
   /// Whether this rank's stage ends in the loss: it alone counts samples.
   bool has_loss() const { return view_.holds(schedule_.chunks - 1); }
-  /// Each data rank holds a piece of the sums; own gradients are whole only while their unit is at work.
+  /// Each rank of dp holds a piece of the sums; own gradients are whole only while their unit is at work.
   bool gradients_divided() const { return state_divided() && spec_.zero > 1; }
   /// Stages that hold this parameter, ascending: one, or the two ends for a tied table.
   const std::vector<int>& holders(int parameter) const { return holders_[static_cast<size_t>(parameter)]; }
@@ -100,7 +100,7 @@ class TrainingProgram {
   /// Working copies from masters: after parameters were loaded or set. Collective.
   void refresh_working_copies();
 
-  /// Sums step.control over dp; on one rank there is nothing to sum.
+  /// Sums step.control over the data ranks; on one rank there is nothing to sum.
   void begin();
   /// One step: set it, play the schedule's forwards and backwards, finish it. `begin` comes before, when the sum of
   /// weights is to be known over all ranks. place(m) writes the inputs of microbatch m (address(name, m)); it is called
@@ -165,6 +165,7 @@ class TrainingProgram {
 
   // training_program_update.cpp
   Value reduced_gradient(Recorder& recorder, size_t run);
+  Value summed_over_replicas(Recorder& recorder, Value piece);
   void gather_whole(Recorder& recorder, Value gradient, size_t run);
   void gather_working(Recorder& recorder, size_t run) const;
   Placements owed_by(const FlatRun& run) const;

@@ -52,8 +52,8 @@ void TrainingProgram::declare_flat(const std::string& name, const std::string& p
   declare_views(name, prefix, dtype, purpose, [parent](const FlatRun& run) { return Place{parent, run.first}; });
 }
 
-/// The same buffer of which each data rank holds one piece of every run: its parameters are nowhere whole. `owed`: sums
-/// over other axes than dp are still to be formed of it.
+/// The same buffer of which each rank of dp holds one piece of every run: its parameters are nowhere whole. `owed`:
+/// sums over other axes than dp (replicas among them) are still to be formed of it.
 void TrainingProgram::declare_shard(const std::string& name, DType dtype, Purpose purpose, bool owed) {
   PersistentSpace& space = program_.persistent();
   const int64_t ranks = program_.mesh().size(Axis::dp);
@@ -180,9 +180,10 @@ void TrainingProgram::plan_windows() {
 
 void TrainingProgram::declare_inputs(PersistentSpace& space) const {
   const Mesh& mesh = program_.mesh();
-  const int ranks = mesh.size(Axis::dp);
-  const Placements sharded = effective(with(with({}, Axis::dp, Shard(0)), Axis::cp, Shard(1)), mesh);
-  const Placements partial = effective(with({}, Axis::dp, Partial), mesh);
+  const int ranks = mesh.data_ranks();
+  const Placements batch = with(with({}, Axis::dp, Shard(0)), Axis::rep, Shard(0));
+  const Placements sharded = effective(with(batch, Axis::cp, Shard(1)), mesh);
+  const Placements partial = effective(with(with({}, Axis::dp, Partial), Axis::rep, Partial), mesh);
   // Of the stages only the last adds something.
   const Placements of_tokens = effective(with(with(partial, Axis::cp, Partial), Axis::pp, Partial), mesh);
   const int copies = input_copies(schedule_, view_.stage);
@@ -199,7 +200,9 @@ void TrainingProgram::declare_inputs(PersistentSpace& space) const {
   };
   // Data ranks count each sample once; a request to stop may reach any rank, and any may still write a checkpoint.
   const int control = reduced("step.control", kControlSlots, partial);
-  Placements others = effective({Replicate, Partial, Partial, Partial, Partial}, mesh);
+  Placements others;
+  for (const Axis axis : kAllAxes) others = with(others, axis, Partial);
+  others = effective(with(with(others, Axis::dp, Replicate), Axis::rep, Replicate), mesh);
   for (const char* name : {"step.votes", "step.votes.reduced"}) {
     space.add_view(name, {{kControlSlots - kStopRequests}, DType::f64, others}, control,
                    kStopRequests * sizeof(double));

@@ -30,34 +30,46 @@ Placements owed_of(Placements placements) {
 
 }  // namespace
 
-/// A run of gradients with no sum owed. Fast: each data rank is left with one piece (reduce-scatter; other sums are
-/// then formed of the piece), whatever the stage of ZeRO, so that all stages sum and count alike. Ordered: whole on
-/// all.
+/// A run of gradients with no sum owed. Fast: each rank of dp is left with one piece (reduce-scatter; other sums, over
+/// replicas first, are then formed of the piece), whatever the stage of ZeRO, so that all stages sum and count alike.
+/// Ordered, or with nobody to share pieces with: whole on all, summed in place.
 Value TrainingProgram::reduced_gradient(Recorder& recorder, size_t index) {
   const std::string name = run_name("gradients", index);
   const FlatRun& run = layout_.runs[index];
   const auto parameter = std::find(layout_.run_of.begin(), layout_.run_of.end(), static_cast<int>(index));
   const bool shared = holders(static_cast<int>(parameter - layout_.run_of.begin())).size() > 1;
-  if (ordered()) {
-    reduce_in_place(recorder, run_name("gradients.owed", index), name);
+  if (ordered() || program_.mesh().size(Axis::dp) == 1) {
+    const auto reduce = [&] { reduce_in_place(recorder, run_name("gradients.owed", index), name); };
+    ordered() ? reduce() : beside(recorder, reduce);
     if (shared) sum_over_ends(recorder, recorder.persistent(name), recorder.persistent(name));
     return recorder.persistent(name);
   }
   Value value = recorder.persistent(name);
   if (!gradients_divided() && run.gradients != run.placements) {
     value = recorder.persistent(run_name("gradients.owed", index));
-    if (program_.mesh().size(Axis::dp) > 1) {
-      const Value piece = recorder.persistent(run_name("gradients.piece", index));
-      beside(recorder, [&] { recorder.convert_into(value, Axis::dp, Shard(0), piece); });
-      value = piece;
-    }
+    const Value piece = recorder.persistent(run_name("gradients.piece", index));
+    beside(recorder, [&] { recorder.convert_into(value, Axis::dp, Shard(0), piece); });
+    value = piece;
   }
+  if (on(recorder.spec(value).placements, Axis::rep).is_partial()) value = summed_over_replicas(recorder, value);
   for (const Axis axis : kAllAxes)
     if (on(recorder.spec(value).placements, axis).is_partial()) value = recorder.convert(value, axis, Replicate);
   if (shared) value = sum_over_ends(recorder, value);
   if (!state_divided() && on(recorder.spec(value).placements, Axis::dp).is_shard())
     gather_whole(recorder, value, index);
   return value;
+}
+
+/// In the place of the piece.
+Value TrainingProgram::summed_over_replicas(Recorder& recorder, Value piece) {
+  PersistentSpace& space = program_.persistent();
+  TensorSpec spec = recorder.spec(piece);
+  spec.placements = with(spec.placements, Axis::rep, Replicate);
+  const std::string name = recorder.tape().at(piece.id).name;
+  space.add_view(name + ".summed", spec, space.find(name), 0);
+  const Value sum = recorder.persistent(name + ".summed");
+  beside(recorder, [&] { recorder.convert_into(piece, Axis::rep, Replicate, sum); });
+  return sum;
 }
 
 /// Where every data rank updates all: recorded with the reduction, so that it travels with it.

@@ -9,7 +9,7 @@ DataFeed::DataFeed(CorpusStream& stream, int64_t share, const Mesh& mesh)
     : stream_(stream),
       share_(share),
       context_(stream.context()),
-      rank_(mesh.coordinate(Axis::dp)),
+      rank_(mesh.data_rank()),
       runs_(local_runs({{context_}, DType::i32, with({}, Axis::cp, Shard(0))}, 0, mesh)) {
   const size_t count = static_cast<size_t>(share * context_);
   for (auto* field : {&tokens_, &targets_, &positions_, &documents_}) field->resize(count);

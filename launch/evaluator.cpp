@@ -10,8 +10,8 @@ double Evaluation::bits_per_byte() const { return nats / std::log(2.0) / bytes; 
 Evaluation evaluate(TrainingProgram& training, CorpusStream& stream, int64_t samples,
                     const std::function<void(int64_t)>& progress) {
   Program& program = training.program();
-  const int64_t micro = training.spec().microbatch, ranks = program.mesh().size(Axis::dp),
-                rank = program.mesh().coordinate(Axis::dp);
+  const int64_t micro = training.spec().microbatch, ranks = program.mesh().data_ranks(),
+                rank = program.mesh().data_rank();
   samples = std::min<int64_t>(samples, static_cast<int64_t>(stream.samples_per_epoch()));
   DataFeed feed(stream, micro, program.mesh());
   SampleTally tally;

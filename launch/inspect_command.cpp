@@ -78,16 +78,19 @@ Job plan_job(const RunConfig& config, const Mesh& mesh, const kernels::Backend& 
 
 std::string proof_text(const JobProof& proof) {
   return fmt::format(
-      "{} parameters are on the stages that read them and nowhere twice; {} paths, {} messages a step, each received; "
-      "{} collectives between stages meet; nothing stands still",
-      proof.parameters, proof.paths, proof.messages, proof.collectives);
+      "{} parameters are on the stages that read them and nowhere twice; each is updated once in each of {} replica{} "
+      "of {} data rank{}; {} paths, {} messages a step, each received; {} collectives between stages meet; nothing "
+      "stands still",
+      proof.parameters, proof.ownership.replicas, proof.ownership.replicas == 1 ? "" : "s", proof.ownership.shards,
+      proof.ownership.shards == 1 ? "" : "s", proof.paths, proof.messages, proof.collectives);
 }
 
 /// "dp 3, pp 0, cp 0, tp 1".
 std::string place_of(const Mesh& mesh) {
   std::string text;
   for (const Axis axis : kAllAxes)
-    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name_of(axis), mesh.coordinate(axis));
+    if (axis != Axis::rep || mesh.size(axis) > 1)
+      text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name_of(axis), mesh.coordinate(axis));
   return text;
 }
 
@@ -121,7 +124,7 @@ void inspect(const InspectArguments& arguments) {
       "recomputation);\n"
       "            {:.6g} FLOP a token, causal attention counted as the half it needs\n",
       config.accumulation(), config.train.microbatch, tokens, flops * 1e-9, done * 1e-9,
-      all_stages * mesh.size(Axis::dp) * mesh.size(Axis::tp) * mesh.size(Axis::cp) / tokens);
+      all_stages * mesh.data_ranks() * mesh.size(Axis::tp) * mesh.size(Axis::cp) / tokens);
   print_blend(config);
   if (job.stages.size() > 1) fmt::print("\npipeline\n{}", stage_table(training, job.bytes));
   fmt::print("\nops of plan train, one microbatch and one update, this rank\n{}", op_table(plan));

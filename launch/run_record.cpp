@@ -55,6 +55,7 @@ void fill_training(RunRecord& r, const RunConfig& c) {
   const LayoutConfig& l = c.layout;
   r.ranks = static_cast<int64_t>(std::max(l.dp, 1)) * l.pp * l.cp * l.tp;
   r.layout = fmt::format("dp {} pp {} cp {} tp {} ep {} zero {}", std::max(l.dp, 1), l.pp, l.cp, l.tp, l.ep, l.zero);
+  if (l.zero_ranks > 0) r.layout += fmt::format(" zero_ranks {}", l.zero_ranks);
 }
 
 const std::vector<double>* column(const Metrics& metrics, const char* name) {

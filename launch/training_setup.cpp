@@ -94,15 +94,19 @@ int threads_for(const TrainConfig& train, Communicator& world) {
 }
 
 Mesh mesh_of(const LayoutConfig& layout, int rank) {
-  return Mesh({layout.dp, layout.pp, layout.cp, layout.tp, layout.ep}, rank);
+  const int group = layout.shard_group(), replicas = group > 0 ? layout.dp / group : 1;
+  return Mesh({group, layout.pp, layout.cp, layout.tp, layout.ep, replicas}, rank);
 }
 
 namespace {
 
 /// Over shared memory a collective is work of the processors that compute: nothing is gained beside them.
-bool wants_lane(const Communicator& data_ranks, Communicator& world, LayoutConfig::Overlap overlap) {
+bool wants_lane(std::initializer_list<const Communicator*> data_groups, Communicator& world,
+                LayoutConfig::Overlap overlap) {
   if (overlap != LayoutConfig::Overlap::automatic) return overlap == LayoutConfig::Overlap::on;
-  int32_t any = dynamic_cast<const SharedMemoryCommunicator*>(&data_ranks) == nullptr && data_ranks.size() > 1 ? 1 : 0;
+  int32_t any = 0;
+  for (const Communicator* group : data_groups)
+    if (group->size() > 1 && dynamic_cast<const SharedMemoryCommunicator*>(group) == nullptr) any = 1;
   world.all_reduce(&any, 1, DType::i32, ReduceOp::max, Reduction::fast);
   return any != 0;
 }
@@ -110,8 +114,8 @@ bool wants_lane(const Communicator& data_ranks, Communicator& world, LayoutConfi
 }  // namespace
 
 RankGroups::RankGroups(const Mesh& mesh, Communicator& world, LayoutConfig::Overlap overlap) : groups_(mesh, world) {
-  if (mesh.size(Axis::dp) == 1 || !wants_lane(groups_.of(Axis::dp), world, overlap)) return;
-  lane_groups_ = std::make_shared<const AxisGroups>(mesh, world, std::initializer_list<Axis>{Axis::dp});
+  if (mesh.data_ranks() == 1 || !wants_lane({&groups_.of(Axis::dp), &groups_.of(Axis::rep)}, world, overlap)) return;
+  lane_groups_ = std::make_shared<const AxisGroups>(mesh, world, std::initializer_list<Axis>{Axis::dp, Axis::rep});
   lane_ = std::make_unique<LaneThread>(lane_groups_);
 }
 

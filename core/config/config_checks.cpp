@@ -88,14 +88,23 @@ void check_tensor_parallel(const RunConfig& c, Conflicts& out) {
                    above ? fmt::format("{} or {}", below, above) : fmt::format("{}", below))});
 }
 
-/// A degree that this version accepts only as 1.
-void refuse_degree(const char* key, const char* what, int degree, Conflicts& out) {
-  if (degree != 1)
-    out.push_back(
-        {{key},
-         fmt::format("{} is not in this version: wanted 1, got {}; data, tensor, pipeline and context parallelism are "
-                     "available (leave {} out and start more ranks)",
-                     what, degree, key)});
+/// The axis is reserved: there are no experts to divide.
+void check_expert_parallel(const RunConfig& c, Conflicts& out) {
+  if (c.layout.ep != 1)
+    out.push_back({{"layout.ep"},
+                   fmt::format("expert parallelism divides the experts of a mixture-of-experts model, and such models "
+                               "are not in this version: wanted 1, got {}; data, tensor, pipeline and context "
+                               "parallelism are available (leave layout.ep out and start more ranks)",
+                               c.layout.ep)});
+}
+
+/// The data ranks are so many groups, each of which holds all state.
+void check_hybrid(const LayoutConfig& l, Conflicts& out) {
+  if (l.dp == 0 || l.zero_ranks == 0 || l.dp % l.zero_ranks == 0) return;
+  out.push_back({{"layout.zero_ranks", "layout.dp"},
+                 fmt::format("the data ranks form groups of zero_ranks, so it must divide dp, but {} does not divide "
+                             "{}; nearest: {}",
+                             l.zero_ranks, l.dp, nearest_divisors(l.dp, l.zero_ranks))});
 }
 
 /// Every chunk of a pipeline has a layer.
@@ -138,7 +147,8 @@ void check_context_parallel(const RunConfig& c, Conflicts& out) {
 void check_layout(const RunConfig& c, Conflicts& out) {
   check_pipeline(c, out);
   check_context_parallel(c, out);
-  refuse_degree("layout.ep", "expert parallelism", c.layout.ep, out);
+  check_expert_parallel(c, out);
+  check_hybrid(c.layout, out);
   check_tensor_parallel(c, out);
   if (c.layout.sequence_parallel && c.layout.tp == 1)
     refuse(out, {"layout.sequence_parallel", "layout.tp"},
@@ -262,7 +272,7 @@ void check_world(RunConfig& c, int world, Conflicts& out) {
                                    : "change the layout")});
     return;
   }
-  if (l.dp % l.ep != 0) out.push_back({{"layout.ep", "layout.dp"}, fmt::format("ep {} must divide dp {}", l.ep, l.dp)});
+  check_hybrid(l, out);
 }
 
 }  // namespace

@@ -143,12 +143,15 @@ void add_layout_keys(std::vector<Key>& keys) {
   keys.push_back(integer("layout.cp", l(&L::cp), "ranks", degree, kMayChange, "Context parallel degree."));
   keys.push_back(integer("layout.tp", l(&L::tp), "ranks", degree, kMayChange, "Tensor parallel degree."));
   keys.push_back(integer("layout.ep", l(&L::ep), "ranks", degree, kMayChange,
-                         "Expert parallel degree, a factor of the data ranks."));
+                         "Expert parallel degree; reserved, 1 in this version."));
   keys.push_back(integer("layout.zero", l(&L::zero), "", between(0, 3), kMayChange,
                          "What is sharded over the data ranks: 1 optimizer state, 2 gradients too, 3 parameters too."));
   keys.push_back(choice("layout.overlap", l(&L::overlap), {"auto", "on", "off"}, kMayChange,
                         "Reduce gradients and gather parameters on a thread beside the computation; auto: where data "
                         "ranks are on several hosts. Values are the same."));
+  keys.push_back(integer("layout.zero_ranks", l(&L::zero_ranks), "ranks", between(0, 1048576), kMayChange,
+                         "Hybrid sharding: the data ranks among which layout.zero shards, neighbours of each other; a "
+                         "divisor of layout.dp. Groups of so many hold the same. 0 means all of layout.dp."));
   keys.push_back(boolean("layout.sequence_parallel", l(&L::sequence_parallel), kMayChange,
                          "Shard the residual stream by sequence over the tensor parallel ranks."));
   keys.push_back(text("layout.schedule", l(&L::schedule), "", kMayChange,

@@ -46,13 +46,17 @@ struct LayoutConfig {
   int pp = 1;
   int cp = 1;
   int tp = 1;
-  int ep = 1;  ///< a factor of the data ranks
+  int ep = 1;  ///< reserved
   int zero = 0;
   Overlap overlap = Overlap::automatic;  ///< automatic: where data ranks are on several hosts
+  int zero_ranks = 0;  ///< of dp, among which state is sharded; 0: all
   bool sequence_parallel = false;
   std::string schedule = "1f1b";  ///< a ScheduleKind by name, or the path of a table
   int interleave = 1;
   RecomputeConfig recompute;
+
+  /// Data ranks among which state is sharded: axis dp of the mesh. The rest of layout.dp is axis rep.
+  int shard_group() const { return zero_ranks > 0 ? zero_ranks : dp; }
 };
 
 struct OptimizerConfig {

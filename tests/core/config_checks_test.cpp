@@ -54,7 +54,7 @@ TEST(ConfigChecks, RotaryNeedsEvenDims) {
 
 TEST(ConfigChecks, WhatThisVersionLacksIsSaidPlainly) {
   EXPECT_THAT(mistakes({"layout.ep=2"}),
-              AllOf(HasSubstr("is not in this version"), HasSubstr("context parallelism are available")));
+              AllOf(HasSubstr("layout.ep"), HasSubstr("mixture-of-experts"), HasSubstr("not in this version")));
   for (const char* zero : {"1", "2", "3"}) EXPECT_EQ(mistakes({std::string("layout.zero=") + zero}), "");
   EXPECT_THAT(mistakes({"layout.zero=2", "train.reduction=ordered"}), HasSubstr("ordered"));
   EXPECT_THAT(mistakes({"train.precision=fp16"}), AllOf(HasSubstr("fp16"), HasSubstr("available: fp32 and bf16")));
@@ -145,6 +145,21 @@ TEST(ConfigChecks, WorldThatDoesNotFit) {
               AllOf(HasSubstr("4 x 3"), HasSubstr("nearest: 24 or 36")));
   EXPECT_THAT(world_mistakes({"train.global_batch=2"}, 3), HasSubstr("nearest: 3"));
   EXPECT_EQ(world_mistakes({"layout.dp=2", "train.global_batch=12"}, 2), "");
+}
+
+TEST(ConfigChecks, GroupsOfHybridShardingDivideTheDataRanks) {
+  EXPECT_EQ(mistakes({"layout.dp=8", "layout.zero=3", "layout.zero_ranks=4"}), "");
+  EXPECT_THAT(mistakes({"layout.dp=12", "train.global_batch=12", "layout.zero_ranks=5"}),
+              AllOf(HasSubstr("layout.zero_ranks"), HasSubstr("5 does not divide 12"), HasSubstr("nearest: 4 or 6")));
+  EXPECT_THAT(mistakes({"layout.dp=4", "layout.zero_ranks=8"}), HasSubstr("nearest: 4"));
+  EXPECT_EQ(mistakes({"layout.zero_ranks=3"}), "") << "how many data ranks there are is not known yet";
+  EXPECT_THAT(world_mistakes({"layout.zero_ranks=3"}, 4), AllOf(HasSubstr("3 does not divide 4"), HasSubstr("2 or 4")));
+  EXPECT_EQ(world_mistakes({"layout.tp=2", "layout.zero_ranks=2"}, 8), "");
+  RunConfig config;
+  config.layout.dp = 8;
+  EXPECT_EQ(config.layout.shard_group(), 8);
+  config.layout.zero_ranks = 2;
+  EXPECT_EQ(config.layout.shard_group(), 2);
 }
 
 TEST(ConfigChecks, OrderedSumsNeedPowersOfTwo) {

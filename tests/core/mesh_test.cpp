@@ -45,6 +45,24 @@ TEST(Mesh, NeighbouringRanksShareTensorParallelism) {
   EXPECT_EQ(Mesh(sizes, 0).describe(), "dp 2 x pp 3 x cp 1 x tp 4 x ep 1");
 }
 
+/// Groups of dp are neighbours, replicas are groups apart; the data rank counts through both.
+TEST(Mesh, ReplicasLieOutsideOfTheRanksThatShareState) {
+  const Mesh::Sizes sizes{2, 3, 1, 2, 1, 4};
+  for (int rank = 0; rank < 48; ++rank) {
+    const Mesh mesh(sizes, rank);
+    EXPECT_EQ(mesh.coordinate(Axis::tp), rank % 2);
+    EXPECT_EQ(mesh.coordinate(Axis::dp), rank / 2 % 2);
+    EXPECT_EQ(mesh.coordinate(Axis::rep), rank / 4 % 4);
+    EXPECT_EQ(mesh.coordinate(Axis::pp), rank / 16);
+    EXPECT_EQ(mesh.data_rank(), rank / 2 % 8);
+    EXPECT_EQ(mesh.data_ranks(), 8);
+    const TensorSpec batch{{16, 5}, DType::i32, with(with({}, Axis::dp, Shard(0)), Axis::rep, Shard(0))};
+    EXPECT_EQ(local_extents(batch, mesh)[0].first, 2 * mesh.data_rank()) << "samples in the order of the data ranks";
+  }
+  EXPECT_EQ(Mesh(sizes, 0).describe(), "dp 2 x rep 4 x pp 3 x cp 1 x tp 2 x ep 1");
+  EXPECT_THROW(Mesh({2, 1, 1, 1, 1, 0}, 0), Error);
+}
+
 TEST(Mesh, RefusesWhatIsNoPlaceInIt) {
   for (const int rank : {-1, 4}) EXPECT_THROW(Mesh::data_parallel(4, rank), Error);
   EXPECT_THROW(Mesh({0, 1, 1, 1, 1}, 0), Error);
@@ -62,7 +80,7 @@ TEST(Mesh, RefusesWhatIsNoPlaceInIt) {
 /// axis occurs once, in rank order, and all other coordinates are equal.
 RC_GTEST_PROP(Mesh, ColoursPartTheRanks, ()) {
   Mesh::Sizes sizes;
-  for (int& size : sizes) size = *rc::gen::inRange(1, 5);
+  for (int& size : sizes) size = *rc::gen::inRange(1, 4);
   const int ranks = product(sizes);
   std::set<std::array<int, kAxisCount>> places;
   for (const Axis axis : kAllAxes) {

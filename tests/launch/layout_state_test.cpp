@@ -25,7 +25,7 @@ using testing::TinyTraining;
 struct Layout {
   int tp, dp;
   bool sequence_parallel;
-  int zero = 0, pp = 1;
+  int zero = 0, pp = 1, replicas = 1;  ///< dp counts the ranks of all replicas
 };
 
 class LayoutState : public ::testing::Test {
@@ -45,7 +45,7 @@ class LayoutState : public ::testing::Test {
     spec.model.layers = 4;
     std::vector<Step> steps;
     run_rank_threads(layout.tp * layout.dp * layout.pp, [&](Communicator& world) {
-      TinyTraining training(spec, backend_, world, layout.tp, layout.pp);
+      TinyTraining training(spec, backend_, world, layout.tp, layout.pp, 1, layout.replicas);
       if (!from.empty()) {
         Checkpoint checkpoint = Checkpoint::open(from);
         load_state(training.training(), checkpoint);
@@ -78,14 +78,22 @@ class LayoutState : public ::testing::Test {
 };
 
 TEST_F(LayoutState, LoadsUnderAnyOtherAndSavesTheSameBytes) {
-  const std::vector<std::pair<Layout, Layout>> pairs{
-      {{1, 1, false}, {4, 1, true}},          {{2, 2, true}, {1, 4, false}},
-      {{4, 1, false}, {2, 1, true}},          {{2, 1, true}, {1, 1, false}},
-      {{1, 2, false}, {2, 2, false}},         {{4, 2, true}, {4, 1, false}},
-      {{1, 4, false, 1}, {1, 1, false}},      {{2, 2, true, 1}, {1, 2, false, 1}},
-      {{1, 1, false}, {4, 2, true, 1}},       {{2, 2, true, 3}, {1, 1, false}},
-      {{1, 1, false, 0, 4}, {2, 2, true, 2}}, {{2, 2, true, 3, 2}, {1, 4, false, 3}},
-      {{1, 4, false, 2}, {4, 1, false, 0, 2}}};
+  const std::vector<std::pair<Layout, Layout>> pairs{{{1, 1, false}, {4, 1, true}},
+                                                     {{2, 2, true}, {1, 4, false}},
+                                                     {{4, 1, false}, {2, 1, true}},
+                                                     {{2, 1, true}, {1, 1, false}},
+                                                     {{1, 2, false}, {2, 2, false}},
+                                                     {{4, 2, true}, {4, 1, false}},
+                                                     {{1, 4, false, 1}, {1, 1, false}},
+                                                     {{2, 2, true, 1}, {1, 2, false, 1}},
+                                                     {{1, 1, false}, {4, 2, true, 1}},
+                                                     {{2, 2, true, 3}, {1, 1, false}},
+                                                     {{1, 1, false, 0, 4}, {2, 2, true, 2}},
+                                                     {{2, 2, true, 3, 2}, {1, 4, false, 3}},
+                                                     {{1, 4, false, 2}, {4, 1, false, 0, 2}},
+                                                     {{1, 4, false, 3, 1, 2}, {1, 1, false}},
+                                                     {{1, 4, false, 3}, {2, 4, true, 2, 1, 2}},
+                                                     {{2, 4, true, 1, 1, 2}, {1, 4, false, 3, 1, 4}}};
   for (size_t i = 0; i < pairs.size(); ++i) {
     const std::string tag = std::to_string(i);
     const auto& [before, after] = pairs[i];
@@ -106,7 +114,8 @@ TEST_F(LayoutState, TrainingGoesOnUnderAnotherLayout) {
          train(layout, first, last, directory_ / from / checkpoint_name(static_cast<uint64_t>(first)), directory_ / to))
       parts.push_back(step);
   };
-  go_on({1, 4, false, 3}, 2, 4, "p0", "p1");
+  go_on({1, 4, false, 3}, 2, 3, "p0", "p0b");
+  go_on({1, 4, false, 3, 1, 2}, 3, 4, "p0b", "p1");
   go_on({2, 1, true, 0, 2}, 4, 6, "p1", "p2");
   ASSERT_EQ(parts.size(), whole.size());
   for (size_t i = 0; i < whole.size(); ++i) EXPECT_NEAR(parts[i].loss, whole[i].loss, 1e-11 * whole[i].loss) << i;

@@ -20,7 +20,8 @@ LAYOUTS = {
     4: ("layout.pp=4 layout.schedule=zero-bubble", "layout.pp=2 layout.tp=2 layout.recompute=full",
         "layout.pp=2 layout.schedule=interleaved layout.interleave=2 layout.dp=2 layout.zero=1",
         "layout.tp=4", "layout.dp=4 layout.zero=2 layout.recompute=selective",
-        "layout.pp=2 layout.schedule=gpipe layout.tp=2 layout.sequence_parallel=true"),
+        "layout.pp=2 layout.schedule=gpipe layout.tp=2 layout.sequence_parallel=true",
+        "layout.dp=4 layout.zero=3 layout.zero_ranks=2"),
     8: ("layout.pp=2 layout.tp=2 layout.dp=2 layout.zero=3", "layout.pp=4 layout.tp=2 layout.schedule=zero-bubble",
         "layout.pp=2 layout.dp=4 layout.zero=2 layout.schedule=interleaved layout.interleave=2"),
 }
@@ -97,7 +98,8 @@ class Layouts(ProductTest):
         for layout, word in (("layout.pp=5", "layout.pp = 4"), ("layout.tp=3", "nearest"),
                              ("layout.pp=2 layout.interleave=2 layout.schedule=1f1b", "interleaved"),
                              ("layout.zero=2 train.reduction=ordered", "ordered"),
-                             ("layout.schedule=1f2b", "zero-bubble")):
+                             ("layout.zero=3 layout.zero_ranks=2", "2 does not divide 1; nearest: 1"),
+                             ("layout.ep=2", "mixture-of-experts"), ("layout.schedule=1f2b", "zero-bubble")):
             code, output = train(1, self.config, *self.settings(self.folder / "no", *SETTINGS, *layout.split()))
             self.assertEqual(code, 78, output)
             self.assertIn(word, output)
@@ -110,6 +112,14 @@ class Layouts(ProductTest):
                        "train.global_batch=1536", "train.microbatch=1", "train.precision=bf16", "--rank", "1000")
         self.assertEqual(said.returncode, 0, said.stderr)
         for words in ("1024 ranks", "dp 13, pp 7, cp 0, tp 0", "stage 7", "nothing stands still", "over pp", "over tp"):
+            self.assertIn(words, said.stdout)
+
+    def test_inspect_knows_replicas(self):
+        said = capstan("inspect", self.config, *SETTINGS, "model.vocabulary=256", "layout.dp=8", "layout.zero=3",
+                       "layout.zero_ranks=4", "layout.tp=2", "--rank", "11")
+        self.assertEqual(said.returncode, 0, said.stderr)
+        for words in ("dp 4 x rep 2 x pp 1", "16 ranks", "seen from rank 11: dp 1, rep 1, pp 0, cp 0, tp 1",
+                      "once in each of 2 replicas of 4 data ranks", "rep P->R", "a step, over rep"):
             self.assertIn(words, said.stdout)
 
 

@@ -7,7 +7,7 @@
 #include <random>
 
 #include "core/error.h"
-
+#include "core/ops/conversion.h"
 #include "core/schedule_check.h"
 #include "tests/parallel/layout_twin.h"
 
@@ -43,7 +43,8 @@ class Job {
  public:
   Job(const DecoderConfig& model, const Layout& layout, int64_t microbatches = 4) {
     for (int stage = 0; stage < layout.pp; ++stage) {
-      const Mesh mesh({layout.dp, layout.pp, 1, layout.tp, 1}, stage * layout.dp * layout.tp);
+      const Mesh mesh({layout.dp / layout.replicas(), layout.pp, 1, layout.tp, 1, layout.replicas()},
+                      stage * layout.dp * layout.tp);
       plans_.push_back(
           std::make_unique<TrainingProgram>(mesh, Device{&backend_, {}}, spec_for(model, layout, microbatches)));
     }
@@ -65,6 +66,7 @@ class Job {
   StageProof& stage(size_t index) { return stages_[index]; }
   const ParameterSet& parameters() const { return plans_[0]->program().parameters(); }
 
+  JobProof proof() const { return prove(stages_); }
   /// Empty when the job can run.
   std::string complaint() const {
     try {
@@ -101,6 +103,9 @@ std::vector<Layout> layouts() {
   all_axes.tp = 2, all_axes.dp = 2, all_axes.sequence_parallel = true, all_axes.zero = 3;
   all_axes.recompute = Policy::selective;
   all.push_back(all_axes);
+  Layout hybrid;
+  hybrid.tp = 2, hybrid.dp = 4, hybrid.zero_ranks = 2, hybrid.sequence_parallel = true;
+  for (const int zero : {0, 1, 3}) hybrid.zero = zero, all.push_back(hybrid);
   return all;
 }
 
@@ -238,6 +243,61 @@ TEST(Mutations, MemoryGivenTwiceIsFound) {
       30);
 }
 
+/// A collective in the wrong group, or in none.
+TEST(Mutations, AConversionOverAnotherAxisIsFound) {
+  expect_found(
+      "axis",
+      [](Job& job, std::mt19937& random) -> std::string {
+        const size_t stage = random() % stages_of(job);
+        Tape& tape = job.tape(stage);
+        std::vector<size_t> sums;
+        for (size_t i = 0; i < tape.nodes.size(); ++i)
+          if (tape.nodes[i].op->name() == "all-reduce" && !tape.nodes[i].op->attributes().starts_with("pp "))
+            sums.push_back(i);
+        if (sums.empty()) return "";
+        Node& node = tape.nodes[sums[random() % sums.size()]];
+        const std::string before = node.op->attributes();
+        for (const Axis axis : kAllAxes)
+          if (!before.starts_with(capstan::name_of(axis)) && tape.mesh.size(axis) > 1)
+            node.op = make_conversion(axis, Partial, Replicate);
+        return before == node.op->attributes()
+                   ? ""
+                   : fmt::format("stage {}: {} was {}", stage, node.op->attributes(), before);
+      },
+      20);
+}
+
+TEST(Mutations, StateUpdatedTwiceOrNeverIsFound) {
+  for (const bool twice : {false, true})
+    expect_found(
+        twice ? "twice" : "never",
+        [&](Job& job, std::mt19937& random) -> std::string {
+          const size_t stage = random() % stages_of(job);
+          Tape& tape = job.tape(stage);
+          std::vector<size_t> updates;
+          for (size_t i = 0; i < tape.nodes.size(); ++i)
+            if (tape.nodes[i].op->name() == "adamw") updates.push_back(i);
+          const size_t node = updates.at(random() % updates.size());
+          if (twice)
+            tape.nodes.push_back(tape.nodes[node]);
+          else
+            tape.nodes.erase(tape.nodes.begin() + static_cast<ptrdiff_t>(node));
+          return fmt::format("stage {}: node {}", stage, node);
+        },
+        30);
+}
+
+TEST(JobProofs, CountReplicasAndTheirShards) {
+  Layout layout;
+  layout.dp = 4, layout.zero_ranks = 2;
+  for (const auto& [zero, shards, replicas] : {std::tuple{0, 1, 4}, {1, 2, 2}, {3, 2, 2}}) {
+    layout.zero = zero;
+    const JobProof proof = Job(deep(tiny_llama()), layout).proof();
+    EXPECT_EQ(proof.ownership.shards, shards);
+    EXPECT_EQ(proof.ownership.replicas, replicas);
+  }
+}
+
 TEST(Mutations, AChangedScheduleIsFound) {
   expect_found(
       "schedule",
@@ -271,7 +331,7 @@ TEST(BytesOnTheWire, AreThoseThatThePlanSays) {
     for (const Layout& layout : layouts()) {
       if (layout.ranks() == 1) continue;
       run_rank_threads(layout.ranks(), [&](Communicator& world) {
-        TinyTraining training(spec_for(model, layout, 4), backend, world, layout.tp, layout.pp);
+        TinyTraining training(spec_for(model, layout, 4), backend, world, layout.tp, layout.pp, 1, layout.replicas());
         std::map<Axis, double> planned;
         const Plan& plan = training.program().plan("train");
         for (size_t i = 0; i < plan.tape.nodes.size(); ++i) {

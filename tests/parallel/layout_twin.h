@@ -58,7 +58,9 @@ struct Layout {
   int interleave = 1;
   int cp = 1;
   Beside beside = Beside::no;
+  int zero_ranks = 0;  ///< of dp, among which state is divided; 0: all
 
+  int replicas() const { return zero_ranks > 0 ? dp / zero_ranks : 1; }
   int ranks() const { return tp * dp * pp * cp; }
 };
 
@@ -71,6 +73,7 @@ inline std::string name_of(const Layout& layout) {
                                       layout.interleave > 1 ? fmt::format("{}", layout.interleave) : "")
                         : "") +
          (layout.cp > 1 ? fmt::format("_cp{}", layout.cp) : "") +
+         (layout.zero_ranks > 0 ? fmt::format("_groups_of_{}", layout.zero_ranks) : "") +
          (layout.beside == Beside::no     ? ""
           : layout.beside == Beside::lazy ? "_lazy"
                                           : "_thread");
@@ -135,7 +138,8 @@ inline TwinOutcome train_twin(TrainingSpec spec, const Layout& layout, const ker
   std::vector<std::vector<Step>> steps(static_cast<size_t>(ranks));
   std::vector<std::string> digests(static_cast<size_t>(ranks));
   run_rank_threads(ranks, [&](Communicator& world) {
-    TinyTraining training(spec, backend, world, layout.tp, layout.pp, layout.cp, make_lane(layout.beside));
+    TinyTraining training(spec, backend, world, layout.tp, layout.pp, layout.cp, layout.replicas(),
+                          make_lane(layout.beside));
     std::vector<Step>& mine = steps[static_cast<size_t>(world.rank())];
     for (int i = 0; i < kTwinSteps; ++i) mine.push_back(training.step(i, kTwinRate));
     training.program().settle();  // all ranks at once: a lazy lane does its share only now

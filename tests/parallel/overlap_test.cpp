@@ -19,7 +19,7 @@ std::vector<Case> cases() {
   std::vector<Case> all;
   for (const int zero : {0, 1, 2, 3}) {
     const auto add = [&](Layout layout, bool llama, Precision precision, int64_t microbatches) {
-      layout.dp = 2, layout.zero = zero;
+      layout.dp = layout.zero_ranks > 0 ? 4 : 2, layout.zero = zero;
       all.push_back({layout, llama, precision, microbatches});
     };
     add({}, false, Precision::fp32, 1);
@@ -34,6 +34,9 @@ std::vector<Case> cases() {
       pipeline.interleave = schedule == ScheduleKind::interleaved ? 2 : 1;
       add(pipeline, schedule == ScheduleKind::zero_bubble, Precision::fp32, 4);
     }
+    Layout hybrid;
+    hybrid.zero_ranks = 2;
+    add(hybrid, true, Precision::fp32, 2);
     Layout context;
     context.cp = 2;
     add(context, true, Precision::fp32, 2);
@@ -75,7 +78,7 @@ Posts posts_of(const Layout& layout, const TrainingSpec& given) {
   spec.zero = layout.zero, spec.microbatches = 2;
   Posts posts;
   run_rank_threads(layout.ranks(), [&](Communicator& world) {
-    TinyTraining training(spec, kernels::cpu_backend(), world, layout.tp, layout.pp, layout.cp,
+    TinyTraining training(spec, kernels::cpu_backend(), world, layout.tp, layout.pp, layout.cp, 1,
                           make_lane(layout.beside));
     if (world.rank() != 0) return;
     const Plan& plan = training.program().plan("train");

@@ -47,9 +47,9 @@ class TinyTraining {
   using MakeLane = std::function<std::unique_ptr<Lane>(std::shared_ptr<const AxisGroups>)>;
   /// make_lane: what communicates over dp runs beside the computation, over groups of its own.
   TinyTraining(const TrainingSpec& spec, const kernels::Backend& backend, Communicator& world, int tp = 1, int pp = 1,
-               int cp = 1, const MakeLane& make_lane = {})
+               int cp = 1, int rep = 1, const MakeLane& make_lane = {})
       : backend_(backend),
-        mesh_({world.size() / (tp * pp * cp), pp, cp, tp, 1}, world.rank()),
+        mesh_({world.size() / (tp * pp * cp * rep), pp, cp, tp, 1, rep}, world.rank()),
         groups_(mesh_, world),
         training_(make(spec, world, make_lane)) {
     training_->allocate_and_initialise();
@@ -64,7 +64,7 @@ class TinyTraining {
   void fill_microbatch(int64_t step, int64_t m) {
     const TrainingSpec& spec = training_->spec();
     const int64_t per_rank = spec.microbatch * spec.microbatches, context = spec.model.context;
-    const int64_t first = (step * data_ranks() + mesh_.coordinate(Axis::dp)) * per_rank + m * spec.microbatch;
+    const int64_t first = (step * data_ranks() + mesh_.data_rank()) * per_rank + m * spec.microbatch;
     const auto at = [&](const char* name) { return program().at<int32_t>(name, m); };
     float* weights = program().at<float>("input.loss_weights", m);
     const std::vector<Extent> runs = local_runs({{context}, DType::i32, with({}, Axis::cp, Shard(0))}, 0, mesh_);
@@ -131,11 +131,12 @@ class TinyTraining {
       for (int64_t t = run.first; t < run.first + run.count; ++t) tokens.push_back(t);
     return tokens;
   }
-  int64_t data_ranks() const { return mesh_.size(Axis::dp); }
+  int64_t data_ranks() const { return mesh_.data_ranks(); }
   std::unique_ptr<TrainingProgram> make(const TrainingSpec& spec, Communicator& world, const MakeLane& make_lane) {
     Device device{&backend_, groups_.communicators()};
     if (make_lane) {
-      const auto groups = std::make_shared<const AxisGroups>(mesh_, world, std::initializer_list<Axis>{Axis::dp});
+      const auto groups =
+          std::make_shared<const AxisGroups>(mesh_, world, std::initializer_list<Axis>{Axis::dp, Axis::rep});
       device.lane_communicators = groups->communicators();
       lane_ = make_lane(groups), device.lane = lane_.get();
     }
