@@ -43,7 +43,7 @@ struct Plan {
   Tape tape;
   std::vector<Bound> bound;           ///< by node
   std::vector<size_t> scratch_bytes;  ///< by node
-  Overlap overlap;
+  OverlapPlan overlap;
   MemoryPlan memory;
   std::vector<PassTime> passes;
   std::string digest;  ///< equal on all ranks of one layout that hold equal parts (with dp alone: on all)

@@ -34,7 +34,7 @@ class OverlapPass {
     }
   }
 
-  Overlap run() {
+  OverlapPlan run() {
     if (of_lane_.empty()) return std::move(result_);
     const int nodes = static_cast<int>(tape_.nodes.size());
     for (int i = 0; i < nodes; ++i) result_.waits[static_cast<size_t>(i)] = partners(i);
@@ -131,11 +131,11 @@ class OverlapPass {
   std::map<int64_t, std::vector<Extent>> of_lane_;  ///< by root
   std::map<Sequence, int> last_of_;
   std::map<int, std::map<Sequence, int>> released_by_;
-  Overlap result_;
+  OverlapPlan result_;
 };
 
 }  // namespace
 
-Overlap find_overlap(const Tape& tape, const PersistentSpace& space) { return OverlapPass(tape, space).run(); }
+OverlapPlan find_overlap(const Tape& tape, const PersistentSpace& space) { return OverlapPass(tape, space).run(); }
 
 }  // namespace capstan

@@ -17,7 +17,7 @@
 
 namespace capstan {
 
-struct Overlap {
+struct OverlapPlan {
   std::vector<std::vector<int>> waits;     ///< by node; ascending
   std::vector<int> done;                   ///< by node
   std::vector<std::vector<int>> releases;  ///< by node: lane nodes of the update that have to wait for it no longer
@@ -26,6 +26,6 @@ struct Overlap {
   bool early(size_t node) const { return release_count[node] > 0; }
 };
 
-Overlap find_overlap(const Tape& tape, const PersistentSpace& space);
+OverlapPlan find_overlap(const Tape& tape, const PersistentSpace& space);
 
 }  // namespace capstan
