@@ -109,6 +109,11 @@ void TrainingProgram::declare_gradients() {
     return;
   }
   const int parent = space.add("gradients", {{layout_.elements}, master}, Purpose::gradient);
+  if (knows_own_gradients()) {  // what each data rank has is its part of one long tensor
+    const Mesh& mesh = program_.mesh();
+    const Placements own = effective(with(with({}, Axis::dp, Shard(0)), Axis::rep, Shard(0)), mesh);
+    space.add_view("gradients.own", {{layout_.elements * mesh.data_ranks()}, master, own}, parent, 0);
+  }
   declare_views("gradients.owed", "gradient.", master, Purpose::gradient, [parent](const FlatRun& run) {
     return Place{parent, run.first};
   });
@@ -190,6 +195,8 @@ void TrainingProgram::declare_inputs(PersistentSpace& space) const {
   }
   const int report = reduced("step.report", kBadRanks + ranks, of_tokens);
   space.add_view("step.loss_sum", {{1}, DType::f64, of_tokens}, report, kLossSum * sizeof(double));
+  space.add_view("step.own_squares", {{1}, DType::f64, partial}, report, kOwnSquares * sizeof(double));
+  space.add("step.own_weight", {{ranks}, DType::f64, effective(batch, mesh)}, Purpose::scalar);
   const int evaluation = reduced("evaluate.report", kEvaluationSlots, of_tokens);
   space.add_view("evaluate.loss_sum", {{1}, DType::f64, of_tokens}, evaluation, kEvaluationLoss * sizeof(double));
 }

@@ -93,6 +93,9 @@ void TrainingProgram::record_norm(Recorder& recorder, const std::vector<Value>& 
 }
 
 void TrainingProgram::record_update(Recorder& recorder) {
+  if (knows_own_gradients())
+    record_square_sum(recorder, recorder.persistent("gradients.own"), recorder.persistent("step.own_squares"),
+                      recorder.persistent("step.own_weight"));
   reduce_in_place(recorder, "step.report");
   const int stage = view_.stage;
   std::vector<Value> gradients(layout_.runs.size()), counted(layout_.runs.size());

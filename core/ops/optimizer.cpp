@@ -10,8 +10,9 @@ class SquareSum final : public Op {
  public:
   std::string_view name() const override { return "square sum"; }
   std::vector<TensorSpec> infer(std::span<const InputSpec>) const override { return {{{1}, DType::f64}}; }
+  // inputs: x, weight
   std::vector<Signature> signatures(std::span<const InputSpec>) const override {
-    return {all_replicate(1, 1), {{Shard(0)}, {Partial}}};
+    return {all_replicate(2, 1), {{Shard(0), Shard(0)}, {Partial}}};
   }
   Bound bind(const BindContext& c) const override {
     kernels::SquareSumArgs args;
@@ -19,7 +20,7 @@ class SquareSum final : public Op {
     args.dtype = c.in[0].dtype;
     return {c.backend.square_sum_scratch(), [run = c.backend.square_sum, args](const RunArgs& a) {
               kernels::SquareSumArgs now = args;
-              now.x = a.in[0], now.sum = static_cast<double*>(a.out[0]);
+              now.x = a.in[0], now.sum = static_cast<double*>(a.out[0]), now.weight = static_cast<double*>(a.in[1]);
               now.accumulate = a.accumulate, now.scratch = a.scratch;
               run(now);
             }};
@@ -90,8 +91,8 @@ class AdamW final : public Op {
 
 }  // namespace
 
-void record_square_sum(Recorder& recorder, Value x, Value sum) {
-  recorder.record_into(std::make_shared<SquareSum>(), {x}, {sum}, Accumulate::never);
+void record_square_sum(Recorder& recorder, Value x, Value sum, Value weight) {
+  recorder.record_into(std::make_shared<SquareSum>(), {x, weight}, {sum}, Accumulate::never);
 }
 
 void record_clip(Recorder& recorder, Value sums) {

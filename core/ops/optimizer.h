@@ -10,8 +10,8 @@ struct AdamWSpec {
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
 };
 
-/// Writes the sum of squares of x into the persistent f64 cell `sum`.
-void record_square_sum(Recorder& recorder, Value x, Value sum);
+/// Writes the sum of squares of x, times the f64 `weight` where there is one, into the persistent f64 cell `sum`.
+void record_square_sum(Recorder& recorder, Value x, Value sum, Value weight = {});
 /// Fills clip_scale, gradient_norm and skip of step.scalars from `sums` (any number of f64), added up in order.
 void record_clip(Recorder& recorder, Value sums);
 /// One run of flat state; working may be absent. All persistent, same element count.
