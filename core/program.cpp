@@ -91,7 +91,8 @@ void* Program::address(int index, int64_t microbatch) const {
   CAPSTAN_CHECK(tensor.copies > 0, "{} is not held by rank {}", tensor.name, mesh_.rank());
   int root = index;
   while (persistent_.at(root).parent >= 0) root = persistent_.at(root).parent;
-  if (static_cast<size_t>(root) < lane_touches_.size() && lane_touches_[static_cast<size_t>(root)]) settle();
+  if (static_cast<size_t>(root) < lane_touches_.size())
+    for (const OnLane* lane : lane_touches_[static_cast<size_t>(root)]) wait_for(*lane);
   return arena_.data() + persistent_.offset(index) + static_cast<size_t>(microbatch % tensor.copies) * tensor.stride;
 }
 
@@ -161,9 +162,10 @@ void Program::link_lane(const Plan& plan, const std::vector<BoundNode*>& nodes) 
         holds_arena = holds_arena || (id != kNoTensor && root < 0);
         if (root < 0) continue;
         while (persistent_.at(root).parent >= 0) root = persistent_.at(root).parent;
-        lane_touches_[static_cast<size_t>(root)] = true;
+        lane_touches_[static_cast<size_t>(root)].push_back(&lane);
       }
     const Node& node = tape.nodes[i];
+    CAPSTAN_CHECK(!holds_arena || !plan.overlap.early(i), "node {} of the lane is posted before it has memory", i);
     if (holds_arena) sequences_[{plan.name, node.part, node.level, node.chunk}].at_end.push_back(&lane);
   }
   for (size_t i = 0; i < nodes.size(); ++i) {

@@ -44,6 +44,7 @@ class Program {
   Program& operator=(const Program&) = delete;
 
   const Mesh& mesh() const { return mesh_; }
+  const kernels::Backend& backend() const { return *device_.backend; }
   PersistentSpace& persistent() { return persistent_; }
   const PersistentSpace& persistent() const { return persistent_; }
   ParameterSet& parameters() { return parameters_; }
@@ -146,7 +147,7 @@ class Program {
   std::map<SequenceKey, Sequence> sequences_;
   std::deque<OnLane> on_lane_;
   const Plan* running_ = nullptr;
-  std::vector<bool> lane_touches_;  ///< by persistent tensor without parent
+  std::vector<std::vector<const OnLane*>> lane_touches_;  ///< by persistent tensor without parent
   mutable uint64_t lane_posted_ = 0, lane_done_ = 0;
   Arena arena_;
   char* transient_ = nullptr;

@@ -149,6 +149,7 @@ std::vector<Value> Recorder::record_into(OpPtr op, const std::vector<Value>& giv
     node.outputs.push_back(value.id);
     result.push_back(value);
   }
+  node.lane = lane_ && !outputs.empty();
   tape_.nodes.push_back(std::move(node));
   return result;
 }

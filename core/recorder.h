@@ -66,7 +66,8 @@ class Recorder {
   /// A layer, or -1 for what comes before the first or after the last: it lies on the chunk recorded so far.
   void set_region(int region);
   void set_chunk(int chunk) { chunk_ = chunk; }
-  /// Whether conversions into persistent tensors over dp and rep recorded from here on travel beside the computation.
+  /// Whether what is recorded into persistent tensors from here on, conversions over dp and rep among it, runs beside
+  /// the computation.
   void set_lane(bool lane) { lane_ = lane; }
   /// Whether this region is the first of its chunk and not the first of all: what enters it crosses between stages, so
   /// a model makes it one tensor.

@@ -199,6 +199,10 @@ void TrainingProgram::set_step(const StepSetting& setting) {
   scalars.gradient_scale = setting.weights > 0.0 ? 1.0 / setting.weights : 0.0;
   double* report = program_.at<double>("step.report");
   std::fill(report, report + kBadRanks + program_.mesh().data_ranks(), 0.0);
+  if (knows_own_gradients()) {  // what makes the gradient of the own mean loss of that of the mean over all ranks
+    const double factor = setting.own_weights > 0.0 ? setting.weights / setting.own_weights : NAN;
+    *program_.at<double>("step.own_weight") = factor * factor;
+  }
   random_key_ = setting.random_key;
 }
 
@@ -253,7 +257,7 @@ StepOutcome TrainingProgram::finish_step() {
   program_.run("train", Part::update);
   const double* reduced = program_.at<double>("step.report.reduced");
   const kernels::StepScalars& scalars = *program_.at<kernels::StepScalars>("step.scalars");
-  StepOutcome outcome{reduced[kLossSum], scalars.gradient_norm, scalars.skip != 0.0, {}};
+  StepOutcome outcome{reduced[kLossSum], scalars.gradient_norm, scalars.skip != 0.0, {}, reduced[kOwnSquares] / ranks};
   for (int i = 0; i < ranks; ++i)
     if (reduced[kBadRanks + i] > 0.0) outcome.bad_ranks.push_back(i);
   return outcome;

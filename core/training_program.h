@@ -47,7 +47,7 @@ struct TrainingSpec {
 
 /// Slots of step.control and of step.report, f64.
 enum ControlSlot : int { kWeightSum, kStopRequests, kSavesWriting, kControlSlots };
-enum ReportSlot : int { kLossSum, kBadRanks };  ///< from kBadRanks on: one flag per data rank
+enum ReportSlot : int { kLossSum, kOwnSquares, kBadRanks };  ///< from kBadRanks on: one flag per data rank
 enum EvaluationSlot : int { kEvaluationLoss, kEvaluationWeights, kEvaluationBytes, kEvaluationSlots };
 
 /// Part of a state tensor that this rank holds: `runs` runs of `count` elements of the logical tensor, `stride` apart
@@ -60,10 +60,11 @@ struct StatePiece {
 /// What varies from step to step.
 struct StepSetting {
   double learning_rate = 0.0;
-  int64_t updates = 0;      ///< steps that changed the parameters before this one
-  double clip = 0.0;        ///< 0: none
-  double weights = 0.0;     ///< sum of loss weights over all ranks and microbatches
-  uint64_t random_key = 0;  ///< of this step's dropout
+  int64_t updates = 0;       ///< steps that changed the parameters before this one
+  double clip = 0.0;         ///< 0: none
+  double weights = 0.0;      ///< sum of loss weights over all ranks and microbatches
+  uint64_t random_key = 0;   ///< of this step's dropout
+  double own_weights = 0.0;  ///< of this rank alone; 0: not told
 };
 
 struct StepOutcome {
@@ -71,6 +72,7 @@ struct StepOutcome {
   double gradient_norm = 0.0;  ///< before clipping
   bool skipped = false;        ///< the norm was not finite: nothing was changed
   std::vector<int> bad_ranks;  ///< whose own loss was not finite
+  double own_square = 0.0;  ///< mean over data ranks of |gradient of a rank's own mean loss|^2; see knows_own_gradients
 };
 
 class TrainingProgram {
@@ -92,6 +94,12 @@ class TrainingProgram {
   bool has_loss() const { return view_.holds(schedule_.chunks - 1); }
   /// Each rank of dp holds a piece of the sums; own gradients are whole only while their unit is at work.
   bool gradients_divided() const { return state_divided() && spec_.zero > 1; }
+  /// The gradients of a data rank's own samples stand whole in its buffer until they are reduced: the noise between
+  /// ranks can be told from the signal.
+  bool knows_own_gradients() const {
+    const Mesh& mesh = program_.mesh();
+    return spec_.training && mesh.data_ranks() > 1 && mesh.data_ranks() == mesh.ranks() && !gradients_divided();
+  }
   /// Stages that hold this parameter, ascending: one, or the two ends for a tied table.
   const std::vector<int>& holders(int parameter) const { return holders_[static_cast<size_t>(parameter)]; }
 
@@ -165,6 +173,7 @@ class TrainingProgram {
 
   // training_program_update.cpp
   Value reduced_gradient(Recorder& recorder, size_t run);
+  void record_own_squares(Recorder& recorder, size_t run);
   Value summed_over_replicas(Recorder& recorder, Value piece);
   void gather_whole(Recorder& recorder, Value gradient, size_t run);
   void gather_working(Recorder& recorder, size_t run) const;

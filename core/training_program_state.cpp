@@ -123,6 +123,13 @@ void TrainingProgram::declare_gradients() {
     return;
   }
   const int parent = space.add("gradients", {{layout_.elements}, master}, Purpose::gradient);
+  if (knows_own_gradients()) {  // what each data rank has is its part of one long tensor
+    const Mesh& mesh = program_.mesh();
+    const Placements own = effective(with(with({}, Axis::dp, Shard(0)), Axis::rep, Shard(0)), mesh);
+    for (size_t r = 0; r < layout_.runs.size(); ++r)
+      space.add_view(fmt::format("gradients.own.run{}", r), {{layout_.runs[r].count * mesh.data_ranks()}, master, own},
+                     parent, static_cast<size_t>(layout_.runs[r].first) * bytes_of(master));
+  }
   declare_views("gradients.owed", "gradient.", master, Purpose::gradient, [parent](const FlatRun& run) {
     return Place{parent, run.first};
   });
@@ -210,6 +217,10 @@ void TrainingProgram::declare_inputs(PersistentSpace& space) const {
   }
   const int report = reduced("step.report", kBadRanks + ranks, of_tokens);
   space.add_view("step.loss_sum", {{1}, DType::f64, of_tokens}, report, kLossSum * sizeof(double));
+  space.add_view("step.own_squares", {{1}, DType::f64, partial}, report, kOwnSquares * sizeof(double));
+  space.add("step.own_weight", {{ranks}, DType::f64, effective(batch, mesh)}, Purpose::scalar);
+  const size_t scratch = std::max<size_t>(program_.backend().square_sum_scratch(), 1);
+  space.add("step.own_scratch", {{static_cast<int64_t>(scratch)}, DType::u8}, Purpose::scratch);
   const int evaluation = reduced("evaluate.report", kEvaluationSlots, of_tokens);
   space.add_view("evaluate.loss_sum", {{1}, DType::f64, of_tokens}, evaluation, kEvaluationLoss * sizeof(double));
 }

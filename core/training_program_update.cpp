@@ -60,6 +60,16 @@ Value TrainingProgram::reduced_gradient(Recorder& recorder, size_t index) {
   return value;
 }
 
+/// Just before the run is reduced, wherever that is: afterwards its place holds the sum. Of the report's cell, which a
+/// step begins with 0.
+void TrainingProgram::record_own_squares(Recorder& recorder, size_t run) {
+  beside(recorder, [&] {
+    record_weighted_square_sum(recorder, recorder.persistent(run_name("gradients.own", run)),
+                               recorder.persistent("step.own_weight"), recorder.persistent("step.own_scratch"),
+                               recorder.persistent("step.own_squares"), Accumulate::always);
+  });
+}
+
 /// In the place of the piece.
 Value TrainingProgram::summed_over_replicas(Recorder& recorder, Value piece) {
   PersistentSpace& space = program_.persistent();
@@ -129,15 +139,16 @@ void TrainingProgram::record_norm(Recorder& recorder, const std::vector<Value>& 
 }
 
 void TrainingProgram::record_update(Recorder& recorder) {
-  reduce_in_place(recorder, "step.report");
   const int stage = view_.stage;
   std::vector<Value> gradients(layout_.runs.size()), counted(layout_.runs.size());
-  for (size_t i = 0; i < layout_.run_of.size(); ++i) {
+  for (size_t i = layout_.run_of.size(); i-- > 0;) {  // as the backward pass leaves them
     const size_t run = static_cast<size_t>(layout_.run_of[i]);
     if (layout_.run_of[i] < 0 || !layout_.runs[run].held || gradients[run].present()) continue;
+    if (knows_own_gradients()) record_own_squares(recorder, run);
     gradients[run] = reduced_gradient(recorder, run);
     if (holders_[i].front() == stage) counted[run] = gradients[run];
   }
+  reduce_in_place(recorder, "step.report");
   record_norm(recorder, counted);
   for (size_t r = 0; r < layout_.runs.size(); ++r) {
     if (!gradients[r].present()) continue;

@@ -37,14 +37,15 @@ struct AdamWArgs {
   DType working_dtype = DType::bf16;
 };
 
-/// sum (=|+=) of squares of x in double, in an order fixed for equal count and threads.
+/// sum (=|+=) weight x the sum of squares of x in double, in an order fixed for equal count and threads.
 struct SquareSumArgs {
   const void* x = nullptr;
   double* sum = nullptr;
   bool accumulate = false;
   int64_t count = 0;
   DType dtype = DType::f32;
-  void* scratch = nullptr;  ///< Backend::square_sum_scratch() bytes
+  void* scratch = nullptr;         ///< Backend::square_sum_scratch() bytes
+  const double* weight = nullptr;  ///< none: 1
 };
 
 /// Fills gradient_norm, clip_scale and skip of `scalars` from sums of squares (of gradients times loss_scale), which

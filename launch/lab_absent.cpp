@@ -1,8 +1,9 @@
-// The verbs of the scaling-law lab in a binary that was built without it (CAPSTAN_LAB=OFF, as the quickstart's is, so
-// that the first run does not wait for their compiler).
+// The verbs of the scaling-law lab, and the records of runs, in a binary that was built without it (CAPSTAN_LAB=OFF, as
+// the quickstart's is, so that the first run does not wait for their compiler).
 
 #include "core/error.h"
 #include "launch/fit_command.h"
+#include "launch/own_record.h"
 #include "launch/report_command.h"
 #include "launch/sweep_command.h"
 
@@ -21,6 +22,14 @@ void add_absent(CLI::App& app, std::function<void()>& action, const char* name, 
 }
 
 }  // namespace
+
+void keep_own_record(const RunConfig& config, const std::string&, Console& console) {
+  if (!config.run.records.empty() && config.run.records != "none")
+    console.say(
+        fmt::format("warning  run.records is {}, but this binary has no lab: the run is in no table; add it "
+                    "with one that has: capstan records {} --add {}",
+                    config.run.records, config.run.records, config.run.dir));
+}
 
 void add_sweep_command(CLI::App& app, std::function<void()>& action) {
   add_absent(app, action, "sweep", "runs a sweep of small models (not built in)");

@@ -3,8 +3,6 @@
 #include <cmath>
 #include <limits>
 
-#include "core/error.h"
-
 namespace capstan {
 
 void NoiseScale::add(double small_square, double big_square, double small_tokens, double big_tokens) {
@@ -19,23 +17,6 @@ void NoiseScale::add(double small_square, double big_square, double small_tokens
 
 double NoiseScale::tokens() const {
   return weight_ > 0 && signal_ > 0 && noise_ > 0 ? noise_ / signal_ : std::numeric_limits<double>::quiet_NaN();
-}
-
-namespace {
-
-template <typename T>
-double squares(const T* x, size_t count) {
-  double sum = 0;
-  for (size_t i = 0; i < count; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  return sum;
-}
-
-}  // namespace
-
-double square_sum(const void* numbers, size_t count, DType dtype) {
-  if (dtype == DType::f32) return squares(static_cast<const float*>(numbers), count);
-  CAPSTAN_CHECK(dtype == DType::f64, "gradients are summed in f32 or f64");
-  return squares(static_cast<const double*>(numbers), count);
 }
 
 }  // namespace capstan

@@ -6,10 +6,6 @@
 // both unknowns follow without bias. Rule: numerator and denominator are averaged apart and divided last; the mean of
 // the quotients would be far too large.
 
-#include <cstddef>
-
-#include "kernels/types.h"
-
 namespace capstan {
 
 class NoiseScale {
@@ -26,8 +22,5 @@ class NoiseScale {
  private:
   double decay_, noise_ = 0, signal_ = 0, weight_ = 0;
 };
-
-/// Sum of the squares of `count` numbers of type f32 or f64.
-double square_sum(const void* numbers, size_t count, DType dtype);
 
 }  // namespace capstan

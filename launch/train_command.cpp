@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "launch/command_line.h"
 #include "launch/command_line_ranks.h"
+#include "launch/own_record.h"
 #include "launch/trainer.h"
 #include "launch/watch.h"
 
@@ -27,6 +28,18 @@ MpiOptions options_of(const TrainArguments& arguments) {
   }
 }
 
+/// A run that diverged is a measurement too.
+int train_and_record_failure(const RunConfig& config, Watch& watch, const StopSignal& stop, Console& console) {
+  try {
+    Trainer trainer(config, watch, stop, console);
+    return trainer.run();
+  } catch (const Error& error) {
+    if (error.code() == ExitCode::numerical && watch.world().rank() == 0)
+      keep_own_record(config, error.what(), console);
+    throw;
+  }
+}
+
 void train(const TrainArguments& arguments) {
   const StopSignal stop;  // first of all: a launcher that sends USR1 while ranks start must not end them
   run_on_ranks(options_of(arguments), [&](MpiSession& session) {
@@ -35,11 +48,11 @@ void train(const TrainArguments& arguments) {
     check_for_world(config, session.world().size());
     Console console(session.world().rank() == 0);
     Watch watch(config, session.world());
-    Trainer trainer(config, watch, stop, console);
-    const int code = trainer.run();
+    const int code = train_and_record_failure(config, watch, stop, console);
     watch.recorder().phase(Phase::end, config.train.steps);
     watch.world().barrier();
     if (code != 0) throw ExitRequest{code};
+    if (session.world().rank() == 0) keep_own_record(config, "", console);
   });
 }
 

@@ -250,20 +250,6 @@ double Trainer::reduce_control(double weights) {
   return program.at<double>("step.control.reduced")[kWeightSum];
 }
 
-/// The gradients of a data rank's own samples stand whole in its buffer until they are reduced.
-bool Trainer::knows_own_gradients() const {
-  return config_.layout.dp > 1 && config_.layout.dp == world_.size() && config_.layout.zero < 2;
-}
-
-/// Over the data ranks, of gradients of each rank's own mean loss; `factor` makes them of what stands in the buffer.
-double Trainer::mean_square_of_own_gradients(double factor) {
-  double sum = factor * factor *
-               square_sum(training_->program().address("gradients"), static_cast<size_t>(training_->layout().elements),
-                          training_->master_dtype());
-  world_.all_reduce(&sum, 1, DType::f64, ReduceOp::sum, Reduction::ordered);
-  return sum / world_.size();
-}
-
 Trainer::StepResult Trainer::step() {
   StepResult result;
   const auto start = Clock::now();
@@ -274,7 +260,7 @@ Trainer::StepResult Trainer::step() {
   blank_ += static_cast<int64_t>(tally.blank);
   enter(Phase::step);
   StepSetting setting;
-  setting.weights = reduce_control(tally.weight);
+  setting.weights = reduce_control(tally.weight), setting.own_weights = tally.weight;
   setting.learning_rate =
       learning_rate_at(config_.schedule, config_.optimizer.learning_rate, state_.step, config_.train.steps);
   setting.updates = state_.updates;
@@ -296,12 +282,11 @@ Trainer::StepResult Trainer::step() {
         reduce);
     if (poisoned) std::memset(program.address("gradients"), 0xff, bytes_of(training_->master_dtype()));
   };
-  run_microbatches(!poisoned && !knows_own_gradients());
-  const double ranks = config_.layout.dp;
-  const double own = knows_own_gradients() ? mean_square_of_own_gradients(setting.weights / tally.weight) : 0.0;
+  run_microbatches(!poisoned);
   result.outcome = training_->finish_step();
-  if (knows_own_gradients())
-    noise_scale_.add(own, std::pow(result.outcome.gradient_norm, 2), setting.weights / ranks, setting.weights);
+  if (training_->knows_own_gradients())
+    noise_scale_.add(result.outcome.own_square, std::pow(result.outcome.gradient_norm, 2),
+                     setting.weights / config_.layout.dp, setting.weights);
   if (result.outcome.skipped && result.outcome.bad_ranks.empty()) {
     enter(Phase::step);
     run_microbatches(false);  // whose own they are

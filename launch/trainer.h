@@ -51,8 +51,6 @@ class Trainer {
   void enter(Phase phase) { recorder_.phase(phase, state_.step); }
   StepResult step();
   double reduce_control(double weights);
-  bool knows_own_gradients() const;
-  double mean_square_of_own_gradients(double factor);
   void count_step(const StepResult& result);
   static std::string blame(const StepResult& result);
   void end_if_hopeless(const StepResult& result) const;

@@ -1,5 +1,6 @@
 #include "parallel/lane_thread.h"
 
+#include <omp.h>
 #include <signal.h>
 
 #include <array>
@@ -91,6 +92,7 @@ void LaneThread::abandon(std::shared_ptr<void> needed) {
 
 void LaneThread::loop(const std::shared_ptr<State>& held) {
   State& state = *held;
+  omp_set_num_threads(1);  // the processors are for who computes
   for (uint64_t next = 0;; ++next) {
     State::Work work;
     {

@@ -273,6 +273,7 @@ SweepPlan plan_sweep(const SweepSpec& spec, int64_t vocabulary, const std::vecto
 RunConfig config_of(const SweepSpec& spec, const PlannedRun& run) {
   std::vector<std::string> settings = spec.base_settings;
   settings.insert(settings.end(), run.settings.begin(), run.settings.end());
+  settings.push_back("run.records=none");  // the sweep keeps the records
   try {
     return parse_run_config(spec.base_text, spec.file, settings);
   } catch (const Error& error) {

@@ -235,6 +235,9 @@ void add_run_keys(std::vector<Key>& keys) {
                          "Checkpoints kept; the oldest is removed after a new one is complete."));
   keys.push_back(text("run.dir", in(&RunConfig::run, &RunSection::dir), "directory", kMayChange,
                       "Run directory; when empty, runs/ and the name of the config file."));
+  keys.push_back(text("run.records", in(&RunConfig::run, &RunSection::records), "file", kMayChange,
+                      "Table (HDF5) to which the run adds its record when it ends; when empty, records.h5 in the run "
+                      "directory; none: no record."));
 }
 
 std::vector<Key> make_keys() {

@@ -107,6 +107,7 @@ struct CheckpointConfig {
 
 struct RunSection {
   std::string dir;
+  std::string records;  ///< table to which the run adds itself at its end; empty: in dir; "none": not at all
 };
 
 struct RunConfig {

@@ -9,18 +9,27 @@ namespace {
 class SquareSum final : public Op {
  public:
   std::string_view name() const override { return "square sum"; }
-  std::vector<TensorSpec> infer(std::span<const InputSpec>) const override { return {{{1}, DType::f64}}; }
-  std::vector<Signature> signatures(std::span<const InputSpec>) const override {
-    return {all_replicate(1, 1), {{Shard(0)}, {Partial}}};
+  // inputs: x, weight, scratch -> sum, scratch
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
+    std::vector<TensorSpec> out{{{1}, DType::f64}};
+    if (in[2].present) out.push_back({in[2].spec.shape, in[2].spec.dtype});
+    return out;
+  }
+  std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
+    const std::vector<Placement> scratch(in[2].present ? 1 : 0, Replicate);
+    std::vector<Placement> whole{Replicate}, partial{Partial};
+    whole.insert(whole.end(), scratch.begin(), scratch.end());
+    partial.insert(partial.end(), scratch.begin(), scratch.end());
+    return {{{Replicate, Replicate, Replicate}, whole}, {{Shard(0), Shard(0), Replicate}, partial}};
   }
   Bound bind(const BindContext& c) const override {
     kernels::SquareSumArgs args;
     args.count = element_count(c.in_local[0]);
     args.dtype = c.in[0].dtype;
-    return {c.backend.square_sum_scratch(), [run = c.backend.square_sum, args](const RunArgs& a) {
+    return {c.has_in[2] ? 0 : c.backend.square_sum_scratch(), [run = c.backend.square_sum, args](const RunArgs& a) {
               kernels::SquareSumArgs now = args;
-              now.x = a.in[0], now.sum = static_cast<double*>(a.out[0]);
-              now.accumulate = a.accumulate, now.scratch = a.scratch;
+              now.x = a.in[0], now.sum = static_cast<double*>(a.out[0]), now.weight = static_cast<double*>(a.in[1]);
+              now.accumulate = a.accumulate, now.scratch = a.in[2] ? a.out[1] : a.scratch;
               run(now);
             }};
   }
@@ -91,7 +100,12 @@ class AdamW final : public Op {
 }  // namespace
 
 void record_square_sum(Recorder& recorder, Value x, Value sum) {
-  recorder.record_into(std::make_shared<SquareSum>(), {x}, {sum}, Accumulate::never);
+  recorder.record_into(std::make_shared<SquareSum>(), {x, Value{}, Value{}}, {sum}, Accumulate::never);
+}
+
+void record_weighted_square_sum(Recorder& recorder, Value x, Value weight, Value scratch, Value sum,
+                                Accumulate accumulate) {
+  recorder.record_into(std::make_shared<SquareSum>(), {x, weight, scratch}, {sum, scratch}, accumulate);
 }
 
 void record_clip(Recorder& recorder, Value sums) {

@@ -12,6 +12,10 @@ struct AdamWSpec {
 
 /// Writes the sum of squares of x into the persistent f64 cell `sum`.
 void record_square_sum(Recorder& recorder, Value x, Value sum);
+/// The same times the f64 `weight`, with memory of its own, so that it may run beside the computation; `accumulate`:
+/// added.
+void record_weighted_square_sum(Recorder& recorder, Value x, Value weight, Value scratch, Value sum,
+                                Accumulate accumulate);
 /// Fills clip_scale, gradient_norm and skip of step.scalars from `sums` (any number of f64), added up in order.
 void record_clip(Recorder& recorder, Value sums);
 /// One run of flat state; working may be absent. All persistent, same element count.

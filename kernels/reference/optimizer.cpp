@@ -35,10 +35,11 @@ size_t square_sum_scratch() { return 0; }
 
 void square_sum(const SquareSumArgs& args) {
   with_element(args.dtype, "square_sum", [&]<typename T>(T) {
+    const double weight = args.weight ? *args.weight : 1.0;
     double sum = args.accumulate ? *args.sum : 0.0;
     for (int64_t i = 0; i < args.count; ++i) {
       const double x = load(in<T>(args.x)[i]);
-      sum += x * x;
+      sum += weight * x * x;
     }
     *args.sum = sum;
   });

@@ -92,20 +92,20 @@ KernelCase adamw_case(const AdamWSetting& s) {
   return c;
 }
 
-KernelCase square_sum_case(int64_t count) {
+KernelCase square_sum_case(int64_t count, bool weighted) {
   KernelCase c;
-  c.name = "square_sum_" + std::to_string(count);
-  c.forward.inputs = {{"x", Kind::element, random_values("x", count)}};
+  c.name = (weighted ? "weighted_square_sum_" : "square_sum_") + std::to_string(count);
+  c.forward.inputs = {{"x", Kind::element, random_values("x", count)}, {"weight", Kind::f64, {2.25}}};
   c.forward.outputs = {{.name = "sum", .kind = Kind::f64, .values = sized(1), .accumulates = true}};
   c.forward.scratch = [](const Backend& b, DType) { return b.square_sum_scratch(); };
   c.forward.run = [=](const Call& call) {
-    call.backend.square_sum(
-        {call.at.at("x"), call.at.get<double>("sum"), call.accumulate, count, call.dtype, call.scratch});
+    call.backend.square_sum({call.at.at("x"), call.at.get<double>("sum"), call.accumulate, count, call.dtype,
+                             call.scratch, weighted ? call.at.get<const double>("weight") : nullptr});
   };
-  c.formula = [](const Values& in) {
+  c.formula = [=](const Values& in) {
     long double sum = 0;
     for (const double v : in.at("x")) sum += static_cast<long double>(v) * v;
-    return Values{{"sum", {static_cast<double>(sum)}}};
+    return Values{{"sum", {static_cast<double>(sum * (weighted ? in.at("weight")[0] : 1.0))}}};
   };
   c.loosen = 1e-6;  // the sum is in double whatever the dtype
   return c;
@@ -148,7 +148,8 @@ std::vector<KernelCase> optimizer_cases() {
   std::vector<KernelCase> cases;
   for (const int64_t count : {1, 3, 17, 64, 257, 70001}) {
     cases.push_back(adamw_case({.name = "plain", .count = count}));
-    cases.push_back(square_sum_case(count));
+    cases.push_back(square_sum_case(count, false));
+    cases.push_back(square_sum_case(count, true));
   }
   cases.push_back(adamw_case({.name = "no_decay_first_step", .count = 65, .weight_decay = 0.0, .step = 1}));
   cases.push_back(adamw_case({.name = "no_working_copy", .count = 63, .working = false, .clip_scale = 1.0}));

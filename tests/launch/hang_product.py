@@ -37,8 +37,7 @@ def wait_until_stopped(pid):
     raise AssertionError(f"process {pid} did not stop")
 
 
-# In the plan's own sums, or in that of the gradient noise scale.
-OVER_DATA_RANKS = r"(train \w+: all-reduce dp|step: all-reduce over all ranks)"
+OVER_DATA_RANKS = r"train \w+: all-reduce dp"
 
 
 class Hang(ProductTest):
@@ -71,7 +70,7 @@ class Hang(ProductTest):
     def test_a_rank_stops_and_the_others_wait_in_a_collective(self):
         text = self.hangs(2, "train.microbatch:6", 1, "rank 0 waits in " + OVER_DATA_RANKS)
         self.assertIn("capstan[rank 0]: nothing has moved", text)
-        self.assertRegex(text, r"(?m)^  0 .*waits .* 6  (train |step: ).*\(its call \d+\)$")
+        self.assertRegex(text, r"(?m)^  0 .*waits .* 6  train .*\(its call \d+\)$")
 
     def test_rank_0_stops_and_the_next_one_speaks(self):
         text = self.hangs(2, "train.microbatch:6", 0, "rank 1 waits in " + OVER_DATA_RANKS)

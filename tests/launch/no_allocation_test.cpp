@@ -119,6 +119,7 @@ class NoAllocation : public ::testing::Test {
     }
   }
 
+  /// Without a record of the run, which reads all of its steps at the end.
   Count run(int ranks, int steps, const std::string& settings) const {
     const fs::path reports = folder_ / ("reports-" + std::to_string(++runs_));
     fs::create_directories(reports);
@@ -130,7 +131,8 @@ class NoAllocation : public ::testing::Test {
               << " ";
     command << "'" << program << "' train '" << (folder_ / "run.toml").string() << "' data.corpora='"
             << (folder_ / "corpus").string() << "' run.dir='" << (reports / "run").string() << "' train.steps=" << steps
-            << " schedule.warmup_steps=1 " << settings << " > '" << (reports / "out.log").string() << "' 2>&1";
+            << " schedule.warmup_steps=1 run.records=none " << settings << " > '" << (reports / "out.log").string()
+            << "' 2>&1";
     EXPECT_EQ(std::system(command.str().c_str()), 0) << command.str() << "\n" << text_of(reports / "out.log");
     Count sum;
     for (const auto& entry : fs::directory_iterator(reports)) {

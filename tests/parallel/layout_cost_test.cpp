@@ -77,7 +77,8 @@ TEST(BytesOnTheWire, OfTheUpdateAreThoseOfTheFormula) {
             training.training().finish_step();
             const size_t elements = static_cast<size_t>(training.training().layout().elements);
             const size_t runs = training.training().layout().runs.size();
-            const size_t scalars = 2 * (1 + 4 + runs) * 8 * 3 / 4;  // loss, one flag a data rank; square sums
+            // Loss, squares of own gradients, one flag a data rank; square sums.
+            const size_t scalars = 2 * (2 + 4 + runs) * 8 * 3 / 4;
             EXPECT_EQ(training.group(Axis::dp).count().bytes - before,
                       elements * (master + (zero == 0 ? master : working)) * 3 / 4 + scalars);
           });

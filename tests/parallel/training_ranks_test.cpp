@@ -166,5 +166,35 @@ TEST(TrainingRanksControl, IsSummed) {
   });
 }
 
+/// The gradient noise scale's small batch: what the plan sums is the mean over the data ranks of the squares of each
+/// rank's gradient of its own mean loss, and the sum goes with the step's report, in no call of its own.
+TEST(OwnGradients, AreSquaredAndAveragedByThePlan) {
+  const kernels::Backend backend = kernels::cpu_backend();
+  for (const Reduction reduction : {Reduction::fast, Reduction::ordered})
+    for (const int zero : {0, 1, 2})
+      for (const int replicas : {1, 2})
+        run_rank_threads(4, [&](Communicator& group) {
+          if (reduction == Reduction::ordered && zero > 1) return;
+          TrainingSpec spec = tiny_spec(tiny_llama(), Precision::fp32);
+          spec.zero = zero, spec.microbatches = 2, spec.plan.reduction = reduction;
+          TinyTraining training(spec, backend, group, 1, 1, 1, replicas);
+          EXPECT_EQ(training.training().knows_own_gradients(), zero < 2);
+          const double all = training.weight_sum(), own = all / 4 + group.rank();
+          StepSetting setting{kLearningRate, 0, 1.0, all, 99};
+          setting.own_weights = own;
+          training.training().set_step(setting);
+          training.accumulate(0);
+          double mean = 0.0;
+          for (const float g : zero < 2 ? training.values<float>("gradients") : std::vector<float>{})
+            mean += static_cast<double>(g) * g * (all / own) * (all / own) / 4;
+          group.all_reduce(&mean, 1, DType::f64, ReduceOp::sum, Reduction::ordered);
+          const size_t calls = group.count().calls;
+          const StepOutcome outcome = training.training().finish_step();
+          EXPECT_EQ(group.count().calls, calls) << "over all ranks, beside the plan";
+          EXPECT_NEAR(outcome.own_square, mean, 1e-12 * mean);
+          if (zero < 2) EXPECT_GT(outcome.own_square, 0.0);
+        });
+}
+
 }  // namespace
 }  // namespace capstan

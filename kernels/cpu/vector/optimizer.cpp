@@ -76,9 +76,10 @@ void square_sum(const SquareSumArgs& args) {
       }
     });
   });
-  double sum = args.accumulate ? *args.sum : 0.0;
+  double sum = 0;
   for (int64_t k = 0; k < kShares; ++k) sum += sums[k];
-  *args.sum = sum;
+  if (args.weight) sum *= *args.weight;
+  *args.sum = args.accumulate ? *args.sum + sum : sum;
 }
 
 void clip(const ClipArgs& args) {
