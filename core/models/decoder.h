@@ -1,5 +1,5 @@
 #pragma once
-// Decoder: a decoder-only transformer with switches (core/models/decoder_config.h). GPT-2 and LLaMA are two settings.
+// Decoder: a decoder-only transformer with switches (core/models/decoder_config.h); docs/models.md lists the families.
 // Shape legend: B sequences, T tokens of each, C width, H query heads, G key/value heads, D head size, F MLP width, V
 // vocabulary (padded to a multiple of kVocabularyPadding; padded columns never reach the loss).
 //   x = token_embedding[tokens] (+ position_embedding[positions])                                        (B, T, C)
@@ -7,8 +7,18 @@
 //   logits = head(norm(x)), head = token embedding when tied                                              (B, T, V)
 // Tensor parallelism: q, k, v, gate and up are divided by outputs (heads), o and down by inputs, the embedding by
 // vocabulary; the rest is whole. Keys and values of fewer heads than ranks are whole too: each rank reads what it
-// needs. Parameters, all [out, in]: token_embedding.weight, position_embedding.weight, layers.i.attention_norm,
-// layers.i.attention.{q,k,v,o}, layers.i.mlp_norm, layers.i.mlp.{gate,up,down}, final_norm, head; .weight and .bias.
+// needs.
+// Parameters; matrices are [out, in], and each of these but the embeddings may have .weight and .bias:
+//   token_embedding.weight [V, embedded]; embedding_projection.weight [C, embedded] (embedding_width);
+//   position_embedding.weight [context + offset, C] (learned); embedding_norm [C] (embedding_norm);
+//   relative_bias.weight [buckets, H] (t5);
+//   layers.i.attention_norm, layers.i.mlp_norm [C] (parallel: attention_norm alone, for both branches; post and deep:
+//   the norms of the sums after attention and after the MLP);
+//   layers.i.attention.{q,k,v,o}, layers.i.attention.{q_norm,k_norm}.weight [D] (qk_norm);
+//   layers.i.attention.relative.weight [H D, C], layers.i.attention.{u,v_relative}.bias [H D] (xl);
+//   layers.i.mlp.{gate,up,down}; query_embedding.weight [context, C] (query_layer); final_norm [C];
+//   head_projection.weight [embedded, C] (embedding_width); head.weight [V, embedded] unless tied; head.bias [V]
+//   (head_bias).
 
 #include <string>
 #include <vector>
