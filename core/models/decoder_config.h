@@ -47,7 +47,7 @@ struct DecoderConfig {
   double rotary_factor = 1.0;           ///< of linear, llama3 and yarn: how much longer the context became
   int64_t rotary_original_context = 0;  ///< of llama3 and yarn; 0: context / rotary_factor
   double rotary_low = 1.0;              ///< llama3: low_freq_factor; yarn: beta_slow
-  double rotary_high = 4.0;             ///< llama3: high_freq_factor; yarn: beta_fast
+  double rotary_high = 0.0;             ///< llama3: high_freq_factor, 0: 4; yarn: beta_fast, 0: 32
   double rotary_attention = 0.0;        ///< yarn: factor on q and k; 0: 0.1 ln(rotary_factor) + 1
   int64_t relative_buckets = 32;        ///< t5
   int64_t relative_distance = 128;      ///< t5: the last bucket begins here
@@ -75,7 +75,7 @@ struct DecoderConfig {
   Activation activation = Activation::gelu_tanh;
   int64_t embedding_width = 0;   ///< 0: width; else projected to width and, before the head, back (OPT-350M)
   double embedding_scale = 1.0;  ///< on token embeddings; 0: sqrt(width) (XGLM)
-  double logit_scale = 1.0;      ///< on logits; 0: 1 / sqrt(width) (PaLM)
+  double logit_scale = 1.0;      ///< on what the head reads; 0: 1 / sqrt(width) (PaLM)
   bool tied = true;              ///< the head is the token embedding
   bool head_bias = false;        ///< GPT-J
 
@@ -98,6 +98,13 @@ struct DecoderConfig {
   int64_t original_context() const {
     return rotary_original_context ? rotary_original_context
                                    : static_cast<int64_t>(std::llround(static_cast<double>(context) / rotary_factor));
+  }
+  double high_frequency() const {
+    return rotary_high > 0.0 ? rotary_high : rotary_scaling == RotaryScaling::yarn ? 32.0 : 4.0;
+  }
+  double rotary_amplitude() const {
+    if (rotary_scaling != RotaryScaling::yarn) return 1.0;
+    return rotary_attention > 0.0 ? rotary_attention : 0.1 * std::log(rotary_factor) + 1.0;
   }
   double score_scale() const {
     return attention_scale > 0.0 ? attention_scale : 1.0 / std::sqrt(static_cast<double>(head()));
