@@ -99,11 +99,11 @@ struct AttentionBackwardArgs {
   void* dq = nullptr;         ///< strides as q; may not alias inputs
   void* dk = nullptr;         ///< strides as k; summed over the query heads of the group in a fixed order
   void* dv = nullptr;
+  void* scratch = nullptr;          ///< Backend::attention_backward_scratch(shape) bytes
+  bool accumulate = false;          ///< all gradients are in accumulation_of(dtype) and are added to
   void* d_distance_bias = nullptr;  ///< of the mask's operands of these names, shaped as they are
   void* d_relative_q = nullptr;
   void* d_relative_k = nullptr;
-  void* scratch = nullptr;  ///< Backend::attention_backward_scratch(shape) bytes
-  bool accumulate = false;  ///< all gradients are in accumulation_of(dtype) and are added to
 };
 
 }  // namespace capstan::kernels

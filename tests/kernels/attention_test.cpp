@@ -55,9 +55,9 @@ void add_masks(std::vector<AttentionSetting>& all) {
       s.window = 11, s.alibi = true, s.dropout = 0.2, s.gap = 3, s.heads = 4;
     });
   }
-  AttentionSetting distances = self("distances_over_blocks", 2, 200, 2, 1, 8);
-  distances.query_documents = distances.key_documents = documents(2, 200, {150});
-  distances.table = 120, distances.relative = 200, distances.alibi = true, distances.gap = 4;
+  AttentionSetting distances = self("distances_over_blocks", 1, 140, 2, 1, 8);
+  distances.query_documents = distances.key_documents = documents(1, 140, {133});
+  distances.table = 90, distances.relative = 140, distances.alibi = true, distances.gap = 4;
   all.push_back(distances);
   distances.name = "distances_and_dropout";
   distances.dropout = 0.25, distances.window = 70;
