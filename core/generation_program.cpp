@@ -64,9 +64,7 @@ void GenerationProgram::record(const std::string& plan, bool with_logits) {
 
 void GenerationProgram::allocate() {
   program_.allocate();
-  if (model_->config().positions != Positions::alibi) return;
-  const std::vector<float> slopes = model_->alibi_slopes();
-  std::memcpy(program_.address("alibi.slopes"), slopes.data(), slopes.size() * sizeof(float));
+  for (const Constant& constant : model_->constants()) constant.fill(program_.address(constant.name));
 }
 
 void GenerationProgram::prefill(const std::vector<int32_t>& tokens) {

@@ -193,10 +193,7 @@ void TrainingProgram::declare_inputs(PersistentSpace& space) const {
 
 void TrainingProgram::allocate_and_initialise() {
   program_.allocate();
-  if (spec_.model.positions == Positions::alibi) {
-    const std::vector<float> slopes = model_->alibi_slopes();
-    std::memcpy(program_.address("alibi.slopes"), slopes.data(), slopes.size() * sizeof(float));
-  }
+  for (const Constant& constant : model_->constants()) constant.fill(program_.address(constant.name));
   for (size_t i = 0; i < program_.parameters().size(); ++i) {
     const Parameter& parameter = program_.parameters().at(static_cast<int>(i));
     for (const StatePiece& piece : state_pieces("", static_cast<int>(i))) {

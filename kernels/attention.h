@@ -11,7 +11,9 @@
 // value: key j is visible to query i (at absolute place p = i + offset) when all given rules hold:
 //   causal: j <= p, or j < prefix_b when prefix lengths are given     window w > 0: p - j < w (and j - p < w if not
 //   causal) documents: document(query) == document(key)      key_length: j < key_length_b
-// A query that sees no key gives 0 and a logsumexp of -inf. ALiBi: bias_h = -slope_h (p - j) (|p - j| if not causal).
+// A query that sees no key gives 0 and a logsumexp of -inf. bias_h(i, j) is the sum of what is given, d being p - j
+// brought into [0, distances):   ALiBi: -slope_h (p - j) (|p - j| if not causal)   a table by distance (T5's buckets):
+// bias[d, h]   the relative term of Transformer-XL (Dai et al., 2019): scale relative_q_i . relative_k[d, h].
 // A result for one document never depends, bit for bit, on the contents of another document in the same sequence.
 // Dropout on w keeps element (b, h, i, j) by philox_word(key, stream, ((sample_b * heads + h) * T_q + i) * T_k + j),
 // sample_b = first_sample + b, kept weights scaled by 1/(1-p). A call over some of the heads of a model says so by
@@ -36,7 +38,9 @@ struct AttentionShape {
   int64_t first_head = 0, all_heads = 0;  ///< which query heads these are, for dropout; all_heads = 0: all of them
   /// Which queries and keys these are; all_queries = all_keys = 0: all of them. Key lengths do not go with a block.
   int64_t first_query = 0, all_queries = 0, first_key = 0, all_keys = 0;
-  int64_t statistic_stride = 0;  ///< of logsumexp, from head to head; 0: queries
+  int64_t statistic_stride = 0;    ///< of logsumexp, from head to head; 0: queries
+  int64_t bias_distances = 0;      ///< rows of the table by distance; 0: there is none
+  int64_t relative_distances = 0;  ///< rows of relative_k; 0: no relative term
 
   bool is_block() const { return all_queries > 0; }
   /// Where query 0 stands when key 0 stands at 0; key_length: of the sequence at hand.
@@ -62,6 +66,9 @@ struct AttentionMask {
   const int32_t* key_lengths = nullptr;      ///< [batch] or null: all keys
   const int32_t* prefix_lengths = nullptr;   ///< [batch] or null
   const float* alibi_slopes = nullptr;       ///< [heads] or null
+  const void* distance_bias = nullptr;       ///< [bias_distances, heads] when there is such a table
+  const void* relative_q = nullptr;          ///< as q, when there is a relative term
+  const void* relative_k = nullptr;          ///< [relative_distances, heads, head_size], dense
 };
 
 struct AttentionArgs {
@@ -92,8 +99,11 @@ struct AttentionBackwardArgs {
   void* dq = nullptr;         ///< strides as q; may not alias inputs
   void* dk = nullptr;         ///< strides as k; summed over the query heads of the group in a fixed order
   void* dv = nullptr;
-  void* scratch = nullptr;  ///< Backend::attention_backward_scratch(shape) bytes
-  bool accumulate = false;  ///< dq, dk and dv are in accumulation_of(dtype) and are added to
+  void* scratch = nullptr;          ///< Backend::attention_backward_scratch(shape) bytes
+  bool accumulate = false;          ///< all gradients are in accumulation_of(dtype) and are added to
+  void* d_distance_bias = nullptr;  ///< of the mask's operands of these names, shaped as they are
+  void* d_relative_q = nullptr;
+  void* d_relative_k = nullptr;
 };
 
 }  // namespace capstan::kernels

@@ -4,15 +4,16 @@
 
 #include "core/config/parameter_count.h"
 #include "core/models/decoder.h"
+#include "core/ops/attention_base.h"
 #include "core/training_program.h"
 
 namespace capstan {
 
 ParameterParts parameter_parts(const DecoderConfig& model) {
   ParameterParts parts;
-  parts.embedding = model.vocabulary * model.width;
-  parts.positions = model.positions == Positions::learned ? model.context * model.width : 0;
-  parts.head = model.tied ? 0 : model.vocabulary * model.width;
+  parts.embedding = model.vocabulary * model.embedded();
+  parts.positions = model.positions == Positions::learned ? (model.context + model.position_offset) * model.width : 0;
+  parts.head = model.tied ? 0 : model.vocabulary * model.embedded();
   parts.blocks = parameter_count(model) - parts.embedding - parts.positions - parts.head;
   return parts;
 }
@@ -34,9 +35,11 @@ NodeCost attention_cost(const Plan& plan, const Node& node, double visible, doub
 NodeCost node_cost(const Plan& plan, size_t index) {
   const Node& node = plan.tape.nodes[index];
   const double flops = plan.cost(index).flops;
-  if (node.op->name() == "attention") return attention_cost(plan, node, flops, 2, 2);
-  // Five products: four of the adjoint, and the scores once more, which is recomputation.
-  if (node.op->name() == "attention gradient") return attention_cost(plan, node, flops, 4, 5);
+  // A relative term is a product more of the scores.
+  const double scores = node.inputs.size() > kRelativeK && node.inputs[kRelativeK] != kNoTensor ? 2 : 1;
+  if (node.op->name() == "attention") return attention_cost(plan, node, flops, 1 + scores, 1 + scores);
+  // The products of the adjoint, and the scores once more, which is recomputation.
+  if (node.op->name() == "attention gradient") return attention_cost(plan, node, flops, 2 + 2 * scores, 2 + 3 * scores);
   return {flops, flops};
 }
 
@@ -78,17 +81,26 @@ double attention_width(const DecoderConfig& m) {
   return static_cast<double>(m.layers) * static_cast<double>(m.heads * m.head());
 }
 
-/// Places that a token attends to, on average, as the plan counts them.
+/// Places that a token attends to, on average over the layers, as the plan counts them.
 double visible_places(const DecoderConfig& m) {
   const double context = static_cast<double>(m.context);
-  return m.window > 0 ? std::min(context, static_cast<double>(m.window)) : (context + 1) / 2;
+  double sum = 0;
+  for (int64_t i = 0; i < m.layers; ++i) {
+    const double window = static_cast<double>(m.window_of(i));
+    sum += window > 0 ? std::min(context, window) : (context + 1) / 2;
+  }
+  return sum / static_cast<double>(m.layers);
 }
 
 }  // namespace
 
 ClosedCost closed_cost(const DecoderConfig& m) {
-  const double head = static_cast<double>(padded_vocabulary(m.vocabulary)) * static_cast<double>(m.width);
-  const double products = 6 * (block_weights(m) + head), attention = 12 * attention_width(m);
+  const double embedded = static_cast<double>(m.embedded()), width = static_cast<double>(m.width);
+  const double head = static_cast<double>(padded_vocabulary(m.vocabulary)) * embedded;
+  const double projections = m.embedding_width > 0 ? 2 * embedded * width : 0;
+  double products = 6 * (block_weights(m) + head + projections), attention = 12 * attention_width(m);
+  if (m.positions == Positions::xl)  // relative keys are made of waves, which have no gradient; 3 products T x T more
+    products += 4 * width * attention_width(m), attention *= 1.5;
   return {products + attention * visible_places(m), products + attention * static_cast<double>(m.context)};
 }
 

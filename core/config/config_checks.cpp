@@ -61,6 +61,61 @@ void check_positions(const DecoderConfig& m, Conflicts& out) {
                                head, m.rotary_fraction, rotated)});
 }
 
+/// A setting that only counts beside another one, and is not at its default.
+void check_belongs(bool set, bool belongs, const char* key, const char* to, const char* wanted, Conflicts& out) {
+  if (set && !belongs) out.push_back({{key, to}, fmt::format("is only read when {} is {}; leave it out", to, wanted)});
+}
+
+void check_rotary_scaling(const DecoderConfig& m, Conflicts& out) {
+  const RotaryScaling kind = m.rotary_scaling;
+  const bool scaled = kind != RotaryScaling::none,
+             ranged = kind == RotaryScaling::llama3 || kind == RotaryScaling::yarn;
+  check_belongs(scaled, m.positions == Positions::rotary, "model.rotary_scaling", "model.positions", "rotary", out);
+  check_belongs(m.rotary_factor != 1.0, scaled, "model.rotary_factor", "model.rotary_scaling", "linear, llama3 or yarn",
+                out);
+  check_belongs(m.rotary_original_context != 0, ranged, "model.rotary_original_context", "model.rotary_scaling",
+                "llama3 or yarn", out);
+  check_belongs(m.rotary_attention != 0.0, kind == RotaryScaling::yarn, "model.rotary_attention",
+                "model.rotary_scaling", "yarn", out);
+  if (ranged && m.rotary_low >= m.high_frequency())
+    out.push_back({{"model.rotary_low", "model.rotary_high"},
+                   fmt::format("rotary_low must be below rotary_high, but {} is not below {}", m.rotary_low,
+                               m.high_frequency())});
+  if (ranged && m.original_context() < 1)
+    out.push_back({{"model.rotary_factor", "model.context"},
+                   fmt::format("context {} / rotary_factor {} leaves no tokens; set model.rotary_original_context",
+                               m.context, m.rotary_factor)});
+}
+
+/// Switches of families that go together.
+void check_switches(const DecoderConfig& m, Conflicts& out) {
+  check_belongs(m.position_offset != 0, m.positions == Positions::learned || m.positions == Positions::sinusoidal,
+                "model.position_offset", "model.positions", "learned or sinusoidal", out);
+  check_belongs(m.deep_alpha != 0.0, m.norm_placement == NormPlacement::deep, "model.deep_alpha",
+                "model.norm_placement", "deep", out);
+  check_belongs(m.deep_beta != 0.0, m.norm_placement == NormPlacement::deep, "model.deep_beta", "model.norm_placement",
+                "deep", out);
+  check_belongs(m.global_first != 0, m.global_every > 0, "model.global_first", "model.global_every", "above 0", out);
+  check_belongs(m.global_every != 0, m.window > 0, "model.global_every", "model.window", "above 0", out);
+  check_belongs(m.window_from != 0, m.window > 0, "model.window_from", "model.window", "above 0", out);
+  if (m.global_every > 0 && m.global_first >= m.global_every)
+    out.push_back({{"model.global_first", "model.global_every"},
+                   fmt::format("must be below global_every, but {} is not below {}", m.global_first, m.global_every)});
+  if (m.query_layer && m.norm_placement != NormPlacement::pre)
+    refuse(out, {"model.query_layer", "model.norm_placement"},
+           "a query layer stands behind blocks with norms before their branches; set model.norm_placement = \"pre\"");
+  if (m.positions == Positions::t5 && (m.relative_buckets % 2 != 0 || m.relative_distance <= m.relative_buckets / 2))
+    out.push_back({{"model.relative_buckets", "model.relative_distance"},
+                   fmt::format("half of the buckets stand for one distance each and the others reach to "
+                               "relative_distance, so buckets must be even and their half below it; got {} and {}",
+                               m.relative_buckets, m.relative_distance)});
+  if ((m.positions == Positions::sinusoidal || m.positions == Positions::xl) && (m.width % 2 != 0 || m.width < 4))
+    out.push_back({{"model.width", "model.positions"},
+                   fmt::format("waves are sines and cosines in equal numbers, so width must be even and at least 4, "
+                               "got {}",
+                               m.width)});
+}
+
 /// Whether `tp` ranks can divide the model: whole heads, whole columns of the MLP, and for key/value heads either whole
 /// ones or one that several ranks read.
 bool tensor_parallel_fits(const RunConfig& c, int64_t tp) {
@@ -271,6 +326,8 @@ std::vector<Conflict> config_conflicts(const RunConfig& config) {
   Conflicts out;
   check_heads(config.model, out);
   check_positions(config.model, out);
+  check_rotary_scaling(config.model, out);
+  check_switches(config.model, out);
   check_layout(config, out);
   check_numerics(config, out);
   check_steps(config, out);

@@ -54,6 +54,86 @@ Key recompute_row() {
   return key;
 }
 
+void add_rotary_scaling_keys(std::vector<Key>& keys) {
+  const auto m = [](auto field) { return in(&RunConfig::model, field); };
+  using D = DecoderConfig;
+  keys.push_back(choice("model.rotary_scaling", m(&D::rotary_scaling), {"none", "linear", "llama3", "yarn"}, kFixed,
+                        "How rotary frequencies were stretched to a longer context."));
+  keys.push_back(real("model.rotary_factor", m(&D::rotary_factor), "", at_least(1), kFixed,
+                      "Rotary scaling: how much longer the context became."));
+  keys.push_back(integer("model.rotary_original_context", m(&D::rotary_original_context), "tokens",
+                         between(0, kLargestExtent), kFixed,
+                         "Rotary scaling llama3 and yarn: the context before; 0 means context / rotary_factor."));
+  keys.push_back(real("model.rotary_low", m(&D::rotary_low), "", above_up_to(0, 1e6), kFixed,
+                      "Rotary scaling: low_freq_factor of llama3, beta_slow of yarn."));
+  keys.push_back(real("model.rotary_high", m(&D::rotary_high), "", between(0, 1e6), kFixed,
+                      "Rotary scaling: high_freq_factor of llama3 (0 means 4), beta_fast of yarn (0 means 32)."));
+  keys.push_back(real("model.rotary_attention", m(&D::rotary_attention), "", between(0, 1e6), kFixed,
+                      "Rotary scaling yarn: factor on queries and keys; 0 means 0.1 ln(rotary_factor) + 1."));
+}
+
+void add_norm_keys(std::vector<Key>& keys) {
+  const auto m = [](auto field) { return in(&RunConfig::model, field); };
+  using D = DecoderConfig;
+  keys.push_back(choice("model.norm_placement", m(&D::norm_placement),
+                        {"pre", "post", "parallel", "parallel_two", "deep"}, kFixed,
+                        "Before the branches, after the sums (post; deep with DeepNorm's factors), or before attention "
+                        "and MLP that run beside each other, with one norm or two."));
+  keys.push_back(choice("model.final_norm", m(&D::final_norm), {"automatic", "off", "on"}, kFixed,
+                        "A norm before the head; automatic: unless norm_placement is post or deep."));
+  keys.push_back(
+      boolean("model.embedding_norm", m(&D::embedding_norm), kFixed, "A norm of the embeddings (BLOOM, GLM-130B)."));
+  keys.push_back(boolean("model.qk_norm", m(&D::qk_norm), kFixed,
+                         "RMS norm of each head of queries and keys, before rotation (Qwen3)."));
+  keys.push_back(real("model.deep_alpha", m(&D::deep_alpha), "", between(0, 1e6), kFixed,
+                      "DeepNorm's factor on the residual stream; 0 means (2 x layers)^(1/4)."));
+  keys.push_back(real("model.deep_beta", m(&D::deep_beta), "", between(0, 1e6), kFixed,
+                      "DeepNorm's factor on initial values, output and MLP weights; 0 means (8 x layers)^(-1/4)."));
+}
+
+void add_bias_keys(std::vector<Key>& keys) {
+  const auto m = [](auto field) { return in(&RunConfig::model, field); };
+  using D = DecoderConfig;
+  const auto toggle = [&](const char* name, Toggle D::*field, const char* sentence) {
+    keys.push_back(choice(name, m(field), {"automatic", "off", "on"}, kFixed, sentence));
+  };
+  toggle("model.bias_qkv", &D::bias_qkv, "Biases of queries, keys and values; automatic: as model.bias.");
+  toggle("model.bias_attention_output", &D::bias_attention_output,
+         "Bias of attention's output; automatic: as model.bias.");
+  toggle("model.bias_mlp", &D::bias_mlp, "Biases of the MLP; automatic: as model.bias.");
+  toggle("model.bias_norm", &D::bias_norm, "Biases of layer norms; automatic: as model.bias.");
+}
+
+void add_embedding_keys(std::vector<Key>& keys) {
+  const auto m = [](auto field) { return in(&RunConfig::model, field); };
+  using D = DecoderConfig;
+  keys.push_back(boolean("model.head_bias", m(&D::head_bias), kFixed, "A bias of the logits (GPT-J)."));
+  keys.push_back(integer("model.embedding_width", m(&D::embedding_width), "", between(0, kLargestExtent), kFixed,
+                         "Width of token embedding and head, projected to model.width and back (OPT-350M); 0 means "
+                         "model.width, without projections."));
+  keys.push_back(real("model.embedding_scale", m(&D::embedding_scale), "", between(0, 1e6), kFixed,
+                      "Factor on token embeddings; 0 means sqrt(width) (XGLM)."));
+  keys.push_back(real("model.logit_scale", m(&D::logit_scale), "", between(0, 1e6), kFixed,
+                      "Factor on what the head reads; 0 means 1 / sqrt(width) (PaLM)."));
+}
+
+void add_attention_keys(std::vector<Key>& keys) {
+  const auto m = [](auto field) { return in(&RunConfig::model, field); };
+  using D = DecoderConfig;
+  keys.push_back(real("model.attention_scale", m(&D::attention_scale), "", between(0, 1e6), kFixed,
+                      "Factor on attention scores; 0 means 1 / sqrt(head size) (GPT-Neo: 1)."));
+  keys.push_back(integer("model.window", m(&D::window), "tokens", between(0, kLargestExtent), kFixed,
+                         "Sliding attention window; 0 means the whole context."));
+  keys.push_back(integer("model.window_from", m(&D::window_from), "blocks", between(0, 65536), kFixed,
+                         "Blocks before this one have no window (Qwen2)."));
+  keys.push_back(integer("model.global_every", m(&D::global_every), "blocks", between(0, 65536), kFixed,
+                         "One of so many blocks has no window (GPT-Neo: 2); 0 means that all have it."));
+  keys.push_back(integer("model.global_first", m(&D::global_first), "blocks", between(0, 65535), kFixed,
+                         "The first block of model.global_every that has no window."));
+  keys.push_back(boolean("model.query_layer", m(&D::query_layer), kFixed,
+                         "The last block takes its queries from a position embedding (PanGu-alpha)."));
+}
+
 void add_model_keys(std::vector<Key>& keys) {
   const auto m = [](auto field) { return in(&RunConfig::model, field); };
   using D = DecoderConfig;
@@ -75,24 +155,35 @@ void add_model_keys(std::vector<Key>& keys) {
                          "Length of a sequence; with learned positions it may not change in mid-run."));
   keys.push_back(integer("model.vocabulary", m(&D::vocabulary), "tokens", extent_or_zero, kFixed,
                          "Size of the vocabulary; 0 means that of the corpus's tokenizer."));
-  keys.push_back(choice("model.positions", m(&D::positions), {"none", "learned", "rotary", "alibi"}, kFixed,
-                        "How a token's place enters."));
+  keys.push_back(choice("model.positions", m(&D::positions),
+                        {"none", "learned", "rotary", "alibi", "sinusoidal", "t5", "xl"}, kFixed,
+                        "How a token's place enters: t5 is a learned bias by bucket of distance, xl the relative term "
+                        "of Transformer-XL (docs/models.md)."));
+  keys.push_back(integer("model.position_offset", m(&D::position_offset), "rows", between(0, 65536), kFixed,
+                         "Learned and sinusoidal positions: token 0 takes this row (OPT, XGLM: 2)."));
   keys.push_back(
       real("model.rotary_base", m(&D::rotary_base), "", at_least(1), kFixed, "Base of the rotary frequencies."));
   keys.push_back(real("model.rotary_fraction", m(&D::rotary_fraction), "", above_up_to(0, 1), kFixed,
                       "Share of a head's dims that is rotated."));
   keys.push_back(boolean("model.rotary_interleaved", m(&D::rotary_interleaved), kFixed,
                          "Rotate dims (2i, 2i+1) as GPT-J does instead of (i, i + n/2)."));
+  add_rotary_scaling_keys(keys);
+  keys.push_back(integer("model.relative_buckets", m(&D::relative_buckets), "buckets", between(2, 65536), kFixed,
+                         "Positions t5: rows of the table; half of them stand for one distance each."));
+  keys.push_back(integer("model.relative_distance", m(&D::relative_distance), "tokens", between(2, kLargestExtent),
+                         kFixed, "Positions t5: from this distance on all fall into the last bucket."));
   keys.push_back(choice("model.norm", m(&D::norm), {"layer", "rms"}, kFixed, "Layer norm or RMS norm."));
+  add_norm_keys(keys);
   keys.push_back(real("model.norm_epsilon", m(&D::norm_epsilon), "", above_up_to(0, 1), kFixed,
                       "Added to the variance in a norm."));
   keys.push_back(choice("model.activation", m(&D::activation),
                         {"gelu", "gelu_tanh", "relu", "squared_relu", "swiglu", "geglu"}, kFixed,
                         "Activation of the MLP; gelu is the erf form; swiglu and geglu are gated."));
   keys.push_back(boolean("model.bias", m(&D::bias), kFixed, "Biases in linear layers and layer norms."));
+  add_bias_keys(keys);
   keys.push_back(boolean("model.tied", m(&D::tied), kFixed, "The head is the token embedding."));
-  keys.push_back(integer("model.window", m(&D::window), "tokens", extent_or_zero, kFixed,
-                         "Sliding attention window; 0 means the whole context."));
+  add_embedding_keys(keys);
+  add_attention_keys(keys);
   keys.push_back(real("model.init_std", m(&D::init_std), "", above_up_to(0, 10), kFixed,
                       "Standard deviation of the initial weights; residual projections are scaled down by "
                       "sqrt(2 x layers)."));

@@ -7,7 +7,6 @@
 #include "core/ops/elementwise.h"
 #include "core/ops/embedding.h"
 #include "core/ops/linear.h"
-#include "core/ops/norm.h"
 
 namespace capstan {
 namespace {
@@ -31,141 +30,106 @@ kernels::ActivationKind kind_of(Activation activation) {
   return none;
 }
 
+kernels::RotaryScale scale_of(const DecoderConfig& config) {
+  kernels::RotaryScale scale;
+  scale.kind = static_cast<kernels::RotaryScale::Kind>(config.rotary_scaling);
+  scale.factor = config.rotary_factor;
+  scale.low = config.rotary_low, scale.high = config.high_frequency();
+  scale.context = static_cast<double>(config.original_context());
+  scale.amplitude = config.rotary_amplitude();
+  return scale;
+}
+
 /// Dropout sites of a layer; embeddings use site 0.
 enum Site : uint64_t { kAttentionWeights = 1, kAttentionOutput = 2, kMlpOutput = 3 };
 uint64_t site_of(int64_t layer, Site site) { return static_cast<uint64_t>(layer) * 4 + site; }
 
 }  // namespace
 
-Decoder::LinearParameters Decoder::declare_linear(ParameterSet& set, const std::string& name, Division division,
-                                                  int64_t out, int64_t in, double deviation) {
-  Parameter weight{prefix_ + name + ".weight", {out, in}, {Init::Kind::normal, deviation}};
-  Parameter bias{prefix_ + name + ".bias", {out}, {Init::Kind::zeros}, false};
-  if (division == Division::column) weight.placements = bias.placements = with({}, Axis::tp, Shard(0));
-  if (division == Division::row) weight.placements = with({}, Axis::tp, Shard(1));
-  weight.unit = bias.unit = unit_;
-  LinearParameters parameters;
-  parameters.weight = set.declare(weight);
-  if (config_.bias) parameters.bias = set.declare(bias);
-  return parameters;
-}
-
-Decoder::NormParameters Decoder::declare_norm(ParameterSet& set, const std::string& name) {
-  Parameter weight{prefix_ + name + ".weight", {config_.width}, {Init::Kind::ones}, false};
-  Parameter bias{prefix_ + name + ".bias", {config_.width}, {Init::Kind::zeros}, false};
-  weight.unit = bias.unit = unit_;
-  NormParameters parameters;
-  parameters.weight = set.declare(weight);
-  if (config_.norm == NormKind::layer && config_.bias) parameters.bias = set.declare(bias);
-  return parameters;
-}
-
-void Decoder::declare_layer(ParameterSet& set, int64_t index) {
-  const std::string base = fmt::format("layers.{}.", index);
-  const int64_t width = config_.width, q = config_.heads * config_.head(), kv = config_.kv() * config_.head(),
-                mlp = config_.mlp();
-  const double deviation = config_.init_std;
-  // Residual branches start smaller, so that the stream's variance does not grow with depth (Radford et al., 2019).
-  const double residual = deviation / std::sqrt(2.0 * static_cast<double>(config_.layers));
-  using enum Division;
-  const Division heads = config_.kv() % tensor_ranks_ == 0 ? column : none;  // of keys and values
-  unit_ = unit_of_layer(index);
-  Layer layer;
-  layer.attention_norm = declare_norm(set, base + "attention_norm");
-  layer.q = declare_linear(set, base + "attention.q", column, q, width, deviation);
-  layer.k = declare_linear(set, base + "attention.k", heads, kv, width, deviation);
-  layer.v = declare_linear(set, base + "attention.v", heads, kv, width, deviation);
-  layer.o = declare_linear(set, base + "attention.o", row, width, q, residual);
-  layer.mlp_norm = declare_norm(set, base + "mlp_norm");
-  if (config_.gated()) layer.gate = declare_linear(set, base + "mlp.gate", column, mlp, width, deviation);
-  layer.up = declare_linear(set, base + "mlp.up", column, mlp, width, deviation);
-  layer.down = declare_linear(set, base + "mlp.down", row, width, mlp, residual);
-  layers_.push_back(layer);
-}
-
-Decoder::Decoder(const DecoderConfig& config, ParameterSet& set, const std::string& prefix, int tensor_ranks)
-    : config_(config), prefix_(prefix), tensor_ranks_(tensor_ranks) {
-  const int64_t rows = padded_vocabulary(config.vocabulary, tensor_ranks);
-  const Init normal{Init::Kind::normal, config.init_std};
-  const auto table = [&](const char* name) {
-    return set.declare({prefix + name,
-                        {rows, config.width},
-                        normal,
-                        true,
-                        false,
-                        config.vocabulary,
-                        with({}, Axis::tp, Shard(0)),
-                        unit_});
-  };
-  token_embedding_ = table("token_embedding.weight");
-  if (config.positions == Positions::learned) {
-    Parameter table_of_positions{prefix + "position_embedding.weight", {config.context, config.width}, normal};
-    table_of_positions.unit = 1;
-    position_embedding_ = set.declare(table_of_positions);
-  }
-  for (int64_t i = 0; i < config.layers; ++i) declare_layer(set, i);
-  unit_ = unit_of_layer(config.layers);
-  final_norm_ = declare_norm(set, "final_norm");
-  head_ = config.tied ? token_embedding_ : table("head.weight");
-}
-
-std::vector<float> Decoder::alibi_slopes() const {
-  // Press et al. (2022): a geometric sequence; head counts that are no power of two take the odd terms of the next one.
-  const int64_t heads = config_.heads;
-  int64_t power = 1;
-  while (power * 2 <= heads) power *= 2;
-  std::vector<float> slopes;
-  for (int64_t i = 1; i <= power; ++i)
-    slopes.push_back(static_cast<float>(std::exp2(-8.0 * static_cast<double>(i) / static_cast<double>(power))));
-  for (int64_t i = 1; static_cast<int64_t>(slopes.size()) < heads; i += 2)
-    slopes.push_back(static_cast<float>(std::exp2(-4.0 * static_cast<double>(i) / static_cast<double>(power))));
-  return slopes;
-}
-
-void Decoder::declare_constants(PersistentSpace& persistent) const {
-  if (config_.positions == Positions::alibi && persistent.find("alibi.slopes") < 0)
-    persistent.add("alibi.slopes", {{config_.heads}, DType::f32}, Purpose::scalar);
-}
-
 Value Decoder::apply(Recorder& recorder, const LinearParameters& parameters, Value x) const {
   return linear(recorder, x, recorder.parameter(parameters.weight),
                 parameters.bias >= 0 ? recorder.parameter(parameters.bias) : Value{});
 }
 
-Value Decoder::embed(Recorder& recorder, const DecoderInputs& inputs) const {
-  Value x = recorder.as_stream(embedding(recorder, inputs.tokens, recorder.parameter(token_embedding_), {}));
-  if (position_embedding_ >= 0) x = embedding(recorder, inputs.positions, recorder.parameter(position_embedding_), x);
-  return dropout(recorder, x, {}, config_.dropout, 0);
+NormResult Decoder::normalise(Recorder& recorder, Value x, Value residual, const NormParameters& parameters) const {
+  return norm(recorder, x, residual, recorder.parameter(parameters.weight),
+              parameters.bias >= 0 ? recorder.parameter(parameters.bias) : Value{}, config_.norm == NormKind::rms,
+              config_.norm_epsilon);
 }
 
-Value Decoder::attend(Recorder& recorder, const Layer& layer, int64_t index, Value normed,
-                      const DecoderInputs& inputs) const {
+Value Decoder::dropped(Recorder& recorder, Value branch, uint64_t site) const {
+  return dropout(recorder, branch, {}, config_.dropout, site);
+}
+
+Value Decoder::embed(Recorder& recorder, const DecoderInputs& inputs) const {
+  Value x = embedding(recorder, inputs.tokens, recorder.parameter(token_embedding_), {});
+  if (config_.token_scale() != 1.0) x = scale(recorder, x, config_.token_scale());
+  x = recorder.as_stream(x);
+  if (embedding_projection_.weight >= 0) x = apply(recorder, embedding_projection_, x);
+  if (config_.positions == Positions::learned)
+    x = embedding(recorder, inputs.positions, recorder.parameter(position_embedding_), x, config_.position_offset);
+  if (config_.positions == Positions::sinusoidal)
+    x = embedding(recorder, inputs.positions,
+                  cast(recorder, recorder.persistent("positions.waves"), recorder.activations()), x);
+  if (config_.embedding_norm) x = normalise(recorder, x, {}, embedding_norm_).y;
+  return dropped(recorder, x, 0);
+}
+
+/// (distances, heads), looked up once for all layers.
+Value Decoder::distance_bias(Recorder& recorder) const {
+  if (config_.positions != Positions::t5) return {};
+  return embedding(recorder, recorder.persistent("positions.buckets"), recorder.parameter(relative_bias_), {});
+}
+
+/// Rotated by its place.
+Value Decoder::turn(Recorder& recorder, Value x, const DecoderInputs& inputs, int64_t heads) const {
+  RotarySpec spec;
+  spec.heads = heads;
+  spec.rotary_dims = config_.rotary_dims();
+  spec.base = config_.rotary_base;
+  spec.scale = scale_of(config_);
+  spec.interleaved = config_.rotary_interleaved;
+  return rotary(recorder, x, inputs.positions, spec);
+}
+
+/// Transformer-XL's term: q becomes q + u, and the mask reads q + v against keys made of waves by distance.
+void Decoder::relate(Recorder& recorder, const Layer& layer, Value& q, AttentionMaskSpec& mask) const {
+  const Value waves = cast(recorder, recorder.persistent("distances.waves"), recorder.activations());
+  mask.relative_k = apply(recorder, layer.relative, waves);
+  mask.relative_q = add_row(recorder, q, recorder.parameter(layer.v_relative));
+  q = add_row(recorder, q, recorder.parameter(layer.u));
+}
+
+Value Decoder::attend(Recorder& recorder, int64_t index, Value normed, const DecoderInputs& inputs,
+                      const Shared& shared) const {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
   normed = recorder.from_stream(normed);
-  Value q = apply(recorder, layer.q, normed), k = apply(recorder, layer.k, normed),
-        v = apply(recorder, layer.v, normed);
+  const Value asks =
+      is_query_layer(index) ? embedding(recorder, inputs.positions, recorder.parameter(query_embedding_), {}) : normed;
+  Value q = apply(recorder, layer.q, asks), k = apply(recorder, layer.k, normed), v = apply(recorder, layer.v, normed);
+  if (config_.qk_norm) {
+    q = norm_heads(recorder, q, recorder.parameter(layer.q_norm), config_.heads, config_.norm_epsilon);
+    k = norm_heads(recorder, k, recorder.parameter(layer.k_norm), config_.kv(), config_.norm_epsilon);
+  }
   if (config_.positions == Positions::rotary) {
-    RotarySpec spec;
-    spec.rotary_dims =
-        static_cast<int64_t>(std::llround(config_.rotary_fraction * static_cast<double>(config_.head()))) / 2 * 2;
-    spec.base = config_.rotary_base;
-    spec.interleaved = config_.rotary_interleaved;
-    spec.heads = config_.heads;
-    q = rotary(recorder, q, inputs.positions, spec);
-    spec.heads = config_.kv();
-    k = rotary(recorder, k, inputs.positions, spec);
+    q = turn(recorder, q, inputs, config_.heads);
+    k = turn(recorder, k, inputs, config_.kv());
   }
   if (!inputs.key_caches.empty()) {
     k = append_to_cache(recorder, k, inputs.key_lengths, inputs.key_caches[static_cast<size_t>(index)]);
     v = append_to_cache(recorder, v, inputs.key_lengths, inputs.value_caches[static_cast<size_t>(index)]);
   }
   AttentionMaskSpec mask;
-  mask.window = config_.window;
+  mask.window = config_.window_of(index);
   mask.query_documents = mask.key_documents = inputs.document_ids;
   mask.key_lengths = inputs.key_lengths;
+  mask.prefix_lengths = inputs.prefix_lengths;
+  mask.distance_bias = shared.distance_bias;
   if (config_.positions == Positions::alibi) mask.alibi_slopes = recorder.persistent("alibi.slopes");
-  AttentionSpec spec{config_.heads, config_.kv(), 1.0 / std::sqrt(static_cast<double>(config_.head())), config_.dropout,
-                     site_of(index, kAttentionWeights)};
-  return recorder.as_stream(apply(recorder, layer.o, attention(recorder, q, k, v, spec, mask)));
+  if (config_.positions == Positions::xl) relate(recorder, layer, q, mask);
+  const AttentionSpec spec{config_.heads, config_.kv(), config_.score_scale(), config_.dropout,
+                           site_of(index, kAttentionWeights)};
+  return apply(recorder, layer.o, attention(recorder, q, k, v, spec, mask));
 }
 
 Value Decoder::mlp(Recorder& recorder, const Layer& layer, Value normed) const {
@@ -178,40 +142,76 @@ Value Decoder::mlp(Recorder& recorder, const Layer& layer, Value normed) const {
   else
     inner = linear(recorder, normed, recorder.parameter(layer.up.weight),
                    layer.up.bias >= 0 ? recorder.parameter(layer.up.bias) : Value{}, kind);
-  return recorder.as_stream(apply(recorder, layer.down, inner));
+  return apply(recorder, layer.down, inner);
+}
+
+/// Norms before the branches. Branches that run beside each other are added while sums over ranks are still owed.
+Decoder::Stream Decoder::block(Recorder& recorder, int64_t index, Stream stream, const DecoderInputs& inputs,
+                               const Shared& shared) const {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  const uint64_t of_attention = site_of(index, kAttentionOutput), of_mlp = site_of(index, kMlpOutput);
+  const NormResult first = normalise(recorder, stream.x, stream.branch, layer.attention_norm);
+  const Value attended = attend(recorder, index, first.y, inputs, shared);
+  if (!config_.parallel_block()) {
+    const Value branch = dropped(recorder, recorder.as_stream(attended), of_attention);
+    const NormResult second = normalise(recorder, first.sum, branch, layer.mlp_norm);
+    return {second.sum, dropped(recorder, recorder.as_stream(mlp(recorder, layer, second.y)), of_mlp)};
+  }
+  const Value normed = config_.has_mlp_norm() ? normalise(recorder, first.sum, {}, layer.mlp_norm).y : first.y;
+  const Value passed = mlp(recorder, layer, normed);
+  if (config_.dropout == 0.0 || !recorder.training())
+    return {first.sum, recorder.as_stream(add(recorder, attended, passed))};
+  return {first.sum, add(recorder, dropped(recorder, recorder.as_stream(attended), of_attention),
+                         dropped(recorder, recorder.as_stream(passed), of_mlp))};
+}
+
+/// Norms of the sums.
+Decoder::Stream Decoder::block_after(Recorder& recorder, int64_t index, Value x, const DecoderInputs& inputs,
+                                     const Shared& shared) const {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  const auto join = [&](Value branch, Site site, const NormParameters& parameters) {
+    const Value kept = config_.alpha() == 1.0 ? x : scale(recorder, x, config_.alpha());
+    x = normalise(recorder, kept, dropped(recorder, recorder.as_stream(branch), site_of(index, site)), parameters).y;
+  };
+  join(attend(recorder, index, x, inputs, shared), kAttentionOutput, layer.attention_norm);
+  join(mlp(recorder, layer, x), kMlpOutput, layer.mlp_norm);
+  return {x, {}};
 }
 
 Value Decoder::hidden(Recorder& recorder, const DecoderInputs& inputs) const {
-  const auto normalise = [&](Value x, Value branch, const NormParameters& parameters) {
-    return norm(recorder, x, branch, recorder.parameter(parameters.weight),
-                parameters.bias >= 0 ? recorder.parameter(parameters.bias) : Value{}, config_.norm == NormKind::rms,
-                config_.norm_epsilon);
-  };
   // A prefix ends in a dot; a scope does not.
   const std::string scope = prefix_.substr(0, prefix_.empty() ? 0 : prefix_.size() - 1);
   recorder.set_scope(scope);
-  Value stream = embed(recorder, inputs);
-  Value branch;  // what the previous sublayer adds to the stream; the next norm adds it on its way
+  Stream stream{embed(recorder, inputs), {}};
+  Shared shared{distance_bias(recorder)};
   for (int64_t i = 0; i < config_.layers; ++i) {
-    const Layer& layer = layers_[static_cast<size_t>(i)];
-    if (recorder.begins_chunk(static_cast<int>(i)) && branch.present())
-      stream = add(recorder, stream, branch), branch = {};  // one tensor crosses, not two
-    recorder.set_region(static_cast<int>(i));
+    const int region = static_cast<int>(i);
+    if (recorder.begins_chunk(region) && stream.branch.present())
+      stream = {add(recorder, stream.x, stream.branch), {}};  // one tensor crosses, not two
+    recorder.set_region(region);
+    if (recorder.begins_chunk(region) && shared.distance_bias.present()) {
+      recorder.set_region(-1);  // handed on from chunk to chunk: two chunks of one stage have no path
+      shared.distance_bias = scale(recorder, shared.distance_bias, 1.0);
+      recorder.set_region(region);
+    }
     recorder.set_scope(fmt::format("{}layers.{}", prefix_, i));
-    const NormResult first = normalise(stream, branch, layer.attention_norm);
-    branch = dropout(recorder, attend(recorder, layer, i, first.y, inputs), {}, config_.dropout,
-                     site_of(i, kAttentionOutput));
-    const NormResult second = normalise(first.sum, branch, layer.mlp_norm);
-    branch = dropout(recorder, mlp(recorder, layer, second.y), {}, config_.dropout, site_of(i, kMlpOutput));
-    stream = second.sum;
+    if (is_query_layer(i) && config_.has_final_norm())
+      stream = {normalise(recorder, stream.x, stream.branch, final_norm_).y, {}};
+    stream = config_.norms_after() ? block_after(recorder, i, stream.x, inputs, shared)
+                                   : block(recorder, i, stream, inputs, shared);
   }
   recorder.set_region(-1);
   recorder.set_scope(scope);
-  return normalise(stream, branch, final_norm_).y;
+  if (config_.has_final_norm() && !config_.query_layer)
+    return normalise(recorder, stream.x, stream.branch, final_norm_).y;
+  return stream.branch.present() ? add(recorder, stream.x, stream.branch) : stream.x;
 }
 
 Value Decoder::logits(Recorder& recorder, Value hidden) const {
-  return linear(recorder, hidden, recorder.parameter(head_), {});
+  if (config_.head_scale() != 1.0) hidden = scale(recorder, hidden, config_.head_scale());
+  if (head_projection_.weight >= 0) hidden = apply(recorder, head_projection_, hidden);
+  return linear(recorder, hidden, recorder.parameter(head_),
+                head_bias_ >= 0 ? recorder.parameter(head_bias_) : Value{});
 }
 
 std::string Decoder::key_cache_name(int64_t layer) { return fmt::format("cache.{}.k", layer); }

@@ -25,7 +25,8 @@ class AttentionGradient final : public AttentionBase {
     const size_t kv_bytes = static_cast<size_t>(element_count(c.in_local[kK])) * bytes_of(shape.dtype);
     const bool some_heads = shape.kv_heads * shape.head_size < shape.kv_stride;  // the others get 0 from this rank
     return {c.backend.attention_backward_scratch(shape),
-            [self, run = c.backend.attention_backward, shape, offset, kv_bytes, some_heads](const RunArgs& a) {
+            [self, run = c.backend.attention_backward, shape, offset, kv_bytes, some_heads,
+             learned = learned_results(c.has_in)](const RunArgs& a) {
               if (some_heads) std::memset(a.out[1], 0, kv_bytes), std::memset(a.out[2], 0, kv_bytes);
               kernels::AttentionBackwardArgs args;
               args.shape = shape;
@@ -33,6 +34,8 @@ class AttentionGradient final : public AttentionBase {
               args.o = a.in[kOutput], args.logsumexp = a.in[kLogsumexp], args.d_o = a.in[kOutputGradient];
               args.dq = a.out[0];
               args.dk = static_cast<char*>(a.out[1]) + offset, args.dv = static_cast<char*>(a.out[2]) + offset;
+              const auto result = [&](size_t i) { return learned[i] < 0 ? nullptr : a.out[learned[i]]; };
+              args.d_distance_bias = result(0), args.d_relative_q = result(1), args.d_relative_k = result(2);
               run(args);
             }};
   }
@@ -74,7 +77,12 @@ class Rotary final : public Op {
   Rotary(const RotarySpec& spec, bool backward) : spec_(spec), backward_(backward) {}
   std::string_view name() const override { return backward_ ? "rotary gradient" : "rotary"; }
   std::string attributes() const override {
-    return fmt::format("h={} dims={} base={} scaling={}{}", spec_.heads, spec_.rotary_dims, spec_.base, spec_.scaling,
+    const kernels::RotaryScale& s = spec_.scale;
+    const std::string scaled = s.kind == kernels::RotaryScale::Kind::none
+                                   ? ""
+                                   : fmt::format(" scale {}: {} {} {} {} {}", static_cast<int>(s.kind), s.factor, s.low,
+                                                 s.high, s.context, s.amplitude);
+    return fmt::format("h={} dims={} base={}{}{}", spec_.heads, spec_.rotary_dims, spec_.base, scaled,
                        spec_.interleaved ? " interleaved" : "");
   }
   std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
@@ -103,7 +111,7 @@ class Rotary final : public Op {
     args.heads = c.in_local[0].back() / args.head_size;
     args.rotary_dims = spec_.rotary_dims;
     args.stride = c.in_local[0].back();
-    args.base = spec_.base, args.scaling = spec_.scaling, args.interleaved = spec_.interleaved;
+    args.base = spec_.base, args.scale = spec_.scale, args.interleaved = spec_.interleaved;
     args.backward = backward_;
     args.dtype = c.in[0].dtype;
     return {0, [run = c.backend.rotary, args](const RunArgs& a) {
@@ -158,7 +166,7 @@ Value attention(Recorder& recorder, Value q, Value k, Value v, const AttentionSp
                            : std::make_shared<Attention>(used, rules);
   return recorder
       .record(op, {q, k, v, mask.query_documents, mask.key_documents, mask.key_lengths, mask.prefix_lengths,
-                   mask.alibi_slopes, random})
+                   mask.alibi_slopes, mask.distance_bias, mask.relative_q, mask.relative_k, random})
       .at(0);
 }
 

@@ -15,6 +15,9 @@ struct AttentionMaskSpec {
   Value key_lengths;      ///< (batch) i32 or absent: keys filled so far
   Value prefix_lengths;   ///< (batch) i32 or absent: keys below it are visible to all
   Value alibi_slopes;     ///< (heads) f32 or absent
+  Value distance_bias;    ///< (distances, heads) or absent: added to scores by distance; has a gradient
+  Value relative_q;       ///< as q, together with the next, or absent: Transformer-XL's term; both have gradients
+  Value relative_k;       ///< (distances, heads * size)
 };
 
 struct AttentionSpec {
@@ -33,7 +36,7 @@ struct RotarySpec {
   int64_t heads = 1;
   int64_t rotary_dims = 0;  ///< of each head
   double base = 10000.0;
-  double scaling = 1.0;
+  kernels::RotaryScale scale;
   bool interleaved = false;
 };
 

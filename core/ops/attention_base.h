@@ -1,7 +1,9 @@
 #pragma once
 // What all attention ops share, whole and ring, forward and backward: operands, mask rules, the part of the heads that
-// a rank has, placement rules and cost. Rule: the operands of
-// a gradient are those of its forward op, then o, logsumexp and the gradient of o.
+// a rank has, placement rules and cost. Rule: the operands of a gradient are those of its forward op, then o, logsumexp
+// and the gradient of o; its results are the gradients of q, k and v, then of those of kLearned that are there.
+
+#include <array>
 
 #include "core/op.h"
 #include "core/ops/attention.h"
@@ -22,6 +24,9 @@ enum AttentionOperand : int {
   kKeyLengths,
   kPrefixLengths,
   kSlopes,
+  kDistanceBias,
+  kRelativeQ,
+  kRelativeK,
   kRandom,
   kAttentionOperands,
   // and of a gradient:
@@ -29,6 +34,9 @@ enum AttentionOperand : int {
   kLogsumexp,
   kOutputGradient
 };
+
+/// Operands beside q, k and v that have a gradient, in the order of the gradient's results.
+constexpr std::array kLearned{kDistanceBias, kRelativeQ, kRelativeK};
 
 class AttentionBase : public Op {
  public:
@@ -40,6 +48,7 @@ class AttentionBase : public Op {
 
  protected:
   virtual bool is_gradient() const = 0;
+  static void place_learned(std::span<const InputSpec> in, Signature& rule);
 
   kernels::AttentionShape local_shape_of(const BindContext& c) const;
   /// The key/value heads, counted from the first that this rank holds, that its query heads read. All that it holds
@@ -49,6 +58,8 @@ class AttentionBase : public Op {
   size_t offset_of_heads(const BindContext& c) const;
   /// What the mask and dropout read must be as long as what they are read for.
   void check_operands(std::span<const InputSpec> in) const;
+  /// Which of a gradient's results are those for kLearned; -1 where there is none.
+  static std::array<int, kLearned.size()> learned_results(const std::vector<bool>& has_in);
   /// FLOPs of the products of queries and keys that the mask leaves, of one of `ranks` that share a sequence equally.
   Cost product_cost(std::span<const TensorSpec> in, std::span<const TensorSpec> out, int ranks) const;
 
@@ -61,6 +72,8 @@ class AttentionBase : public Op {
     args.mask.key_lengths = static_cast<const int32_t*>(a.in[kKeyLengths]);
     args.mask.prefix_lengths = static_cast<const int32_t*>(a.in[kPrefixLengths]);
     args.mask.alibi_slopes = static_cast<const float*>(a.in[kSlopes]);
+    args.mask.distance_bias = a.in[kDistanceBias];
+    args.mask.relative_q = a.in[kRelativeQ], args.mask.relative_k = a.in[kRelativeK];
     args.dropout.probability = spec_.dropout;
     args.dropout.stream = spec_.site;
     args.dropout.key = static_cast<const uint64_t*>(a.in[kRandom]);

@@ -192,6 +192,34 @@ class BiasGradient final : public Op {
   }
 };
 
+class AddRow final : public Op {
+ public:
+  std::string_view name() const override { return "add row"; }
+  // inputs: x, row
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
+    CAPSTAN_CHECK(in[1].spec.shape == Shape{in[0].spec.shape.back()} && in[0].spec.dtype == in[1].spec.dtype,
+                  "add row: x {} and row {}", to_string(in[0].spec), to_string(in[1].spec));
+    return {{in[0].spec.shape, in[0].spec.dtype}};
+  }
+  std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
+    const int last = rank_of(in[0]) - 1;
+    std::vector<Signature> rules = alike_on_leading(last, {true, false}, {true});
+    rules.push_back({{Shard(last), Shard(0)}, {Shard(last)}});
+    return rules;
+  }
+  bool cheap() const override { return true; }
+  void adjoint(Adjoint& a) const override;
+  Bound bind(const BindContext& c) const override {
+    const int64_t rows = row_count(c.in_local[0]), width = c.in_local[0].back();
+    const size_t bytes = static_cast<size_t>(width) * bytes_of(c.in[0].dtype);
+    return {0, [run = c.backend.add, rows, width, bytes, dtype = c.in[0].dtype](const RunArgs& a) {
+              const char* x = static_cast<const char*>(a.in[0]);
+              char* y = static_cast<char*>(a.out[0]);
+              for (int64_t r = 0; r < rows; ++r, x += bytes, y += bytes) run({x, a.in[1], y, width, dtype});
+            }};
+  }
+};
+
 /// Records `op` so that its one output is the gradient of input i of the forward node.
 void write_gradient(Adjoint& a, int i, OpPtr op, const std::vector<Value>& inputs) {
   const Value buffer = a.parameter_buffer(i);
@@ -212,7 +240,16 @@ void Linear::adjoint(Adjoint& a) const {
   if (a.needs(2)) write_gradient(a, 2, std::make_shared<BiasGradient>(), {dy});
 }
 
+void AddRow::adjoint(Adjoint& a) const {
+  a.contribute(0, a.gradient(0));
+  if (a.needs(1)) write_gradient(a, 1, std::make_shared<BiasGradient>(), {a.gradient(0)});
+}
+
 }  // namespace
+
+Value add_row(Recorder& recorder, Value x, Value row) {
+  return recorder.record_one(std::make_shared<AddRow>(), {x, row});
+}
 
 Value linear(Recorder& recorder, Value x, Value weight, Value bias, kernels::ActivationKind activation) {
   CAPSTAN_CHECK(activation == kernels::ActivationKind::none || !recorder.training(),

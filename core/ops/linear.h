@@ -12,4 +12,7 @@ namespace capstan {
 Value linear(Recorder& recorder, Value x, Value weight, Value bias,
              kernels::ActivationKind activation = kernels::ActivationKind::none);
 
+/// x (..., n) + row [n].
+Value add_row(Recorder& recorder, Value x, Value row);
+
 }  // namespace capstan

@@ -13,4 +13,7 @@ struct NormResult {
 /// residual and bias may be absent. rms takes no bias.
 NormResult norm(Recorder& recorder, Value x, Value residual, Value weight, Value bias, bool rms, double epsilon);
 
+/// RMS norm of each head of x (..., heads * size) on its own; weight [size] is shared by all.
+Value norm_heads(Recorder& recorder, Value x, Value weight, int64_t heads, double epsilon);
+
 }  // namespace capstan

@@ -74,6 +74,9 @@ void move_to_block(Args& args, const Ring& ring, const RingBlock& block, int64_t
     args.mask.key_documents = reinterpret_cast<const int32_t*>(message + 2 * bytes) + key;
   }
   if (args.mask.prefix_lengths) args.mask.prefix_lengths += b;
+  if (args.mask.relative_q)
+    args.mask.relative_q =
+        static_cast<const char*>(args.mask.relative_q) + static_cast<size_t>(query * ring.q_width) * ring.element();
 }
 
 /// Where the statistics of a block begin: (batch, heads, tokens).
@@ -113,10 +116,12 @@ class RingBase : public AttentionBase {
   std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
     std::vector<Signature> rules = AttentionBase::signatures(in);
     Signature sequence{std::vector<Placement>(rules[0].inputs.size(), Replicate), {Shard(1), Shard(2)}};
-    for (const int i : {kQ, kK, kV, kQueryDocuments, kKeyDocuments}) sequence.inputs[static_cast<size_t>(i)] = Shard(1);
+    for (const int i : {kQ, kK, kV, kQueryDocuments, kKeyDocuments, kRelativeQ})
+      sequence.inputs[static_cast<size_t>(i)] = Shard(1);
     if (is_gradient()) {
       sequence.inputs[kOutput] = sequence.inputs[kOutputGradient] = Shard(1), sequence.inputs[kLogsumexp] = Shard(2);
       sequence.outputs.assign(3, Shard(1));
+      place_learned(in, sequence);
     }
     rules.push_back(sequence);
     return rules;
@@ -181,41 +186,74 @@ class RingAttentionGradient final : public RingBase {
   using RingBase::RingBase;
   std::string_view name() const override { return "ring attention gradient"; }
 
-  // Scratch: the kernel's, two messages, two buffers of sums that travel, sums of dq.
+  // Scratch: the kernel's, two messages, two buffers of sums that travel, sums that stay.
   Bound bind(const BindContext& c) const override {
     const Ring ring = ring_of(c);
     const auto self = std::make_shared<RingAttentionGradient>(*this);  // the closure may outlive the tape
     const size_t of_kernel = room(c.backend.attention_backward_scratch(largest(ring)));
-    const size_t bytes = of_kernel + 2 * room(ring.message_bytes()) + 2 * room(ring.sums_bytes()) + ring.q_sums_bytes();
-    return {bytes, [=, run = c.backend.attention_backward, cast = c.backend.cast](const RunArgs& a) {
-              char* messages[2] = {static_cast<char*>(a.scratch) + of_kernel, nullptr};
-              messages[1] = messages[0] + room(ring.message_bytes());
-              char* sums[2] = {messages[1] + room(ring.message_bytes()), nullptr};
-              sums[1] = sums[0] + room(ring.sums_bytes());
-              void* dq = ring.q_sums_bytes() > 0 ? sums[1] + room(ring.sums_bytes()) : a.out[0];
-              std::memset(dq, 0, ring.q_elements() * ring.sum_element());
-              std::memset(sums[0], 0, ring.sums_bytes());
-              pack_message(ring, a, messages[0]);
-              for (int t = 0; t < ring.ranks; ++t) {
-                if (t + 1 < ring.ranks)
-                  ring.group->shift(messages[t % 2], messages[(t + 1) % 2], ring.message_bytes(), 1);
-                for (const RingBlock& block : ring.steps[static_cast<size_t>(t)])
-                  self->run_block(ring, block, a, run, messages[t % 2], sums[t % 2], dq);
-                ring.group->shift(sums[t % 2], sums[(t + 1) % 2], ring.sums_bytes(), 1);
-              }
-              const DType wide = accumulation_of(ring.dtype);
-              if (dq != a.out[0]) cast({dq, a.out[0], static_cast<int64_t>(ring.q_elements()), wide, ring.dtype});
-              for (size_t i = 0; i < 2; ++i)
-                unpack_heads(ring, cast, sums[ring.ranks % 2] + i * ring.sums_bytes() / 2, a.out[1 + i]);
-            }};
+    const std::vector<Resting> resting = resting_of(c, ring);
+    size_t bytes = of_kernel + 2 * room(ring.message_bytes()) + 2 * room(ring.sums_bytes());
+    for (const Resting& sum : resting) bytes += sum.scratch_bytes(ring);
+    return {
+        bytes, [=, run = c.backend.attention_backward, cast = c.backend.cast](const RunArgs& a) {
+          char* messages[2] = {static_cast<char*>(a.scratch) + of_kernel, nullptr};
+          messages[1] = messages[0] + room(ring.message_bytes());
+          char* sums[2] = {messages[1] + room(ring.message_bytes()), nullptr};
+          sums[1] = sums[0] + room(ring.sums_bytes());
+          std::array<char*, kMostResting> rest{};
+          char* free = sums[1] + room(ring.sums_bytes());
+          for (size_t i = 0; i < resting.size(); ++i) {
+            const Resting& sum = resting[i];
+            rest[i] = sum.scratch_bytes(ring) > 0 ? free : static_cast<char*>(a.out[sum.result]);
+            free += sum.scratch_bytes(ring);
+            std::memset(rest[i], 0, sum.elements * ring.sum_element());
+          }
+          std::memset(sums[0], 0, ring.sums_bytes());
+          pack_message(ring, a, messages[0]);
+          for (int t = 0; t < ring.ranks; ++t) {
+            if (t + 1 < ring.ranks) ring.group->shift(messages[t % 2], messages[(t + 1) % 2], ring.message_bytes(), 1);
+            for (const RingBlock& block : ring.steps[static_cast<size_t>(t)])
+              self->run_block(ring, block, a, run, messages[t % 2], sums[t % 2], resting, rest);
+            ring.group->shift(sums[t % 2], sums[(t + 1) % 2], ring.sums_bytes(), 1);
+          }
+          const DType wide = accumulation_of(ring.dtype);
+          for (size_t i = 0; i < resting.size(); ++i)
+            if (rest[i] != a.out[resting[i].result])
+              cast({rest[i], a.out[resting[i].result], static_cast<int64_t>(resting[i].elements), wide, ring.dtype});
+          for (size_t i = 0; i < 2; ++i)
+            unpack_heads(ring, cast, sums[ring.ranks % 2] + i * ring.sums_bytes() / 2, a.out[1 + i]);
+        }};
   }
 
  protected:
   bool is_gradient() const override { return true; }
 
  private:
+  /// A gradient that is summed where it is, over all steps: of the queries and of kLearned.
+  struct Resting {
+    int operand = kQ, result = 0;
+    size_t elements = 0;
+    /// Sums are formed in place where the result has their dtype.
+    size_t scratch_bytes(const Ring& ring) const {
+      return ring.element() == ring.sum_element() ? 0 : room(elements * ring.sum_element());
+    }
+  };
+  static constexpr size_t kMostResting = 1 + kLearned.size();
+
+  static std::vector<Resting> resting_of(const BindContext& c, const Ring& ring) {
+    std::vector<Resting> all{{kQ, 0, ring.q_elements()}};
+    const auto results = learned_results(c.has_in);
+    for (size_t i = 0; i < kLearned.size(); ++i) {
+      const size_t operand = static_cast<size_t>(kLearned[i]);
+      if (c.has_in[operand])
+        all.push_back({kLearned[i], results[i], static_cast<size_t>(element_count(c.in_local[operand]))});
+    }
+    return all;
+  }
+
   void run_block(const Ring& ring, const RingBlock& block, const RunArgs& a,
-                 void (*run)(const kernels::AttentionBackwardArgs&), const char* message, char* sums, void* dq) const {
+                 void (*run)(const kernels::AttentionBackwardArgs&), const char* message, char* sums,
+                 const std::vector<Resting>& resting, const std::array<char*, kMostResting>& rest) const {
     for (int64_t b = 0; b < ring.batch; ++b) {
       kernels::AttentionBackwardArgs args;
       point_operands(args, a, 0);
@@ -227,7 +265,12 @@ class RingAttentionGradient final : public RingBase {
       args.o = static_cast<const char*>(a.in[kOutput]) + q * ring.element();
       args.d_o = static_cast<const char*>(a.in[kOutputGradient]) + q * ring.element();
       args.logsumexp = static_cast<const char*>(a.in[kLogsumexp]) + statistic_of(ring, block, b) * ring.sum_element();
-      args.dq = static_cast<char*>(dq) + q * ring.sum_element();
+      for (size_t i = 0; i < resting.size(); ++i) {
+        if (resting[i].operand == kQ) args.dq = rest[i] + q * ring.sum_element();
+        if (resting[i].operand == kRelativeQ) args.d_relative_q = rest[i] + q * ring.sum_element();
+        if (resting[i].operand == kRelativeK) args.d_relative_k = rest[i];
+        if (resting[i].operand == kDistanceBias) args.d_distance_bias = rest[i];
+      }
       args.dk = sums + k, args.dv = sums + ring.sums_bytes() / 2 + k;
       args.accumulate = true;
       run(args);

@@ -10,6 +10,13 @@
 namespace capstan::kernels::reference {
 namespace {
 
+template <typename T>
+Accumulation<T> dot(const T* a, const T* b, int64_t n) {
+  Accumulation<T> sum = 0;
+  for (int64_t d = 0; d < n; ++d) sum += load(a[d]) * load(b[d]);
+  return sum;
+}
+
 /// What one (batch, head) sees: mask, bias and dropout of query i and key j by the rules of the contract header.
 struct HeadView {
   const AttentionShape& shape;
@@ -32,11 +39,27 @@ struct HeadView {
            mask.query_documents[batch * shape.queries + i] == mask.key_documents[batch * shape.keys + j];
   }
 
-  template <typename A>
+  /// The row of `distances` that stands for the distance from key j to query i.
+  int64_t distance(int64_t i, int64_t j, int64_t distances) const {
+    return std::clamp<int64_t>(place(i) - j, 0, distances - 1);
+  }
+  int64_t relative_key_at(int64_t i, int64_t j) const {
+    return (distance(i, j, shape.relative_distances) * shape.heads + head) * shape.head_size;
+  }
+  int64_t table_at(int64_t i, int64_t j) const { return distance(i, j, shape.bias_distances) * shape.heads + head; }
+
+  template <typename T, typename A>
   A bias(int64_t i, int64_t j) const {
-    if (!mask.alibi_slopes) return A(0);
-    const int64_t distance = place(i) - j;
-    return -A(mask.alibi_slopes[head]) * A(shape.causal ? distance : std::abs(distance));
+    A sum = 0;
+    if (mask.alibi_slopes) {
+      const int64_t from = place(i) - j;
+      sum -= A(mask.alibi_slopes[head]) * A(shape.causal ? from : std::abs(from));
+    }
+    if (shape.bias_distances > 0) sum += load(in<T>(mask.distance_bias)[table_at(i, j)]);
+    if (shape.relative_distances > 0)
+      sum += A(shape.scale) *
+             dot(in<T>(mask.relative_q) + query_at(i), in<T>(mask.relative_k) + relative_key_at(i, j), shape.head_size);
+    return sum;
   }
 
   /// 0 where dropped, else 1 / (1 - p); 1 without dropout.
@@ -59,13 +82,6 @@ struct HeadView {
   int64_t statistic_at(int64_t i) const { return shape.statistic(batch, head) + i; }
 };
 
-template <typename T>
-Accumulation<T> dot(const T* a, const T* b, int64_t n) {
-  Accumulation<T> sum = 0;
-  for (int64_t d = 0; d < n; ++d) sum += load(a[d]) * load(b[d]);
-  return sum;
-}
-
 /// Adds the result over these keys (sum of output / sum, with its logsumexp) to that over others.
 template <typename A>
 void merge_row(const A* output, A sum, A logsumexp, int64_t size, A* o, A& total) {
@@ -84,7 +100,7 @@ void attend(const AttentionArgs& args, const HeadView& view, int64_t i, A* score
   for (int64_t j = 0; j < view.key_length; ++j) {
     if (!view.visible(i, j)) continue;
     const T* k = in<T>(args.k) + view.key_at(j);
-    scores[j] = A(args.shape.scale) * dot(q, k, size) + view.template bias<A>(i, j);
+    scores[j] = A(args.shape.scale) * dot(q, k, size) + view.template bias<T, A>(i, j);
     highest = std::max(highest, scores[j]);
   }
   std::fill_n(output, size, A(0));
@@ -105,22 +121,49 @@ void attend(const AttentionArgs& args, const HeadView& view, int64_t i, A* score
   if (args.logsumexp) out<A>(args.logsumexp)[view.statistic_at(i)] = logsumexp;
 }
 
-/// Accumulators of one key/value head: [keys, head_size] each, and dq of one query [head_size].
+/// Accumulators of one key/value head: [keys, head_size] each, dq and d(relative_q) of one query [head_size]; and of
+/// all heads and sequences: of the table and of the relative keys, as large as these.
 template <typename A>
 struct BackwardScratch {
   A* dk;
   A* dv;
   A* dq;
+  A* relative_q;
+  A* table;
+  A* relative_k;
+
+  BackwardScratch(const AttentionShape& s, void* scratch) {
+    dk = out<A>(scratch), dv = dk + s.keys * s.head_size, dq = dv + s.keys * s.head_size;
+    relative_q = dq + s.head_size, table = relative_q + s.head_size, relative_k = table + table_elements(s);
+  }
+  static int64_t table_elements(const AttentionShape& s) { return s.bias_distances * s.heads; }
+  static int64_t relative_elements(const AttentionShape& s) { return s.relative_distances * s.heads * s.head_size; }
+  static int64_t elements(const AttentionShape& s) {
+    return 2 * (s.keys + 1) * s.head_size + table_elements(s) + relative_elements(s);
+  }
 };
 
-/// A row of gradients at element `at` of `to`: written, or added in the type of sums.
+/// A row of `count` gradients at element `at` of `to`: written, or added in the type of sums.
 template <typename T, typename A>
-void give(const AttentionBackwardArgs& args, const A* row, void* to, int64_t at) {
-  for (int64_t d = 0; d < args.shape.head_size; ++d) {
+void give(const AttentionBackwardArgs& args, const A* row, void* to, int64_t at, int64_t count) {
+  for (int64_t d = 0; d < count; ++d) {
     if (args.accumulate)
       out<A>(to)[at + d] += row[d];
     else
       store(out<T>(to)[at + d], row[d]);
+  }
+}
+
+/// The relative term of one score.
+template <typename T, typename A>
+void relative_backward(const AttentionBackwardArgs& args, const HeadView& view, int64_t i, int64_t j, A dscore,
+                       const BackwardScratch<A>& scratch) {
+  const T* q = in<T>(args.mask.relative_q) + view.query_at(i);
+  const T* k = in<T>(args.mask.relative_k) + view.relative_key_at(i, j);
+  A* dk = scratch.relative_k + view.relative_key_at(i, j);
+  for (int64_t d = 0; d < args.shape.head_size; ++d) {
+    scratch.relative_q[d] += dscore * load(k[d]);
+    dk[d] += dscore * load(q[d]);
   }
 }
 
@@ -132,21 +175,24 @@ void attend_backward(const AttentionBackwardArgs& args, const HeadView& view, in
   const T* q = in<T>(args.q) + view.query_at(i);
   const T* d_o = in<T>(args.d_o) + view.output_at(i);
   const A inner = dot(d_o, in<T>(args.o) + view.output_at(i), size);  // = sum over j of w (dL/dw)
-  std::fill_n(scratch.dq, size, A(0));
+  std::fill_n(scratch.dq, 2 * size, A(0));                            // and relative_q behind it
   for (int64_t j = 0; j < view.key_length; ++j) {
     if (!view.visible(i, j)) continue;
     const T* k = in<T>(args.k) + view.key_at(j);
     const T* v = in<T>(args.v) + view.key_at(j);
-    const A weight = std::exp(scale * dot(q, k, size) + view.template bias<A>(i, j) - logsumexp);
+    const A weight = std::exp(scale * dot(q, k, size) + view.template bias<T, A>(i, j) - logsumexp);
     const A keep = view.template keep<A>(i, j);
-    const A dscore = scale * weight * (keep * dot(d_o, v, size) - inner);
+    const A draw = weight * (keep * dot(d_o, v, size) - inner), dscore = scale * draw;
     for (int64_t d = 0; d < size; ++d) {
       scratch.dv[j * size + d] += weight * keep * load(d_o[d]);
       scratch.dk[j * size + d] += dscore * load(q[d]);
       scratch.dq[d] += dscore * load(k[d]);
     }
+    if (args.shape.bias_distances > 0) scratch.table[view.table_at(i, j)] += draw;
+    if (args.shape.relative_distances > 0) relative_backward<T>(args, view, i, j, dscore, scratch);
   }
-  give<T>(args, scratch.dq, args.dq, view.query_at(i));
+  give<T>(args, scratch.dq, args.dq, view.query_at(i), size);
+  if (args.shape.relative_distances > 0) give<T>(args, scratch.relative_q, args.d_relative_q, view.query_at(i), size);
 }
 
 /// All query heads that read one key/value head, in ascending order.
@@ -162,8 +208,8 @@ void group_backward(const AttentionBackwardArgs& args, int64_t b, int64_t kv_hea
   }
   const HeadView view(s, args.mask, args.dropout, b, kv_head * group);
   for (int64_t j = 0; j < s.keys; ++j) {
-    give<T>(args, scratch.dk + j * s.head_size, args.dk, view.key_at(j));
-    give<T>(args, scratch.dv + j * s.head_size, args.dv, view.key_at(j));
+    give<T>(args, scratch.dk + j * s.head_size, args.dk, view.key_at(j), s.head_size);
+    give<T>(args, scratch.dv + j * s.head_size, args.dv, view.key_at(j), s.head_size);
   }
 }
 
@@ -188,18 +234,21 @@ void attention(const AttentionArgs& args) {
 }
 
 size_t attention_backward_scratch(const AttentionShape& s) {
-  return static_cast<size_t>((2 * s.keys + 1) * s.head_size) * bytes_of(accumulation_of(s.dtype));
+  return static_cast<size_t>(BackwardScratch<double>::elements(s)) * bytes_of(accumulation_of(s.dtype));
 }
 
 void attention_backward(const AttentionBackwardArgs& args) {
   const AttentionShape& s = args.shape;
   with_element(s.dtype, "attention_backward", [&]<typename T>(T) {
     using A = Accumulation<T>;
-    A* base = out<A>(args.scratch);
-    const int64_t block = s.keys * s.head_size;
+    const BackwardScratch<A> scratch(s, args.scratch);
+    const int64_t table = scratch.table_elements(s), relative = scratch.relative_elements(s);
+    std::fill_n(scratch.table, table + relative, A(0));
     for (int64_t b = 0; b < s.batch; ++b) {
-      for (int64_t h = 0; h < s.kv_heads; ++h) group_backward<T, A>(args, b, h, {base, base + block, base + 2 * block});
+      for (int64_t h = 0; h < s.kv_heads; ++h) group_backward<T, A>(args, b, h, scratch);
     }
+    if (table > 0) give<T>(args, scratch.table, args.d_distance_bias, 0, table);
+    if (relative > 0) give<T>(args, scratch.relative_k, args.d_relative_k, 0, relative);
   });
 }
 

@@ -12,9 +12,8 @@ namespace {
 template <typename T>
 void rotate_pair(const RotaryArgs& args, int64_t row, int64_t i) {
   using A = Accumulation<T>;
-  const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(args.rotary_dims);
-  const double angle = args.positions[row] / std::pow(args.base, exponent) / args.scaling;
-  const A c = A(std::cos(angle)), s = A(args.backward ? -std::sin(angle) : std::sin(angle));
+  const double angle = args.positions[row] * args.frequency(i), m = args.scale.amplitude;
+  const A c = A(m * std::cos(angle)), s = A(m * (args.backward ? -std::sin(angle) : std::sin(angle)));
   const int64_t first = args.interleaved ? 2 * i : i, second = args.interleaved ? first + 1 : i + args.rotary_dims / 2;
   for (int64_t h = 0; h < args.heads; ++h) {
     const int64_t at = row * args.stride + h * args.head_size;

@@ -52,6 +52,36 @@ TEST(ConfigChecks, RotaryNeedsEvenDims) {
   EXPECT_THAT(mistakes({"model.positions=rotary", "model.rotary_fraction=0.001"}), HasSubstr("rotary"));
 }
 
+TEST(ConfigChecks, SwitchesThatGoTogether) {
+  const std::pair<std::vector<std::string>, std::vector<std::string>> alone[] = {
+      {{"model.rotary_scaling=linear", "model.rotary_factor=2"}, {"model.positions=rotary"}},
+      {{"model.rotary_factor=2"}, {"model.positions=rotary", "model.rotary_scaling=linear"}},
+      {{"model.rotary_original_context=8"}, {"model.positions=rotary", "model.rotary_scaling=yarn"}},
+      {{"model.rotary_attention=2"}, {"model.positions=rotary", "model.rotary_scaling=yarn"}},
+      {{"model.position_offset=2", "model.positions=none"}, {"model.positions=sinusoidal"}},
+      {{"model.deep_alpha=2"}, {"model.norm_placement=deep"}},
+      {{"model.deep_beta=2"}, {"model.norm_placement=deep"}},
+      {{"model.window_from=1"}, {"model.window=4"}},
+      {{"model.global_every=2"}, {"model.window=4"}},
+      {{"model.global_first=1"}, {"model.window=4", "model.global_every=2"}},
+  };
+  for (const auto& [set, wanted] : alone) {
+    const std::string key = set[0].substr(0, set[0].find('='));
+    EXPECT_THAT(mistakes(set), AllOf(HasSubstr(key), HasSubstr("only read when"))) << key;
+    std::vector<std::string> both = set;
+    both.insert(both.end(), wanted.begin(), wanted.end());
+    EXPECT_EQ(mistakes(both), "");
+  }
+  EXPECT_THAT(mistakes({"model.window=4", "model.global_every=2", "model.global_first=2"}),
+              AllOf(HasSubstr("model.global_first"), HasSubstr("2 is not below 2")));
+  EXPECT_THAT(mistakes({"model.query_layer=true", "model.norm_placement=post"}), HasSubstr("query layer"));
+  EXPECT_THAT(mistakes({"model.positions=t5", "model.relative_buckets=7"}), HasSubstr("buckets must be even"));
+  EXPECT_THAT(mistakes({"model.positions=t5", "model.relative_distance=16"}), HasSubstr("below it; got 32 and 16"));
+  EXPECT_THAT(mistakes({"model.positions=xl", "model.width=27", "model.heads=3"}), HasSubstr("width must be even"));
+  EXPECT_THAT(mistakes({"model.positions=rotary", "model.rotary_scaling=llama3", "model.rotary_low=5"}),
+              HasSubstr("5 is not below 4"));
+}
+
 TEST(ConfigChecks, WhatThisVersionLacksIsSaidPlainly) {
   EXPECT_THAT(mistakes({"layout.ep=2"}),
               AllOf(HasSubstr("is not in this version"), HasSubstr("context parallelism are available")));

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "tests/support/families.h"
 #include "tests/support/tiny_training.h"
 
 namespace capstan {
@@ -17,6 +18,7 @@ namespace {
 constexpr int64_t kContext = 72;
 
 DecoderConfig model_of(const std::string& name) {
+  if (name.starts_with("family_")) return testing::small_family(name.substr(7), kContext);
   DecoderConfig config = name == "llama"   ? testing::tiny_llama()
                          : name == "alibi" ? testing::tiny_alibi()
                                            : testing::tiny_gpt();
@@ -38,7 +40,7 @@ std::vector<int32_t> text(int64_t length, int64_t vocabulary, uint64_t stream) {
   return tokens;
 }
 
-class Generation : public ::testing::TestWithParam<const char*> {
+class Generation : public ::testing::TestWithParam<std::string> {
  protected:
   Generation() : config_(model_of(GetParam())), self_(self_communicator()) {
     device_.backend = &backend_;
@@ -155,7 +157,23 @@ TEST_P(Generation, RefusesWhatDoesNotFit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Decoders, Generation, ::testing::Values("gpt", "llama", "alibi", "window"),
-                         [](const auto& test) { return std::string(test.param); });
+                         [](const auto& test) { return test.param; });
+
+/// Of the families one continuation is enough: what a cache does is tested above.
+class FamilyGeneration : public Generation {};
+
+TEST_P(FamilyGeneration, GivesTheLogitsOfTheWholeText) {
+  const std::vector<int32_t> tokens = text(kContext, config_.vocabulary, 1);
+  expect_continuation(tokens, whole_text(tokens), 66);
+}
+
+std::vector<std::string> all_families() {
+  std::vector<std::string> names;
+  for (const std::string& name : testing::family_names()) names.push_back("family_" + name);
+  return names;
+}
+INSTANTIATE_TEST_SUITE_P(Presets, FamilyGeneration, ::testing::ValuesIn(all_families()),
+                         [](const auto& test) { return testing::test_name_of_family(test.param); });
 
 }  // namespace
 }  // namespace capstan

@@ -56,6 +56,7 @@ struct Attending {
   Backend backend;
   DType dtype;
   Array q, k, v, d_o, o, logsumexp, dq, dk, dv;
+  Array table, relative_q, relative_k, d_table, d_relative_q, d_relative_k;
   std::vector<unsigned char> scratch;
 
   /// `sums`: of o and the gradients.
@@ -71,7 +72,13 @@ struct Attending {
         logsumexp(accumulation_of(type), s.shape.heads * s.shape.queries, -std::numeric_limits<double>::infinity()),
         dq(sums, q.size(), 0.0),
         dk(sums, k.size(), 0.0),
-        dv(sums, k.size(), 0.0) {}
+        dv(sums, k.size(), 0.0),
+        table(type, s.shape.bias_distances * s.shape.heads, 5u),
+        relative_q(type, q.size(), 6u),
+        relative_k(type, s.shape.relative_distances * s.shape.heads * s.shape.head_size, 7u),
+        d_table(sums, table.size(), 0.0),
+        d_relative_q(sums, q.size(), 0.0),
+        d_relative_k(sums, relative_k.size(), 0.0) {}
 
   struct Block {
     int64_t query, queries, key, keys;
@@ -89,6 +96,8 @@ struct Attending {
     args.mask.alibi_slopes = setting.slopes.empty() ? nullptr : setting.slopes.data();
     args.dropout = {setting.dropout, 9, &kKey, &kSample};
     const int64_t query = block ? block->query : 0, key = block ? block->key : 0;
+    args.mask.distance_bias = table.at(0), args.mask.relative_k = relative_k.at(0);
+    args.mask.relative_q = relative_q.at(query * setting.shape.q_stride);
     args.shape = setting.shape, args.shape.dtype = dtype;
     if (block) args.shape = shape_of(*block);
     if (!setting.documents.empty()) {
@@ -117,6 +126,8 @@ struct Attending {
     args.o = of.o.at(query * args.shape.o_stride), args.logsumexp = of.logsumexp.at(query);
     args.d_o = d_o.at(query * args.shape.o_stride), args.dq = dq.at(query * args.shape.q_stride);
     args.dk = dk.at(key * args.shape.kv_stride), args.dv = dv.at(key * args.shape.kv_stride);
+    args.d_distance_bias = d_table.at(0), args.d_relative_k = d_relative_k.at(0);
+    args.d_relative_q = d_relative_q.at(query * args.shape.q_stride);
     args.accumulate = block != nullptr;
     backend.attention_backward(args);
   }
@@ -151,6 +162,10 @@ void expect_blocks_are_the_whole(const Setting& setting, const Backend& backend,
   expect_near(parts.dq, whole.dq, 2 * tolerance, "dq");
   expect_near(parts.dk, whole.dk, 2 * tolerance, "dk");
   expect_near(parts.dv, whole.dv, 2 * tolerance, "dv");
+  expect_near(parts.d_table, whole.d_table, 4 * tolerance, "d_distance_bias");
+  if (setting.shape.relative_distances == 0) return;
+  expect_near(parts.d_relative_q, whole.d_relative_q, 2 * tolerance, "d_relative_q");
+  expect_near(parts.d_relative_k, whole.d_relative_k, 4 * tolerance, "d_relative_k");
 }
 
 std::vector<Setting> settings(int64_t length) {
@@ -172,6 +187,8 @@ std::vector<Setting> settings(int64_t length) {
     add("plain", [](Setting&) {});
     add("window", [](Setting& s) { s.shape.window = 11; });
     add("alibi", lean);
+    add("table", [&](Setting& s) { s.shape.bias_distances = length - 3; });
+    add("relative", [&](Setting& s) { s.shape.relative_distances = length; });
     add("dropout", [](Setting& s) { s.dropout = 0.3; });
     add("documents", cut_documents);
     add("prefix", [&](Setting& s) { s.prefix_lengths = {static_cast<int32_t>(length / 2 + 1)}; });
@@ -179,6 +196,7 @@ std::vector<Setting> settings(int64_t length) {
     add("everything", [&](Setting& s) {
       cut_documents(s), lean(s);
       s.dropout = 0.2, s.shape.window = length / 3;
+      s.shape.bias_distances = s.shape.relative_distances = length;
     });
   }
   return all;

@@ -43,6 +43,10 @@ struct Problem {
   }
   size_t q_count() const { return static_cast<size_t>(shape.batch * shape.queries * shape.q_stride); }
   size_t kv_count() const { return static_cast<size_t>(shape.batch * shape.keys * shape.kv_stride); }
+  size_t table_count() const { return static_cast<size_t>(shape.bias_distances * shape.heads); }
+  size_t relative_count() const {
+    return static_cast<size_t>(shape.relative_distances * shape.heads * shape.head_size);
+  }
   size_t row_count() const { return static_cast<size_t>(shape.batch * shape.heads * shape.queries); }
 };
 
@@ -83,9 +87,11 @@ struct Scratch {
 
 struct Results {
   Array o, logsumexp, dq, dk, dv;
+  Array d_table{DType::f32, 0}, d_relative_q{DType::f32, 0}, d_relative_k{DType::f32, 0};
   bool operator==(const Results& other) const {
     return o.bytes == other.o.bytes && logsumexp.bytes == other.logsumexp.bytes && dq.bytes == other.dq.bytes &&
-           dk.bytes == other.dk.bytes && dv.bytes == other.dv.bytes;
+           dk.bytes == other.dk.bytes && dv.bytes == other.dv.bytes && d_table.bytes == other.d_table.bytes &&
+           d_relative_q.bytes == other.d_relative_q.bytes && d_relative_k.bytes == other.d_relative_k.bytes;
   }
 };
 
@@ -95,17 +101,25 @@ Results run(const Problem& p, const Backend& backend, DType dtype, const Results
   s.dtype = dtype;
   Array q(dtype, p.q_count()), k(dtype, p.kv_count()), v(dtype, p.kv_count()), d_o(dtype, p.q_count());
   q.randomize(1), k.randomize(2), v.randomize(3), d_o.randomize(4);
-  Results r{Array(dtype, p.q_count()), Array(DType::f32, p.row_count()), Array(dtype, p.q_count()),
-            Array(dtype, p.kv_count()), Array(dtype, p.kv_count())};
+  Array table(dtype, p.table_count()), relative_q(dtype, p.relative_count() > 0 ? p.q_count() : 0),
+      relative_k(dtype, p.relative_count());
+  table.randomize(5), relative_q.randomize(6), relative_k.randomize(7);
+  AttentionMask mask = p.mask();
+  mask.distance_bias = table.bytes.data(), mask.relative_q = relative_q.bytes.data(),
+  mask.relative_k = relative_k.bytes.data();
+  Results r{Array(dtype, p.q_count()),       Array(DType::f32, p.row_count()), Array(dtype, p.q_count()),
+            Array(dtype, p.kv_count()),      Array(dtype, p.kv_count()),       Array(dtype, table.size()),
+            Array(dtype, relative_q.size()), Array(dtype, relative_k.size())};
   Scratch scratch(backend.attention_scratch(s));
-  backend.attention({s, p.mask(), p.drop(), q.bytes.data(), k.bytes.data(), v.bytes.data(), r.o.bytes.data(),
+  backend.attention({s, mask, p.drop(), q.bytes.data(), k.bytes.data(), v.bytes.data(), r.o.bytes.data(),
                      r.logsumexp.bytes.data(), scratch.data()});
   EXPECT_TRUE(scratch.guarded()) << "forward scratch overrun";
   const Results& f = forward_of ? *forward_of : r;
   Scratch backward(backend.attention_backward_scratch(s));
-  backend.attention_backward({s, p.mask(), p.drop(), q.bytes.data(), k.bytes.data(), v.bytes.data(), f.o.bytes.data(),
+  backend.attention_backward({s, mask, p.drop(), q.bytes.data(), k.bytes.data(), v.bytes.data(), f.o.bytes.data(),
                               f.logsumexp.bytes.data(), d_o.bytes.data(), r.dq.bytes.data(), r.dk.bytes.data(),
-                              r.dv.bytes.data(), backward.data()});
+                              r.dv.bytes.data(), backward.data(), false, r.d_table.bytes.data(),
+                              r.d_relative_q.bytes.data(), r.d_relative_k.bytes.data()});
   EXPECT_TRUE(backward.guarded()) << "backward scratch overrun";
   return r;
 }
@@ -126,6 +140,9 @@ void expect_near(const Results& got, const Results& want, DType dtype) {
   expect_near(got.dq, want.dq, tolerance, "dq");
   expect_near(got.dk, want.dk, tolerance, "dk");
   expect_near(got.dv, want.dv, tolerance, "dv");
+  expect_near(got.d_table, want.d_table, 4 * tolerance, "d_distance_bias");
+  expect_near(got.d_relative_q, want.d_relative_q, 2 * tolerance, "d_relative_q");
+  expect_near(got.d_relative_k, want.d_relative_k, 4 * tolerance, "d_relative_k");
 }
 
 Problem plain(int64_t batch, int64_t length, int64_t heads, int64_t kv_heads, int64_t size) {
@@ -165,10 +182,13 @@ Problem random_problem(uint32_t seed) {
     for (int64_t i = 0; i < s.queries; ++i)
       p.query_documents.push_back(ids[static_cast<size_t>(std::clamp<int64_t>(i + length - s.queries, 0, s.keys - 1))]);
   }
+  if (seed % 3 == 1) s.bias_distances = seed % 2 ? s.keys : s.keys / 3;
+  if (seed % 5 < 2) s.relative_distances = seed % 2 ? s.keys / 2 : s.keys;
   p.text = "seed " + std::to_string(seed) + ": batch " + std::to_string(s.batch) + " queries " +
            std::to_string(s.queries) + " keys " + std::to_string(s.keys) + " heads " + std::to_string(s.heads) + "/" +
            std::to_string(s.kv_heads) + " size " + std::to_string(s.head_size) + " causal " + std::to_string(s.causal) +
-           " window " + std::to_string(s.window) + " dropout " + std::to_string(p.dropout);
+           " window " + std::to_string(s.window) + " table " + std::to_string(s.bias_distances) + " relative " +
+           std::to_string(s.relative_distances) + " dropout " + std::to_string(p.dropout);
   return p;
 }
 
@@ -212,7 +232,8 @@ TEST(AttentionCpu, RunTwiceGivesTheSameBits) {
 
 TEST(AttentionCpu, ThreadsChangeTheBackwardByRoundingOnlyAndTheForwardNotAtAll) {
   const Backend backend = cpu_backends().back();
-  for (Problem p : {plain(1, 300, 1, 1, 32), plain(1, 200, 4, 1, 64), plain(3, 140, 1, 1, 16)}) {
+  for (Problem p : {plain(1, 300, 1, 1, 32), plain(1, 200, 4, 1, 64), plain(3, 140, 1, 1, 16), random_problem(6),
+                    random_problem(10)}) {
     Results one = [&] {
       const Threads threads(1);
       return run(p, backend, DType::f32);

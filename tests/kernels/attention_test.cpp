@@ -43,6 +43,10 @@ void add_masks(std::vector<AttentionSetting>& all) {
     add("window", 33, [](auto& s) { s.window = 5; });
     add("window_of_one", 9, [](auto& s) { s.window = 1; });
     add("alibi", 21, [](auto& s) { s.alibi = true; });
+    add("table", 21, [](auto& s) { s.table = 21; });
+    add("short_table", 27, [](auto& s) { s.table = 5, s.kv_heads = 1; });
+    add("relative", 22, [](auto& s) { s.relative = 22; });
+    add("short_relative", 26, [](auto& s) { s.relative = 6, s.kv_heads = 1, s.head_size = 5; });
     add("dropout", 19, [](auto& s) { s.dropout = 0.3; });
     add("gap", 13, [](auto& s) { s.gap = 24; });
     add("documents", 37, [](auto& s) { s.query_documents = s.key_documents = documents(2, 37, {5, 6, 20}); });
@@ -51,12 +55,22 @@ void add_masks(std::vector<AttentionSetting>& all) {
       s.window = 11, s.alibi = true, s.dropout = 0.2, s.gap = 3, s.heads = 4;
     });
   }
+  AttentionSetting distances = self("distances_over_blocks", 1, 140, 2, 1, 8);
+  distances.query_documents = distances.key_documents = documents(1, 140, {133});
+  distances.table = 90, distances.relative = 140, distances.alibi = true, distances.gap = 4;
+  all.push_back(distances);
+  distances.name = "distances_and_dropout";
+  distances.dropout = 0.25, distances.window = 70;
+  all.push_back(distances);
   AttentionSetting prefix = self("prefix", 2, 23, 2, 1, 8);
   prefix.prefix_lengths = {7, 0};
   all.push_back(prefix);
   prefix.name = "prefix_window";
   prefix.prefix_lengths = {23, 4};
   prefix.window = 6;
+  all.push_back(prefix);
+  prefix.name = "prefix_distances";
+  prefix.window = 0, prefix.table = prefix.relative = 23;
   all.push_back(prefix);
 }
 
@@ -81,9 +95,16 @@ void add_offsets(std::vector<AttentionSetting>& all) {
   decode.window = 9;
   decode.alibi = true;
   all.push_back(decode);
+  decode.name = "decode_distances";
+  decode.window = 0;
+  decode.table = 40, decode.relative = 33;
+  all.push_back(decode);
   AttentionSetting chunk = self("prefill_chunk", 2, 50, 2, 1, 8);
   chunk.queries = 7;
   chunk.key_lengths = {7, 31};
+  all.push_back(chunk);
+  chunk.name = "prefill_chunk_distances";
+  chunk.table = chunk.relative = 40;
   all.push_back(chunk);
   AttentionSetting cross = self("cross", 2, 29, 2, 2, 8);
   cross.queries = 10;

@@ -16,6 +16,7 @@ struct AttentionSetting {
   std::vector<double> query_documents = {}, key_documents = {};  ///< [batch, queries], [batch, keys]
   std::vector<double> key_lengths = {}, prefix_lengths = {};     ///< [batch]
   bool alibi = false;
+  int64_t table = 0, relative = 0;  ///< distances of the table, and of the relative keys
   double dropout = 0.0;
   int64_t gap = 0;             ///< elements between the rows of tokens
   bool with_logsumexp = true;  ///< false: no backward follows
@@ -40,7 +41,9 @@ struct AttentionSetting {
             .scale = scale(),
             .causal = causal,
             .window = window,
-            .dtype = dtype};
+            .dtype = dtype,
+            .bias_distances = table,
+            .relative_distances = relative};
   }
 };
 
@@ -56,7 +59,10 @@ inline AttentionMask attention_mask(const Bindings& at) {
           .key_documents = at.get<const int32_t>("key_documents"),
           .key_lengths = at.get<const int32_t>("key_lengths"),
           .prefix_lengths = at.get<const int32_t>("prefix_lengths"),
-          .alibi_slopes = at.get<const float>("alibi_slopes")};
+          .alibi_slopes = at.get<const float>("alibi_slopes"),
+          .distance_bias = at.at("distance_bias"),
+          .relative_q = at.at("relative_q"),
+          .relative_k = at.at("relative_k")};
 }
 
 /// Random rows of `used` elements with NaN in the gap behind each.
@@ -95,6 +101,34 @@ inline std::vector<Field> mask_fields(const AttentionSetting& s) {
   return fields;
 }
 
+/// Operands of biases by distance, which have gradients.
+inline std::vector<Field> learned_fields(const AttentionSetting& s) {
+  std::vector<Field> fields;
+  if (s.table > 0)
+    fields.push_back({"distance_bias", Kind::element, random_values("distance_bias", s.table * s.heads, 2.0)});
+  if (s.relative == 0) return fields;
+  const int64_t width = s.heads * s.head_size;
+  fields.push_back({"relative_q", Kind::element, gapped("relative_q", s.batch * s.queries, width, s.q_stride(), 2.0)});
+  fields.push_back({"relative_k", Kind::element, random_values("relative_k", s.relative * width, 2.0)});
+  return fields;
+}
+
+/// The part of score (i, j) that goes by distance.
+inline double by_distance(const AttentionSetting& s, const Values& in, int64_t b, int64_t h, int64_t i, int64_t j) {
+  const int64_t distance = i + s.key_length(b) - s.queries - j;
+  const auto row = [&](int64_t rows) { return std::min(std::max<int64_t>(distance, 0), rows - 1); };
+  double sum = 0;
+  if (s.alibi)
+    sum -=
+        in.at("alibi_slopes")[static_cast<size_t>(h)] * static_cast<double>(s.causal ? distance : std::abs(distance));
+  if (s.table > 0) sum += in.at("distance_bias")[static_cast<size_t>(row(s.table) * s.heads + h)];
+  for (int64_t d = 0; s.relative > 0 && d < s.head_size; ++d)
+    sum += s.scale() *
+           in.at("relative_q")[static_cast<size_t>((b * s.queries + i) * s.q_stride() + h * s.head_size + d)] *
+           in.at("relative_k")[static_cast<size_t>((row(s.relative) * s.heads + h) * s.head_size + d)];
+  return sum;
+}
+
 /// What the naive formula asks about query i and key j of sample b.
 inline bool sees(const AttentionSetting& s, int64_t b, int64_t i, int64_t j) {
   const int64_t p = i + s.key_length(b) - s.queries;
@@ -120,10 +154,7 @@ inline std::vector<double> weights_row(const AttentionSetting& s, const Values& 
       score += in.at("q")[static_cast<size_t>((b * s.queries + i) * s.q_stride() + h * s.head_size + d)] *
                in.at("k")[static_cast<size_t>((b * s.keys + j) * s.kv_stride() + h / group * s.head_size + d)];
     }
-    const int64_t distance = i + s.key_length(b) - s.queries - j;
-    const double slope = s.alibi ? in.at("alibi_slopes")[static_cast<size_t>(h)] : 0.0;
-    row[static_cast<size_t>(j)] =
-        score * s.scale() - slope * static_cast<double>(s.causal ? distance : std::abs(distance));
+    row[static_cast<size_t>(j)] = score * s.scale() + by_distance(s, in, b, h, i, j);
     total += std::exp(row[static_cast<size_t>(j)]);
   }
   for (double& w : row) w = total == 0 ? 0 : std::exp(w) / total;
@@ -166,6 +197,7 @@ inline Stage attention_forward(const AttentionSetting& s) {
   stage.inputs.push_back({"q", Kind::element, gapped("q", rows, s.heads * s.head_size, s.q_stride(), 2.5)});
   stage.inputs.push_back({"k", Kind::element, key_values(s, "k", 2.5)});
   stage.inputs.push_back({"v", Kind::element, key_values(s, "v", 1.0)});
+  for (Field& field : learned_fields(s)) stage.inputs.push_back(std::move(field));
   stage.outputs = {{.name = "o", .values = sized(rows * s.q_stride()), .floor = 0.1}};
   if (s.with_logsumexp) {
     stage.outputs.push_back(
@@ -191,6 +223,7 @@ inline Stage attention_backward(const AttentionSetting& s) {
   const int64_t rows = s.batch * s.queries, key_count = s.batch * s.keys * s.kv_stride();
   stage.inputs = mask_fields(s);
   for (const char* name : {"q", "k", "v", "o"}) stage.inputs.push_back(saved(name));
+  for (const Field& field : learned_fields(s)) stage.inputs.push_back(saved(field.name));
   stage.inputs.push_back(saved("logsumexp", Kind::accumulation));
   stage.inputs.push_back({"d_o", Kind::element, gapped("d_o", rows, s.heads * s.head_size, s.q_stride(), 1.0)});
   stage.outputs = {
@@ -198,6 +231,11 @@ inline Stage attention_backward(const AttentionSetting& s) {
       {.name = "d_k", .values = sized(key_count), .gradient_of = {"k"}, .floor = 0.1},
       {.name = "d_v", .values = sized(key_count), .gradient_of = {"v"}, .floor = 0.1},
   };
+  for (const Field& field : learned_fields(s))
+    stage.outputs.push_back({.name = "d_" + field.name,
+                             .values = sized(static_cast<int64_t>(field.values.size())),
+                             .gradient_of = {field.name},
+                             .floor = 0.1});
   stage.scratch = [s](const Backend& b, DType t) { return b.attention_backward_scratch(s.shape(t)); };
   stage.run = [s](const Call& c) {
     c.backend.attention_backward({.shape = s.shape(c.dtype),
@@ -212,6 +250,9 @@ inline Stage attention_backward(const AttentionSetting& s) {
                                   .dq = c.at.at("d_q"),
                                   .dk = c.at.at("d_k"),
                                   .dv = c.at.at("d_v"),
+                                  .d_distance_bias = c.at.at("d_distance_bias"),
+                                  .d_relative_q = c.at.at("d_relative_q"),
+                                  .d_relative_k = c.at.at("d_relative_k"),
                                   .scratch = c.scratch});
   };
   return stage;

@@ -5,6 +5,7 @@
 #include <complex>
 
 #include "tests/kernels/kernel_case_suite.h"
+#include "tests/support/plain_rotary.h"
 
 namespace capstan::kernels::testing {
 namespace {
@@ -12,8 +13,13 @@ namespace {
 struct RotarySetting {
   int64_t rows, heads, head_size, rotary_dims, gap;
   bool interleaved;
-  double base = 10000.0, scaling = 1.0;
+  double base = 10000.0;
+  RotaryScale scale = {};
   int64_t stride() const { return heads * head_size + gap; }
+  capstan::testing::PlainRotaryScale plain() const {
+    const char* kinds[] = {"none", "linear", "llama3", "yarn"};
+    return {kinds[static_cast<int>(scale.kind)], scale.factor, scale.low, scale.high, scale.context, scale.amplitude};
+  }
 };
 
 /// Pair i of a head as one complex number times exp(i t).
@@ -22,13 +28,12 @@ Values rotary_formula(const RotarySetting& s, const Values& in) {
   for (int64_t r = 0; r < s.rows; ++r) {
     for (int64_t h = 0; h < s.heads; ++h) {
       for (int64_t i = 0; i < s.rotary_dims / 2; ++i) {
-        const double t =
-            in.at("positions")[static_cast<size_t>(r)] / s.scaling *
-            std::exp(-2.0 * static_cast<double>(i) / static_cast<double>(s.rotary_dims) * std::log(s.base));
+        const double t = in.at("positions")[static_cast<size_t>(r)] *
+                         capstan::testing::plain_frequency(i, s.rotary_dims, s.base, s.plain());
         const int64_t at = r * s.stride() + h * s.head_size;
         const auto first = static_cast<size_t>(at + (s.interleaved ? 2 * i : i));
         const auto second = static_cast<size_t>(at + (s.interleaved ? 2 * i + 1 : i + s.rotary_dims / 2));
-        const auto z = std::complex<double>(y[first], y[second]) * std::polar(1.0, t);
+        const auto z = std::complex<double>(y[first], y[second]) * std::polar(s.scale.amplitude, t);
         y[first] = z.real(), y[second] = z.imag();
       }
     }
@@ -65,7 +70,7 @@ Stage rotary_stage(const RotarySetting& s, bool backward) {
                       .rotary_dims = s.rotary_dims,
                       .stride = s.stride(),
                       .base = s.base,
-                      .scaling = s.scaling,
+                      .scale = s.scale,
                       .interleaved = s.interleaved,
                       .backward = backward,
                       .dtype = c.dtype});
@@ -79,8 +84,26 @@ std::vector<KernelCase> rotary_cases() {
     all.push_back({1, 1, 2, 2, 0, interleaved});
     all.push_back({9, 2, 8, 8, 0, interleaved});
     all.push_back({10, 3, 16, 6, 5, interleaved});
-    all.push_back({17, 1, 64, 64, 3, interleaved, 500000.0, 1.0});
-    all.push_back({18, 2, 80, 20, 0, interleaved, 10000.0, 4.0});
+    all.push_back({17, 1, 64, 64, 3, interleaved, 500000.0});
+    using Kind = RotaryScale::Kind;
+    all.push_back({18, 2, 80, 20, 0, interleaved, 10000.0, {.kind = Kind::linear, .factor = 4.0}});
+    all.push_back({19,
+                   2,
+                   64,
+                   64,
+                   0,
+                   interleaved,
+                   500000.0,
+                   {.kind = Kind::llama3, .factor = 8.0, .low = 1.0, .high = 4.0, .context = 8192.0}});
+    all.push_back(
+        {20,
+         2,
+         64,
+         48,
+         0,
+         interleaved,
+         10000.0,
+         {.kind = Kind::yarn, .factor = 4.0, .low = 1.0, .high = 32.0, .context = 4096.0, .amplitude = 1.14}});
     all.push_back({65, 5, 34, 34, 1, interleaved});
     all.push_back({9, 2, 7, 0, 2, interleaved});
     all.push_back({131, 8, 64, 64, 7, interleaved});  // shared out to threads

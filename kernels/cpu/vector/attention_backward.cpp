@@ -1,7 +1,7 @@
 #include <omp.h>
 
+#include "kernels/cpu/vector/attention_distance.h"
 #include "kernels/cpu/vector/attention_table.h"
-#include "kernels/cpu/vector/attention_tile.h"
 #include "kernels/cpu/vector/math.h"
 
 namespace capstan::kernels::CAPSTAN_ISA {
@@ -9,22 +9,30 @@ namespace {
 
 /// The work is cut by (sequence, key/value head), and by key blocks into `parts` when that is too few for the threads.
 /// dk and dv of a key block are summed by one thread over heads and query blocks in ascending order; dq is summed over
-/// key blocks in a buffer of the part, and the parts are then added in ascending order.
+/// key blocks in a buffer of the part, and the parts are then added in ascending order. What all sequences share, the
+/// table by distance and the relative keys, has sums of its own in each part of each unit.
 struct Layout {
   HeadSizes head;
+  DistanceRows distances;
   int64_t units, parts = 1, buffers;
   int64_t dq_floats, delta_floats;
   int64_t key_panels = 0, value_panels, keys, queries, outputs, dk, dv, weights, dscores, words, factors, thread_floats;
-  int64_t thread_base, floats;
+  int64_t relative_queries, relative_panels, relative_keys, relative_scores, relative_dkeys;  // of a thread, or nothing
+  int64_t relative_dq, relative_sums, item_floats;  // within a part's dq, within a part's shared sums; of these
+  int64_t thread_base, items_base, distance_rows, floats;
 
-  Layout(const AttentionShape& s, int threads) : head(s), units(s.batch * s.kv_heads) {
+  Layout(const AttentionShape& s, int threads) : head(s), distances(s), units(s.batch * s.kv_heads) {
     const int64_t key_blocks = blocks_of(s.keys, kKeyBlock), most = smaller<int64_t>(smaller(threads, 16), key_blocks);
     const auto share_used = [&](int64_t n) {
       return static_cast<double>(n) / static_cast<double>(round_up(n, threads));
     };
     while (units > 0 && parts < most && share_used(units * parts) < 0.8) ++parts;
     buffers = parts == 1 ? smaller<int64_t>(threads, units) : units * parts;
-    dq_floats = head.group * s.queries * head.padded;
+    const int64_t some = s.relative_distances > 0 ? 1 : 0;
+    relative_dq = head.group * s.queries * head.padded;
+    dq_floats = (1 + some) * relative_dq;
+    relative_sums = s.bias_distances > 0 ? head.group * distances.stride : 0;
+    item_floats = round_up(relative_sums + head.group * s.relative_distances * head.padded, 32);
     delta_floats = round_up(head.group * s.queries, 16);
     const int64_t plain = kKeyBlock * head.padded, panel = kKeyBlock * head.size, tile = kQueryBlock * kScoreStride;
     value_panels = key_panels + panel;
@@ -37,9 +45,16 @@ struct Layout {
     dscores = weights + tile;
     words = dscores + tile;
     factors = words + kDropoutWords;
-    thread_floats = round_up(factors + kKeyBlock + kLanes + delta_floats, 32);
+    relative_queries = round_up(delta() + delta_floats, 16);
+    relative_panels = relative_queries + some * kQueryBlock * head.stride;
+    relative_keys = relative_panels + some * kRelativeColumns * head.size;
+    relative_scores = relative_keys + some * kRelativeColumns * head.stride;
+    relative_dkeys = relative_scores + some * kQueryBlock * kRelativeStride;
+    thread_floats = round_up(relative_dkeys + some * kRelativeColumns * head.padded, 32);
     thread_base = round_up(buffers * dq_floats, 32);
-    floats = thread_base + threads * thread_floats;
+    items_base = thread_base + threads * thread_floats;
+    distance_rows = items_base + units * parts * item_floats;
+    floats = distance_rows + distances.floats;
   }
   int64_t delta() const { return round_up(factors + kKeyBlock + kLanes, 16); }
 };
@@ -50,6 +65,7 @@ struct Worker {
   const Layout& layout;
   float* base;
   float* dq;
+  float* sums;  // of the table by distance and of relative keys
 };
 
 /// delta of each query of the group's heads: the inner product of its output and the output's gradient.
@@ -138,6 +154,52 @@ void add_to_queries(const ScoreTile& tile, const Worker& w, float* dq) {
   }
 }
 
+/// Adds the relative keys' gradients of a tile to those of the part.
+void give_relative_keys(const ScoreTile& tile, const Worker& w, int64_t g) {
+  const AttentionShape& s = w.args.shape;
+  const HeadSizes& head = w.layout.head;
+  const RelativeTile relative{tile};
+  float* sums = w.sums + w.layout.relative_sums + g * s.relative_distances * head.padded;
+  const float* row = w.base + w.layout.relative_dkeys;
+  for (int64_t t = 0; t < relative.columns(); ++t, row += head.padded) {
+    float* to = sums + within(relative.distance(t), s.relative_distances) * head.padded;
+    for (int64_t d = 0; d < head.padded; d += kLanes) store(to + d, load(to + d) + load(row + d));
+  }
+}
+
+/// The biases by distance of one head, on the way to scores.
+template <typename T>
+void add_biases(const ScoreTile& tile, const Worker& w, int64_t row, int64_t h, float* scores) {
+  const AttentionShape& s = w.args.shape;
+  const Layout& layout = w.layout;
+  if (s.bias_distances > 0)
+    add_by_distance(tile,
+                    static_cast<const float*>(w.args.scratch) + layout.distance_rows +
+                        layout.distances.at(h, tile.i0 + tile.segment->offset, tile.j0),
+                    -1, scores);
+  if (s.relative_distances == 0) return;
+  float *queries = w.base + layout.relative_queries, *panels = w.base + layout.relative_panels;
+  pack_plain(static_cast<const T*>(w.args.mask.relative_q) + row * s.q_stride + h * s.head_size, s.q_stride, tile.rows,
+             layout.head, static_cast<float>(s.scale), queries);
+  pack_relative_panels<T>(s, w.args.mask.relative_k, h, {tile}, layout.head, panels);
+  pack_relative_rows<T>(s, w.args.mask.relative_k, h, {tile}, layout.head, w.base + layout.relative_keys);
+  add_relative(tile, layout.head, queries, panels, w.base + layout.relative_scores, scores);
+}
+
+/// And on the way back.
+void differentiate_biases(const ScoreTile& tile, const Worker& w, int64_t g, const float* dscores) {
+  const AttentionShape& s = w.args.shape;
+  const Layout& layout = w.layout;
+  if (s.bias_distances > 0)
+    sum_by_distance(tile, dscores, -1, w.sums + layout.distances.at(g, tile.i0 + tile.segment->offset, tile.j0));
+  if (s.relative_distances == 0) return;
+  differentiate_relative(
+      tile, layout.head, dscores,
+      {w.base + layout.relative_queries, w.base + layout.relative_keys, w.base + layout.relative_scores,
+       w.base + layout.relative_dkeys, w.dq + layout.relative_dq + (g * s.queries + tile.i0) * layout.head.padded});
+  give_relative_keys(tile, w, g);
+}
+
 template <typename T>
 void differentiate_tile(const ScoreTile& tile, const Worker& w, int64_t b, int64_t kv_head, int64_t g) {
   const AttentionShape& s = w.args.shape;
@@ -149,6 +211,7 @@ void differentiate_tile(const ScoreTile& tile, const Worker& w, int64_t b, int64
   pack_plain(static_cast<const T*>(w.args.d_o) + row * s.o_stride + h * head.size, s.o_stride, tile.rows, head, 1.0f,
              base + w.layout.outputs);
   score_product(tile, head, base + w.layout.queries, base + w.layout.key_panels, weights);
+  add_biases<T>(tile, w, row, h, weights);
   score_product(tile, head, base + w.layout.outputs, base + w.layout.value_panels, dscores);
   const Alibi alibi{w.args.mask.alibi_slopes ? w.args.mask.alibi_slopes[h] : 0.0f, !s.causal};
   const RowDropout dropout(w.args.dropout, s, b, h);
@@ -161,6 +224,7 @@ void differentiate_tile(const ScoreTile& tile, const Worker& w, int64_t b, int64
     differentiate_row(tile, r, alibi, logsumexp[r], delta[r], factors, weights + r * kScoreStride,
                       dscores + r * kScoreStride);
   }
+  differentiate_biases(tile, w, g, dscores);
   add_to_keys(tile, w);
   add_to_queries(tile, w, w.dq + (g * s.queries + tile.i0) * head.padded);
 }
@@ -227,6 +291,7 @@ void differentiate_part(const Worker& w, int64_t unit, int64_t part) {
   const AttentionShape& s = w.args.shape;
   const int64_t b = unit / s.kv_heads, kv_head = unit % s.kv_heads;
   for (int64_t e = 0; e < w.layout.dq_floats; e += kLanes) store(w.dq + e, F{});
+  for (int64_t e = 0; e < w.layout.item_floats; e += kLanes) store(w.sums + e, F{});
   outputs_by_gradients<T>(w, b, kv_head);
   int64_t done = 0, block = 0;  // keys seen so far; key blocks go to the parts in turn
   for (int64_t i = 0; i < s.queries;) {
@@ -249,9 +314,55 @@ void finish_queries(const AttentionBackwardArgs& args, const Layout& layout, flo
     const float* other = dq + part * layout.dq_floats;
     for (int64_t e = 0; e < layout.dq_floats; e += kLanes) store(dq + e, load(dq + e) + load(other + e));
   }
-  for (int64_t g = 0; g < layout.head.group; ++g)
-    give_rows<T>(args, dq + g * s.queries * layout.head.padded, layout.head, s.queries, static_cast<float>(s.scale),
-                 args.dq, b * s.queries * s.q_stride + (kv_head * layout.head.group + g) * s.head_size, s.q_stride);
+  for (int64_t g = 0; g < layout.head.group; ++g) {
+    const int64_t from = g * s.queries * layout.head.padded;
+    const int64_t to = b * s.queries * s.q_stride + (kv_head * layout.head.group + g) * s.head_size;
+    const float scale = static_cast<float>(s.scale);
+    give_rows<T>(args, dq + from, layout.head, s.queries, scale, args.dq, to, s.q_stride);
+    if (s.relative_distances > 0)
+      give_rows<T>(args, dq + layout.relative_dq + from, layout.head, s.queries, scale, args.d_relative_q, to,
+                   s.q_stride);
+  }
+}
+
+/// sums += those of all other sequences and parts that read this key/value head, in ascending order.
+void add_items(const AttentionShape& s, const Layout& layout, float* sums) {
+  for (int64_t b = 0; b < s.batch; ++b)
+    for (int64_t part = b == 0 ? 1 : 0; part < layout.parts; ++part) {
+      const float* other = sums + (b * s.kv_heads * layout.parts + part) * layout.item_floats;
+      for (int64_t e = 0; e < layout.item_floats; e += kLanes) store(sums + e, load(sums + e) + load(other + e));
+    }
+}
+
+/// A head's row of sums by distance into its column of the table's gradient: ends of the table take what lies beyond.
+template <typename T>
+void give_table(const AttentionBackwardArgs& args, const DistanceRows& rows, const float* row, int64_t h) {
+  const AttentionShape& s = args.shape;
+  for (int64_t d = 0; d < s.bias_distances; ++d) {
+    const int64_t first = d + 1 == s.bias_distances ? 0 : rows.highest - d;
+    const int64_t last = d == 0 ? rows.count - 1 : rows.highest - d;
+    float sum = 0.0f;
+    for (int64_t e = larger<int64_t>(0, first); e <= smaller(last, rows.count - 1); ++e) sum += row[e];
+    const int64_t at = d * s.heads + h;
+    if (args.accumulate)
+      static_cast<float*>(args.d_distance_bias)[at] += sum;
+    else
+      store(static_cast<T*>(args.d_distance_bias) + at, splat(sum), Part{1});
+  }
+}
+
+/// What the heads of one key/value head give to the table and to the relative keys; `sums` are those of its first part.
+template <typename T>
+void finish_items(const AttentionBackwardArgs& args, const Layout& layout, int64_t kv_head, float* sums) {
+  const AttentionShape& s = args.shape;
+  add_items(s, layout, sums);
+  for (int64_t g = 0; g < layout.head.group; ++g) {
+    const int64_t h = kv_head * layout.head.group + g;
+    if (s.bias_distances > 0) give_table<T>(args, layout.distances, sums + g * layout.distances.stride, h);
+    if (s.relative_distances > 0)
+      give_rows<T>(args, sums + layout.relative_sums + g * s.relative_distances * layout.head.padded, layout.head,
+                   s.relative_distances, 1.0f, args.d_relative_k, h * s.head_size, s.heads * s.head_size);
+  }
 }
 
 template <typename T>
@@ -263,9 +374,12 @@ void run(const AttentionBackwardArgs& args, int threads) {
   {
     const int me = omp_get_thread_num(), team = omp_get_num_threads();
     float* base = scratch + layout.thread_base + me * layout.thread_floats;
+    if (args.shape.bias_distances > 0)
+      fill_distance_rows(args.shape, args.mask, layout.distances, scratch + layout.distance_rows);
     for (int64_t item = me; item < items; item += team) {
       const int64_t buffer = layout.parts == 1 ? me : item;
-      const Worker worker{args, layout, base, scratch + buffer * layout.dq_floats};
+      const Worker worker{args, layout, base, scratch + buffer * layout.dq_floats,
+                          scratch + layout.items_base + item * layout.item_floats};
       differentiate_part<T>(worker, item / layout.parts, item % layout.parts);
       if (layout.parts == 1) finish_queries<T>(args, layout, worker.dq, item);
     }
@@ -273,6 +387,12 @@ void run(const AttentionBackwardArgs& args, int threads) {
 #pragma omp barrier
       for (int64_t unit = me; unit < layout.units; unit += team)
         finish_queries<T>(args, layout, scratch + unit * layout.parts * layout.dq_floats, unit);
+    }
+    if (layout.item_floats > 0) {
+#pragma omp barrier
+      for (int64_t kv_head = me; kv_head < args.shape.kv_heads; kv_head += team)
+        finish_items<T>(args, layout, kv_head,
+                        scratch + layout.items_base + kv_head * layout.parts * layout.item_floats);
     }
   }
 }

@@ -6,7 +6,7 @@
 
 #include <omp.h>
 
-#include "kernels/cpu/vector/attention_tile.h"
+#include "kernels/cpu/vector/attention_distance.h"
 #include "kernels/cpu/vector/math.h"
 
 namespace capstan::kernels::CAPSTAN_ISA {
@@ -22,19 +22,23 @@ struct Layout {
   HeadSizes head;
   int64_t units, splits = 1, rows;
   int64_t row_floats;  // maximum, sum (one vector), then the output
-  int64_t queries = 0, scores, thread_floats, item_floats, floats;
+  int64_t queries = 0, relative_queries, scores, thread_floats, item_floats, distance_rows, floats;
+  DistanceRows distances;
 
-  Layout(const AttentionShape& s, int threads) : head(s), units(s.batch * s.kv_heads), rows(head.group * s.queries) {
+  Layout(const AttentionShape& s, int threads)
+      : head(s), units(s.batch * s.kv_heads), rows(head.group * s.queries), distances(s) {
     const int64_t most = smaller<int64_t>(threads, larger<int64_t>(1, s.keys / 256));
     const auto share_used = [&](int64_t n) {
       return static_cast<double>(n) / static_cast<double>(round_up(n, threads));
     };
     while (units > 0 && splits < most && share_used(units * splits) < 0.8) ++splits;
     row_floats = kLanes + head.padded;
-    scores = queries + kHeadsAtOnce * head.stride;
+    relative_queries = queries + kHeadsAtOnce * head.stride;
+    scores = relative_queries + (s.relative_distances > 0 ? kHeadsAtOnce * head.stride : 0);
     thread_floats = round_up(scores + kHeadsAtOnce * kChunk, 32);
     item_floats = round_up(rows * row_floats, 32);
-    floats = threads * thread_floats + units * splits * item_floats;
+    distance_rows = threads * thread_floats + units * splits * item_floats;
+    floats = distance_rows + distances.floats;
   }
 };
 
@@ -127,6 +131,21 @@ template <typename T>
   return shrink;
 }
 
+/// scores[j] += query . the relative key of each key's distance from `place`.
+template <typename T>
+[[gnu::noinline]] void add_relative_scores(const AttentionShape& s, const void* relative_k, int64_t h, int64_t place,
+                                           int64_t j, int64_t keys, const float* query, float* scores) {
+  for (int64_t e = 0; e < keys; ++e) {
+    const T* key = relative_row<T>(s, relative_k, h, place - j - e);
+    F sum{};
+    each_vector(
+        0, s.head_size, [&](int64_t d, auto lanes) __attribute__((always_inline)) {
+          sum = fma(load(query + d, lanes), load(key + d, lanes), sum);
+        });
+    scores[e] += sum_lanes(sum);
+  }
+}
+
 /// Up to kHeadsAtOnce heads of a group, one query, keys [begin, end).
 template <typename T>
 void attend_heads(const AttentionArgs& args, const Layout& layout, int64_t b, int64_t h, int64_t heads, int64_t i,
@@ -136,6 +155,10 @@ void attend_heads(const AttentionArgs& args, const Layout& layout, int64_t b, in
   float *queries = base + layout.queries, *scores = base + layout.scores;
   pack_plain(static_cast<const T*>(args.q) + (b * s.queries + i) * s.q_stride + h * head.size, head.size, heads, head,
              static_cast<float>(s.scale), queries);
+  if (s.relative_distances > 0)
+    pack_plain(static_cast<const T*>(args.mask.relative_q) + (b * s.queries + i) * s.q_stride + h * head.size,
+               head.size, heads, head, static_cast<float>(s.scale), base + layout.relative_queries);
+  const float* distance_rows = static_cast<const float*>(args.scratch) + layout.distance_rows;
   for (int64_t j = begin; j < end; j += kChunk) {
     const int64_t keys = smaller(kChunk, end - j);
     const int64_t at = (b * s.keys + j) * s.kv_stride + h / head.group * head.size;
@@ -151,6 +174,14 @@ void attend_heads(const AttentionArgs& args, const Layout& layout, int64_t b, in
     for (int64_t n = 0; n < heads; ++n) {
       const Alibi alibi{args.mask.alibi_slopes ? args.mask.alibi_slopes[h + n] : 0.0f, !s.causal};
       float* row = rows + n * s.queries * layout.row_floats;
+      if (s.bias_distances > 0) {
+        const float* addends = distance_rows + layout.distances.at(h + n, i + offset, j);
+        for (int64_t e = 0; e < keys; e += kLanes)
+          store(scores + n * kChunk + e, load(scores + n * kChunk + e) + load(addends + e));
+      }
+      if (s.relative_distances > 0)
+        add_relative_scores<T>(s, args.mask.relative_k, h + n, i + offset, j, keys,
+                               base + layout.relative_queries + n * head.stride, scores + n * kChunk);
       const float shrink = soften_chunk(scores + n * kChunk, keys, alibi, i + offset, j, row);
       add_values(scores + n * kChunk, v, s.kv_stride, keys, head, shrink, row + kLanes);
     }
@@ -212,6 +243,9 @@ void run(const AttentionArgs& args, int threads) {
   {
     float* base = static_cast<float*>(args.scratch) + omp_get_thread_num() * layout.thread_floats;
     float* parts = static_cast<float*>(args.scratch) + threads * layout.thread_floats;
+    if (args.shape.bias_distances > 0)
+      fill_distance_rows(args.shape, args.mask, layout.distances,
+                         static_cast<float*>(args.scratch) + layout.distance_rows);
 #pragma omp for schedule(static, 1)
     for (int64_t item = 0; item < items; ++item)
       attend_item<T>(args, layout, item, base, parts + item * layout.item_floats);

@@ -1,6 +1,7 @@
 #include <omp.h>
 
 #include "kernels/cpu/vector/attention_decode.h"
+#include "kernels/cpu/vector/attention_distance.h"
 #include "kernels/cpu/vector/attention_table.h"
 #include "kernels/cpu/vector/attention_tile.h"
 #include "kernels/cpu/vector/math.h"
@@ -12,10 +13,14 @@ namespace {
 /// sequence, for all heads that read one key/value head: what is packed of the keys serves all of them.
 struct Layout {
   HeadSizes head;
+  DistanceRows distances;
   int64_t unit_queries, units_per_sequence, units;
-  int64_t panels = 0, values, queries, outputs, statistics, scores, words, factors, floats;
+  int64_t panels = 0, values, queries, outputs, statistics, scores, words, factors;
+  int64_t relative_queries, relative_panels, relative;  // only where there is a relative term
+  int64_t floats;                                       // of a thread
+  int64_t distance_rows, all_floats;                    // shared by the threads
 
-  Layout(const AttentionShape& s, int threads) : head(s) {
+  Layout(const AttentionShape& s, int threads) : head(s), distances(s) {
     const int64_t blocks = blocks_of(s.queries, kQueryBlock);
     int64_t unit_blocks = larger<int64_t>(1, 4 / head.group);
     while (unit_blocks > 1 && s.batch * s.kv_heads * blocks_of(blocks, unit_blocks) < 4 * threads) unit_blocks /= 2;
@@ -30,7 +35,13 @@ struct Layout {
     scores = statistics + 2 * rows;
     words = scores + kQueryBlock * kScoreStride;
     factors = words + kDropoutWords;
-    floats = round_up(factors + kKeyBlock + kLanes, 32);
+    relative_queries = round_up(factors + kKeyBlock + kLanes, 16);
+    const int64_t some = s.relative_distances > 0 ? 1 : 0;
+    relative_panels = relative_queries + some * rows * head.stride;
+    relative = relative_panels + some * kRelativeColumns * head.size;
+    floats = round_up(relative + some * kQueryBlock * kRelativeStride, 32);
+    distance_rows = threads * floats;
+    all_floats = distance_rows + distances.floats;
   }
 };
 
@@ -77,14 +88,27 @@ struct RowState {
   state.sum[r] += sum_lanes(total);
 }
 
+/// What is added to the scores of one head.
+struct PositionBias {
+  Alibi alibi;
+  const float* distance_row = nullptr;      // of the head
+  const float* relative_queries = nullptr;  // of the tile
+};
+
 /// One tile of one head: scores, weights, outputs += weights values. Rows are taken kTileRows at a time and only over
 /// the keys that one of them sees.
-void attend_tile(const ScoreTile& tile, const Layout& layout, const Alibi& alibi, const RowDropout& dropout,
+void attend_tile(const ScoreTile& tile, const Layout& layout, const PositionBias& bias, const RowDropout& dropout,
                  const RowState& state, float* base, const float* queries) {
   const HeadSizes& head = layout.head;
   float* scores = base + layout.scores;
   float* factors = base + layout.factors;
+  const Alibi& alibi = bias.alibi;
   score_product(tile, head, queries, base + layout.panels, scores);
+  if (bias.distance_row)
+    add_by_distance(tile, bias.distance_row + layout.distances.at(0, tile.i0 + tile.segment->offset, tile.j0), -1,
+                    scores);
+  if (bias.relative_queries)
+    add_relative(tile, head, bias.relative_queries, base + layout.relative_panels, base + layout.relative, scores);
   for (int64_t r = 0; r < tile.rows; r += kTileRows) {
     const int64_t rows = smaller<int64_t>(kTileRows, tile.rows - r);
     const int64_t first = tile.first(r), last = tile.last(r + rows - 1);
@@ -142,6 +166,11 @@ void attend_segment(const AttentionArgs& args, const Layout& layout, int64_t b, 
         static_cast<const T*>(args.q) + (b * s.queries + seg.q0) * s.q_stride + (kv_head * head.group + g) * head.size,
         s.q_stride, rows, head, static_cast<float>(s.scale),
         base + layout.queries + g * layout.unit_queries * head.stride);
+    if (s.relative_distances > 0)
+      pack_plain(static_cast<const T*>(args.mask.relative_q) + (b * s.queries + seg.q0) * s.q_stride +
+                     (kv_head * head.group + g) * head.size,
+                 s.q_stride, rows, head, static_cast<float>(s.scale),
+                 base + layout.relative_queries + g * layout.unit_queries * head.stride);
   }
   const int64_t begin = seg.k0 + (seg.low(seg.q0) - seg.k0) / kKeyBlock * kKeyBlock, end = seg.high(seg.q1 - 1);
   for (int64_t j = begin; j < end; j += kKeyBlock) {
@@ -151,13 +180,20 @@ void attend_segment(const AttentionArgs& args, const Layout& layout, int64_t b, 
     pack_plain(static_cast<const T*>(args.v) + at, s.kv_stride, keys, head, 1.0f, base + layout.values);
     for (int64_t g = 0; g < head.group; ++g) {
       const int64_t h = kv_head * head.group + g;
-      const Alibi alibi{args.mask.alibi_slopes ? args.mask.alibi_slopes[h] : 0.0f, !s.causal};
+      PositionBias bias{{args.mask.alibi_slopes ? args.mask.alibi_slopes[h] : 0.0f, !s.causal}};
+      if (s.bias_distances > 0)
+        bias.distance_row =
+            static_cast<const float*>(args.scratch) + layout.distance_rows + h * layout.distances.stride;
       const RowDropout dropout(args.dropout, s, b, h);
       for (int64_t i = 0; i < rows; i += kQueryBlock) {
         const ScoreTile tile{&seg, seg.q0 + i, smaller(kQueryBlock, rows - i), j, keys};
-        if (tile.any())
-          attend_tile(tile, layout, alibi, dropout, state_of(g, i), base,
-                      base + layout.queries + (g * layout.unit_queries + i) * head.stride);
+        if (!tile.any()) continue;
+        const int64_t row = (g * layout.unit_queries + i) * head.stride;
+        if (s.relative_distances > 0) {
+          pack_relative_panels<T>(s, args.mask.relative_k, h, {tile}, head, base + layout.relative_panels);
+          bias.relative_queries = base + layout.relative_queries + row;
+        }
+        attend_tile(tile, layout, bias, dropout, state_of(g, i), base, base + layout.queries + row);
       }
     }
   }
@@ -182,7 +218,7 @@ void attend_unit(const AttentionArgs& args, const Layout& layout, int64_t unit, 
 
 size_t attention_scratch(const AttentionShape& shape) {
   const int threads = omp_get_max_threads();
-  const size_t blocked = static_cast<size_t>(Layout(shape, threads).floats * threads) * sizeof(float);
+  const size_t blocked = static_cast<size_t>(Layout(shape, threads).all_floats) * sizeof(float);
   return is_decoding(shape) ? larger(blocked, decode_scratch(shape, threads)) : blocked;
 }
 
@@ -194,7 +230,10 @@ void attention(const AttentionArgs& args) {
 #pragma omp parallel num_threads(threads)
   {
     float* base = static_cast<float*>(args.scratch) + omp_get_thread_num() * layout.floats;
-    // A unit's result does not depend on who computes it, so whoever is free takes the next.
+    if (args.shape.bias_distances > 0)
+      fill_distance_rows(args.shape, args.mask, layout.distances,
+                         static_cast<float*>(args.scratch) + layout.distance_rows);
+      // A unit's result does not depend on who computes it, so whoever is free takes the next.
 #pragma omp for schedule(dynamic, 1)
     for (int64_t unit = 0; unit < layout.units; ++unit) {
       if (args.shape.dtype == DType::f32)

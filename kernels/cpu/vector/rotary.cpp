@@ -18,13 +18,14 @@ struct Rotation {
   alignas(64) float cosine[kPairs], sine[kPairs];
   alignas(64) float twice_cosine[2 * kPairs], signed_sine[2 * kPairs];  // for pairs (2i, 2i + 1)
 
-  void fill(const Waves& waves, int64_t pairs, double position, bool inverse) {
+  void fill(const Waves& waves, int64_t pairs, double position, bool inverse, double amplitude) {
     for (int64_t i = 0; i < pairs; i += kLanes / 2) {
       D frequency;
       __builtin_memcpy(&frequency, waves.frequency + i, sizeof frequency);
       const SineCosine both = sine_cosine(frequency * position);
-      const HalfF c = __builtin_convertvector(both.cosine, HalfF);
-      const HalfF s = __builtin_convertvector(inverse ? -both.sine : both.sine, HalfF);
+      const D cosines = both.cosine * amplitude, sines = both.sine * (inverse ? -amplitude : amplitude);
+      const HalfF c = __builtin_convertvector(cosines, HalfF);
+      const HalfF s = __builtin_convertvector(sines, HalfF);
       __builtin_memcpy(cosine + i, &c, sizeof c);
       __builtin_memcpy(sine + i, &s, sizeof s);
     }
@@ -67,14 +68,13 @@ void turn(const RotaryArgs& a, int64_t first, int64_t pairs) {
   const int64_t half = a.rotary_dims / 2;
   Waves waves{};
   for (int64_t i = 0; i < pairs; ++i) {
-    const double exponent = 2.0 * static_cast<double>(first + i) / static_cast<double>(a.rotary_dims);
-    waves.frequency[i] = 1.0 / __builtin_pow(a.base, exponent) / a.scaling;
+    waves.frequency[i] = a.frequency(first + i);
   }
   const int64_t bytes = 4 * a.rows * a.heads * pairs * static_cast<int64_t>(sizeof(T)) + 32 * a.rows * pairs;
   parallel_shares(a.rows, 1, bytes, [&](int64_t begin, int64_t end) {
     Rotation rotation;
     for (int64_t r = begin; r < end; ++r) {
-      rotation.fill(waves, pairs, static_cast<double>(a.positions[r]), a.backward);
+      rotation.fill(waves, pairs, static_cast<double>(a.positions[r]), a.backward, a.scale.amplitude);
       if (a.interleaved) rotation.interleave(pairs);
       for (int64_t h = 0; h < a.heads; ++h) {
         const int64_t at = r * a.stride + h * a.head_size;
