@@ -13,13 +13,14 @@ namespace {
 
 /// "5GB", "512MiB", "1000000": bytes.
 uint64_t parse_bytes(const std::string& text, const char* option) {
-  static const std::map<std::string, double> units = {{"", 1},      {"B", 1},      {"KB", 1e3},       {"MB", 1e6},
-                                                      {"GB", 1e9},  {"TB", 1e12},  {"KiB", 0x1p10},   {"MiB", 0x1p20},
+  static const std::map<std::string, double> units = {{"", 1},         {"B", 1},       {"KB", 1e3},     {"MB", 1e6},
+                                                      {"GB", 1e9},     {"TB", 1e12},   {"KiB", 0x1p10}, {"MiB", 0x1p20},
                                                       {"GiB", 0x1p30}, {"TiB", 0x1p40}};
   const size_t digits = text.find_first_not_of("0123456789.");
   const std::string number = text.substr(0, digits), unit = digits == text.npos ? "" : text.substr(digits);
   const auto known = units.find(unit);
-  const double value = number.empty() || known == units.end() ? -1.0 : std::strtod(number.c_str(), nullptr) * known->second;
+  const double value =
+      number.empty() || known == units.end() ? -1.0 : std::strtod(number.c_str(), nullptr) * known->second;
   if (!(value >= 1.0) || value > 1e18)
     throw Error::make(ExitCode::usage, "{}: wanted a size such as 5GB or 512MiB, got '{}'", option, text);
   return static_cast<uint64_t>(value);
@@ -71,7 +72,8 @@ void add_convert_command(CLI::App& app, std::function<void()>& action) {
   verb->add_option("--split", request.split, "megatron: train or validation")
       ->capture_default_str()
       ->check(CLI::IsMember({"train", "validation"}));
-  verb->add_option("--memory", arguments->memory, "for the model that the proof runs; of a larger one, its first layers")
+  verb->add_option("--memory", arguments->memory,
+                   "for the model that the proof runs; of a larger one, its first layers")
       ->capture_default_str();
   verb->add_option("--threads", request.threads, "of the proof; 0: all processors")->capture_default_str();
   verb->add_flag("--no-verify", arguments->no_verify,

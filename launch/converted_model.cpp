@@ -18,11 +18,20 @@ constexpr const char* kModelConfig = "config.json";
 constexpr uint64_t kMostTravelling = uint64_t{256} << 20;
 
 /// Files besides weights that belong to a model.
-constexpr std::array kTravelling = {"config.json",         "generation_config.json",  "tokenizer.json",
-                                    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-                                    "vocab.json",          "merges.txt",              "vocab.txt",
-                                    "tokenizer.model",     "spiece.model",            "sentencepiece.bpe.model",
-                                    "chat_template.jinja", "chat_template.json"};
+constexpr std::array kTravelling = {"config.json",
+                                    "generation_config.json",
+                                    "tokenizer.json",
+                                    "tokenizer_config.json",
+                                    "special_tokens_map.json",
+                                    "added_tokens.json",
+                                    "vocab.json",
+                                    "merges.txt",
+                                    "vocab.txt",
+                                    "tokenizer.model",
+                                    "spiece.model",
+                                    "sentencepiece.bpe.model",
+                                    "chat_template.jinja",
+                                    "chat_template.json"};
 
 /// Of a file that must not lie elsewhere: a link in somebody's directory could name any file of the user's.
 std::string read_own_file(const fs::path& directory, const std::string& name, uint64_t most) {
@@ -45,8 +54,8 @@ std::vector<TravellingFile> read_travelling(const fs::path& directory) {
 }
 
 bool has_tokenizer(const std::vector<TravellingFile>& files) {
-  constexpr std::array names = {"tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
-                                "vocab.json",     "vocab.txt"};
+  constexpr std::array names = {"tokenizer.json",          "tokenizer.model", "spiece.model",
+                                "sentencepiece.bpe.model", "vocab.json",      "vocab.txt"};
   for (const TravellingFile& file : files)
     for (const char* name : names)
       if (file.name == name) return true;
@@ -149,8 +158,7 @@ ConvertedModel open_hugging_face(const fs::path& directory, bool with_tokenizer)
   ConvertedModel opened;
   opened.travelling = read_travelling(directory);
   const std::string* text = opened.travelling_file(kModelConfig);
-  if (text == nullptr)
-    throw Error::make(ExitCode::missing_input, "{} holds no {}", directory.string(), kModelConfig);
+  if (text == nullptr) throw Error::make(ExitCode::missing_input, "{} holds no {}", directory.string(), kModelConfig);
   opened.files = open_safetensors_directory(directory);
   const FamilyModel found = read_model_config(*text, (directory / kModelConfig).string());
   opened.family = found.family, opened.model = found.model;

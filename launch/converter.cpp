@@ -79,10 +79,10 @@ class Conversion {
   ProgressReport progress(const char* what) {
     return [this, what](const OutputProgress& done) {
       const double share = done.total ? static_cast<double>(done.bytes) / static_cast<double>(done.total) : 1.0;
-      console_.progress(fmt::format("{}  {:3.0f}%  {} of {}", what, 100.0 * share,
-                                    bytes_text(static_cast<double>(done.bytes)),
-                                    bytes_text(static_cast<double>(done.total))),
-                        done.bytes == done.total);
+      console_.progress(
+          fmt::format("{}  {:3.0f}%  {} of {}", what, 100.0 * share, bytes_text(static_cast<double>(done.bytes)),
+                      bytes_text(static_cast<double>(done.total))),
+          done.bytes == done.total);
     };
   }
 
@@ -97,9 +97,10 @@ class Conversion {
     CheckpointSource source(written, from_.parameters);
     prove(source, out.path());
     out.publish();
-    console_.say(fmt::format("run      {}: capstan generate --run {}; to go on training: capstan train {} "
-                             "data.corpora=CORPUS train.steps=N schedule.warmup_steps=N",
-                             request_.to, request_.to, (fs::path(request_.to) / "config.toml").string()));
+    console_.say(
+        fmt::format("run      {}: capstan generate --run {}; to go on training: capstan train {} "
+                    "data.corpora=CORPUS train.steps=N schedule.warmup_steps=N",
+                    request_.to, request_.to, (fs::path(request_.to) / "config.toml").string()));
   }
 
   RunConfig run_config() const {
@@ -154,8 +155,8 @@ class Conversion {
                                : family_for(from_.model, request_.family);
     const TensorMap map(family, from_.model);
     Unproved out(without_slash(request_.to), true);
-    const std::vector<WrittenFile> files = write_safetensors(out.path(), map, *from_.source, request_.dtype,
-                                                             request_.shard_bytes, progress("writing"));
+    const std::vector<WrittenFile> files =
+        write_safetensors(out.path(), map, *from_.source, request_.dtype, request_.shard_bytes, progress("writing"));
     write_side_files(out.path(), map);
     const ConvertedModel written = open_hugging_face(out.path(), false);
     if (const auto differences = model_differences(from_.model, written.model); !differences.empty())
@@ -179,9 +180,9 @@ class Conversion {
     for (const MappedTensor& tensor : map.tensors())
       elements[output_dtype(tensor, *from_.source, request_.dtype)] +=
           static_cast<uint64_t>(tensor.rows * tensor.row_length);
-    return std::max_element(elements.begin(), elements.end(), [](const auto& a, const auto& b) {
-             return a.second < b.second;
-           })->first;
+    return std::max_element(elements.begin(), elements.end(),
+                            [](const auto& a, const auto& b) { return a.second < b.second; })
+        ->first;
   }
 
   static const char* torch_name(DType dtype) {
@@ -210,8 +211,8 @@ class Conversion {
     const FamilyModel said = read_model_config(config, "the config.json that came with the model");
     const JsonValue root = parse_json(config, "config.json");
     const JsonValue* type = root.find("dtype") ? root.find("dtype") : root.find("torch_dtype");
-    const bool same_type = !request_.dtype || !type || (std::holds_alternative<std::string>(type->content()) &&
-                                                        type->text("dtype") == dtype);
+    const bool same_type = !request_.dtype || !type ||
+                           (std::holds_alternative<std::string>(type->content()) && type->text("dtype") == dtype);
     return same_type && model_differences(said.model, from_.model).empty();
   }
 
@@ -240,9 +241,10 @@ class Conversion {
     }
     ProofOptions options;
     options.memory = request_.memory, options.threads = request_.threads;
-    const WeightsProof proof =
-        prove_weights(from_.model, from_.parameters, *from_.source, written, options,
-                      [report = progress("reading back")](uint64_t done, uint64_t total) { report({done, total}); });
+    const WeightsProof proof = prove_weights(from_.model, from_.parameters, *from_.source, written, options,
+                                             [report = progress("reading back")](uint64_t done, uint64_t total) {
+                                               report({done, total});
+                                             });
     if (!proof.good())
       throw Error::make(ExitCode::bad_data, "the proof failed: {}; nothing was kept under {}", proof.problem(),
                         request_.to);
@@ -257,10 +259,11 @@ class Conversion {
       console_.say("proof    logits were not compared: the model does not fit into the memory allowed (--memory)");
       return;
     }
-    console_.say(fmt::format("proof    logits of {} tokens through {} of {} layers: largest difference {:.3g}, KL "
-                             "{:.3g} nats ({:.1g} allowed)",
-                             proof.tokens, proof.layers_run, proof.layers, proof.largest_difference, proof.divergence,
-                             proof.allowed_divergence));
+    console_.say(
+        fmt::format("proof    logits of {} tokens through {} of {} layers: largest difference {:.3g}, KL "
+                    "{:.3g} nats ({:.1g} allowed)",
+                    proof.tokens, proof.layers_run, proof.layers, proof.largest_difference, proof.divergence,
+                    proof.allowed_divergence));
   }
 
   std::string report_text(const WeightsProof& proof) const {
@@ -286,7 +289,8 @@ class Conversion {
 void convert_corpus(const ConversionRequest& request, Console& console) {
   if (!is_corpus(request.from))
     throw Error::make(ExitCode::missing_input,
-                      "{} is no corpus; --format megatron writes the tokens of a corpus as .bin and .idx", request.from);
+                      "{} is no corpus; --format megatron writes the tokens of a corpus as .bin and .idx",
+                      request.from);
   const MegatronCounts counts =
       write_megatron(request.from, request.split, request.to, request.verify, [&](uint64_t done, uint64_t total) {
         console.progress(fmt::format("writing  {} of {} tokens", done, total), done == total);

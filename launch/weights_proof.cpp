@@ -55,8 +55,7 @@ void fill(GenerationProgram& program, ParameterSource& source) {
     const int64_t at_once = rows_at_once(shape, program.dtype());
     for (int64_t first = 0; first < shape.rows; first += at_once) {
       const std::vector<char>& rows = reader.read(first, std::min(at_once, shape.rows - first));
-      std::copy(rows.begin(), rows.end(),
-                to + static_cast<size_t>(first * shape.length) * bytes_of(program.dtype()));
+      std::copy(rows.begin(), rows.end(), to + static_cast<size_t>(first * shape.length) * bytes_of(program.dtype()));
     }
   }
 }
@@ -96,8 +95,8 @@ class Runner {
 std::vector<int32_t> proof_tokens(int64_t count, int64_t vocabulary) {
   std::vector<int32_t> tokens;
   for (int64_t i = 0; i < count; ++i)
-    tokens.push_back(static_cast<int32_t>(philox_word(1, 0x70726f6f, static_cast<uint64_t>(i)) %
-                                          static_cast<uint64_t>(vocabulary)));
+    tokens.push_back(
+        static_cast<int32_t>(philox_word(1, 0x70726f6f, static_cast<uint64_t>(i)) % static_cast<uint64_t>(vocabulary)));
   return tokens;
 }
 
@@ -109,6 +108,11 @@ uint64_t bytes_in_fp32(const ParameterSet& parameters, bool of_layers) {
     if (in_layer == of_layers) bytes += static_cast<uint64_t>(element_count(parameter.shape)) * 4;
   }
   return bytes;
+}
+
+/// Whether a parameter has a row for each place of the context, so that a shorter one is another model.
+bool has_table_of_context(const DecoderConfig& model) {
+  return model.positions == Positions::learned || model.query_layer;
 }
 
 /// Log of the sum of exponentials, of finite numbers.
@@ -175,7 +179,9 @@ double divergence_allowed(const ParameterSet& parameters, const ParameterSource&
   for (size_t i = 0; i < parameters.size(); ++i) {
     const std::string& name = parameters.at(static_cast<int>(i)).name;
     if (source.dtype(name) == written.dtype(name)) continue;
-    allowed = std::max(allowed, written.dtype(name) == DType::bf16 ? 2e-2 : written.dtype(name) == DType::f16 ? 1e-3 : 1e-9);
+    allowed = std::max(allowed, written.dtype(name) == DType::bf16  ? 2e-2
+                                : written.dtype(name) == DType::f16 ? 1e-3
+                                                                    : 1e-9);
   }
   return allowed;
 }
@@ -203,7 +209,12 @@ WeightsProof prove_weights(const DecoderConfig& model, const ParameterSet& param
   if (ends + each > options.memory) return proof;
   DecoderConfig run = model;
   run.layers = std::min<int64_t>(model.layers, static_cast<int64_t>((options.memory - ends) / each));
-  if (run.positions != Positions::learned) run.context = std::min<int64_t>(run.context, 256);
+  if (run.query_layer && run.layers < model.layers) return proof;  // the last layer is of another kind
+  run.deep_alpha = model.alpha();
+  if (!has_table_of_context(model)) {
+    run.rotary_original_context = model.original_context();
+    run.context = std::min<int64_t>(run.context, 256);
+  }
   const std::vector<int32_t> tokens = proof_tokens(std::min(options.tokens, run.context), run.vocabulary);
   Runner runner(run, options.threads);
   compare_logits(runner.run(source, tokens), runner.run(written, tokens), proof);

@@ -1,8 +1,8 @@
 #pragma once
-// The proof of a conversion: what was written is read back, every parameter compared bit by bit with the source (rounded
-// to the type that was written), and both are run on the same tokens. Models that do not fit into the memory that is
-// allowed are run with as many of their first layers as do: the rest is compared by its bits alone, and the result says
-// so. Rule for callers: a proof that is not good() means that nothing may get its final name.
+// The proof of a conversion: what was written is read back, every parameter compared bit by bit with the source
+// (rounded to the type that was written), and both are run on the same tokens. Models that do not fit into the memory
+// that is allowed are run with as many of their first layers as do: the rest is compared by its bits alone, and the
+// result says so. Rule for callers: a proof that is not good() means that nothing may get its final name.
 
 #include <functional>
 #include <string>

@@ -1,7 +1,7 @@
 #pragma once
-// Between the floating element types of files: f64, f32, bf16, f16. Narrowing rounds to nearest even; widening is exact,
-// so bf16 -> f32 -> bf16 gives the same bits. Rule for callers: cast_elements counts finite values that became infinite
-// (f16 ends at 65504); who writes weights must not let that pass in silence.
+// Between the floating element types of files: f64, f32, bf16, f16. Narrowing rounds to nearest even; widening is
+// exact, so bf16 -> f32 -> bf16 gives the same bits. Rule for callers: cast_elements counts finite values that became
+// infinite (f16 ends at 65504); who writes weights must not let that pass in silence.
 
 #include <cstddef>
 #include <cstdint>

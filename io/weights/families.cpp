@@ -10,9 +10,11 @@ using enum Meaning;
 using enum RowPacking;
 
 std::vector<Word> activations() {
-  return {{"gelu_new", "gelu_tanh"},     {"gelu_pytorch_tanh", "gelu_tanh"}, {"gelu_fast", "gelu_tanh"},
-          {"gelu_accurate", "gelu_tanh"}, {"gelu_python_tanh", "gelu_tanh"},  {"gelu", "gelu"},
-          {"gelu_python", "gelu"},       {"relu", "relu"},                   {"relu2", "squared_relu"}};
+  return {{"gelu_new", "gelu_tanh"},         {"gelu_pytorch_tanh", "gelu_tanh"},
+          {"gelu_fast", "gelu_tanh"},        {"gelu_accurate", "gelu_tanh"},
+          {"gelu_python_tanh", "gelu_tanh"}, {"gelu", "gelu"},
+          {"gelu_python", "gelu"},           {"relu", "relu"},
+          {"relu2", "squared_relu"}};
 }
 
 std::vector<Word> gated_activations() { return {{"silu", "swiglu"}, {"swish", "swiglu"}, {"gelu", "geglu"}}; }
@@ -24,23 +26,50 @@ std::vector<Row> joined(std::vector<Row> rows, const std::vector<Row>& more) {
 }
 
 std::vector<ConfigRow> rope_rows(const char* theta, const char* base) {
-  return {{theta, "rotary_base", base},
-          {"rope_parameters.rope_type|rope_scaling.type|rope_scaling.rope_type",
-           "rotary_scaling",
-           "\"default\"",
-           word,
-           {{"default", "none"}, {"linear", "linear"}, {"llama3", "llama3"}, {"yarn", "yarn"}},
-           true},
-          {"rope_parameters.factor|rope_scaling.factor", "rotary_factor", "1.0", same, {}, true},
-          {"rope_parameters.original_max_position_embeddings|rope_scaling.original_max_position_embeddings",
-           "rotary_original_context", "0", same, {}, true},
-          {"rope_parameters.beta_slow|rope_scaling.beta_slow|rope_parameters.low_freq_factor|"
-           "rope_scaling.low_freq_factor",
-           "rotary_low", "1.0", same, {}, true},
-          {"rope_parameters.beta_fast|rope_scaling.beta_fast|rope_parameters.high_freq_factor|"
-           "rope_scaling.high_freq_factor",
-           "rotary_high", "0.0", same, {}, true},
-          {"rope_parameters.attention_factor|rope_scaling.attention_factor", "rotary_attention", "0.0", same, {}, true}};
+  return {
+      {theta, "rotary_base", base},
+      {"rope_parameters.rope_type|rope_scaling.type|rope_scaling.rope_type",
+       "rotary_scaling",
+       "\"default\"",
+       word,
+       {{"default", "none"}, {"linear", "linear"}, {"llama3", "llama3"}, {"yarn", "yarn"}},
+       true},
+      {"rope_parameters.factor|rope_scaling.factor", "rotary_factor", "1.0", same, {}, true},
+      {"rope_parameters.original_max_position_embeddings|rope_scaling.original_max_position_embeddings",
+       "rotary_original_context",
+       "0",
+       same,
+       {},
+       true},
+      {"rope_parameters.low_freq_factor|rope_scaling.low_freq_factor",
+       "rotary_low",
+       "1.0",
+       same,
+       {},
+       false,
+       "rotary_scaling=llama3"},
+      {"rope_parameters.high_freq_factor|rope_scaling.high_freq_factor",
+       "rotary_high",
+       "0.0",
+       same,
+       {},
+       false,
+       "rotary_scaling=llama3"},
+      {"rope_parameters.beta_slow|rope_scaling.beta_slow", "rotary_low", "1.0", same, {}, false, "rotary_scaling=yarn"},
+      {"rope_parameters.beta_fast|rope_scaling.beta_fast",
+       "rotary_high",
+       "0.0",
+       same,
+       {},
+       false,
+       "rotary_scaling=yarn"},
+      {"rope_parameters.attention_factor|rope_scaling.attention_factor",
+       "rotary_attention",
+       "0.0",
+       same,
+       {},
+       true,
+       "rotary_scaling=yarn"}};
 }
 
 ConfigRow tied_row(const char* fallback) { return {"tie_word_embeddings", "tied", fallback}; }
@@ -163,74 +192,74 @@ Family gptj() {
 }
 
 Family gpt_neox(bool parallel) {
-  return {"gpt_neox",
-          "GPTNeoXForCausalLM",
-          "gpt_neox.",
-          {"positions=rotary", "norm=layer", parallel ? "norm_placement=parallel_two" : "norm_placement=pre",
-           "bias=true"},
-          {{"use_parallel_residual", parallel ? "true" : "false", "true"}},
-          {{"vocab_size", "vocabulary", "50432"},
-           {"max_position_embeddings", "context", "2048"},
-           {"hidden_size", "width", "6144"},
-           {"num_hidden_layers", "layers", "44"},
-           {"num_attention_heads", "heads", "64"},
-           {"intermediate_size", "hidden", "24576"},
-           {"rope_parameters.partial_rotary_factor|rotary_pct", "rotary_fraction", "0.25"},
-           {"rope_parameters.rope_theta|rotary_emb_base", "rotary_base", "10000"},
-           {"rope_parameters.rope_type|rope_scaling.type|rope_scaling.rope_type",
-            "rotary_scaling",
-            "\"default\"",
-            word,
-            {{"default", "none"}, {"linear", "linear"}},
-            true},
-           {"rope_parameters.factor|rope_scaling.factor", "rotary_factor", "1.0", same, {}, true},
-           {"hidden_act", "activation", "\"gelu\"", word, activations()},
-           {"layer_norm_eps", "norm_epsilon", "1e-05"},
-           {"attention_bias", "bias_qkv", "true", toggle},
-           {"attention_bias", "bias_attention_output", "true", toggle},
-           tied_row("false")},
-          {{"token_embedding", "gpt_neox.embed_in"},
-           {"layers.#.attention_norm", "gpt_neox.layers.#.input_layernorm"},
-           {"layers.#.attention.q", "gpt_neox.layers.#.attention.query_key_value", grouped},
-           {"layers.#.attention.k", "gpt_neox.layers.#.attention.query_key_value", grouped},
-           {"layers.#.attention.v", "gpt_neox.layers.#.attention.query_key_value", grouped},
-           {"layers.#.attention.o", "gpt_neox.layers.#.attention.dense"},
-           {"layers.#.mlp_norm", "gpt_neox.layers.#.post_attention_layernorm"},
-           {"layers.#.mlp.up", "gpt_neox.layers.#.mlp.dense_h_to_4h"},
-           {"layers.#.mlp.down", "gpt_neox.layers.#.mlp.dense_4h_to_h"},
-           {"final_norm", "gpt_neox.final_layer_norm"},
-           {"head", "embed_out"}},
-          RotaryOrder::half_split};
+  return {
+      "gpt_neox",
+      "GPTNeoXForCausalLM",
+      "gpt_neox.",
+      {"positions=rotary", "norm=layer", parallel ? "norm_placement=parallel_two" : "norm_placement=pre", "bias=true"},
+      {{"use_parallel_residual", parallel ? "true" : "false", "true"}},
+      {{"vocab_size", "vocabulary", "50432"},
+       {"max_position_embeddings", "context", "2048"},
+       {"hidden_size", "width", "6144"},
+       {"num_hidden_layers", "layers", "44"},
+       {"num_attention_heads", "heads", "64"},
+       {"intermediate_size", "hidden", "24576"},
+       {"rope_parameters.partial_rotary_factor|rotary_pct", "rotary_fraction", "0.25"},
+       {"rope_parameters.rope_theta|rotary_emb_base", "rotary_base", "10000"},
+       {"rope_parameters.rope_type|rope_scaling.type|rope_scaling.rope_type",
+        "rotary_scaling",
+        "\"default\"",
+        word,
+        {{"default", "none"}, {"linear", "linear"}},
+        true},
+       {"rope_parameters.factor|rope_scaling.factor", "rotary_factor", "1.0", same, {}, true},
+       {"hidden_act", "activation", "\"gelu\"", word, activations()},
+       {"layer_norm_eps", "norm_epsilon", "1e-05"},
+       {"attention_bias", "bias_qkv", "true", toggle},
+       {"attention_bias", "bias_attention_output", "true", toggle},
+       tied_row("false")},
+      {{"token_embedding", "gpt_neox.embed_in"},
+       {"layers.#.attention_norm", "gpt_neox.layers.#.input_layernorm"},
+       {"layers.#.attention.q", "gpt_neox.layers.#.attention.query_key_value", grouped},
+       {"layers.#.attention.k", "gpt_neox.layers.#.attention.query_key_value", grouped},
+       {"layers.#.attention.v", "gpt_neox.layers.#.attention.query_key_value", grouped},
+       {"layers.#.attention.o", "gpt_neox.layers.#.attention.dense"},
+       {"layers.#.mlp_norm", "gpt_neox.layers.#.post_attention_layernorm"},
+       {"layers.#.mlp.up", "gpt_neox.layers.#.mlp.dense_h_to_4h"},
+       {"layers.#.mlp.down", "gpt_neox.layers.#.mlp.dense_4h_to_h"},
+       {"final_norm", "gpt_neox.final_layer_norm"},
+       {"head", "embed_out"}},
+      RotaryOrder::half_split};
 }
 
 // ---- OPT, XGLM, BLOOM
 
 std::vector<NameRow> fairseq_names(const std::string& base) {
   const bool opt = base == "opt";
-  return {{"token_embedding", opt ? "model.decoder.embed_tokens" : "model.embed_tokens"},
-          {"embedding_projection", "model.decoder.project_in"},
-          {"position_embedding", "model.decoder.embed_positions"},
-          {"layers.#.attention_norm",
-           opt ? "model.decoder.layers.#.self_attn_layer_norm" : "model.layers.#.self_attn_layer_norm"},
-          {"layers.#.attention.q", opt ? "model.decoder.layers.#.self_attn.q_proj" : "model.layers.#.self_attn.q_proj"},
-          {"layers.#.attention.k", opt ? "model.decoder.layers.#.self_attn.k_proj" : "model.layers.#.self_attn.k_proj"},
-          {"layers.#.attention.v", opt ? "model.decoder.layers.#.self_attn.v_proj" : "model.layers.#.self_attn.v_proj"},
-          {"layers.#.attention.o",
-           opt ? "model.decoder.layers.#.self_attn.out_proj" : "model.layers.#.self_attn.out_proj"},
-          {"layers.#.mlp_norm", opt ? "model.decoder.layers.#.final_layer_norm" : "model.layers.#.final_layer_norm"},
-          {"layers.#.mlp.up", opt ? "model.decoder.layers.#.fc1" : "model.layers.#.fc1"},
-          {"layers.#.mlp.down", opt ? "model.decoder.layers.#.fc2" : "model.layers.#.fc2"},
-          {"final_norm", opt ? "model.decoder.final_layer_norm" : "model.layer_norm"},
-          {"head_projection", "model.decoder.project_out"},
-          {"head", "lm_head"}};
+  return {
+      {"token_embedding", opt ? "model.decoder.embed_tokens" : "model.embed_tokens"},
+      {"embedding_projection", "model.decoder.project_in"},
+      {"position_embedding", "model.decoder.embed_positions"},
+      {"layers.#.attention_norm",
+       opt ? "model.decoder.layers.#.self_attn_layer_norm" : "model.layers.#.self_attn_layer_norm"},
+      {"layers.#.attention.q", opt ? "model.decoder.layers.#.self_attn.q_proj" : "model.layers.#.self_attn.q_proj"},
+      {"layers.#.attention.k", opt ? "model.decoder.layers.#.self_attn.k_proj" : "model.layers.#.self_attn.k_proj"},
+      {"layers.#.attention.v", opt ? "model.decoder.layers.#.self_attn.v_proj" : "model.layers.#.self_attn.v_proj"},
+      {"layers.#.attention.o", opt ? "model.decoder.layers.#.self_attn.out_proj" : "model.layers.#.self_attn.out_proj"},
+      {"layers.#.mlp_norm", opt ? "model.decoder.layers.#.final_layer_norm" : "model.layers.#.final_layer_norm"},
+      {"layers.#.mlp.up", opt ? "model.decoder.layers.#.fc1" : "model.layers.#.fc1"},
+      {"layers.#.mlp.down", opt ? "model.decoder.layers.#.fc2" : "model.layers.#.fc2"},
+      {"final_norm", opt ? "model.decoder.final_layer_norm" : "model.layer_norm"},
+      {"head_projection", "model.decoder.project_out"},
+      {"head", "lm_head"}};
 }
 
 Family opt(bool before) {
   return {"opt",
           "OPTForCausalLM",
           "model.",
-          {"positions=learned", "position_offset=2", "norm=layer", before ? "norm_placement=pre" : "norm_placement=post",
-           "bias=true"},
+          {"positions=learned", "position_offset=2", "norm=layer",
+           before ? "norm_placement=pre" : "norm_placement=post", "bias=true"},
           {{"do_layer_norm_before", before ? "true" : "false", "true"},
            {"_remove_final_layer_norm", "false", "false"},
            {"enable_bias", "true", "true"},
@@ -351,9 +380,9 @@ Family mistral() {
           "model.",
           {"positions=rotary", "norm=rms", "bias=false"},
           {},
-          joined<ConfigRow>(llama_rows({"32000", "131072", "4096", "14336", "32", "32", "8", "1e-06"}),
-                            {{"head_dim", "head_size", "null", zero_is_null},
-                             {"sliding_window", "window", "4096", zero_is_null}}),
+          joined<ConfigRow>(
+              llama_rows({"32000", "131072", "4096", "14336", "32", "32", "8", "1e-06"}),
+              {{"head_dim", "head_size", "null", zero_is_null}, {"sliding_window", "window", "4096", zero_is_null}}),
           llama_names(),
           RotaryOrder::half_split};
 }
@@ -361,8 +390,8 @@ Family mistral() {
 Family qwen2(bool window) {
   std::vector<ConfigRow> rows = llama_rows({"151936", "32768", "4096", "22016", "32", "32", "32", "1e-06"});
   if (window)
-    rows = joined<ConfigRow>(rows, {{"sliding_window", "window", "4096", zero_is_null},
-                                    {"max_window_layers", "window_from", "28"}});
+    rows = joined<ConfigRow>(
+        rows, {{"sliding_window", "window", "4096", zero_is_null}, {"max_window_layers", "window_from", "28"}});
   return {"qwen2",
           "Qwen2ForCausalLM",
           "model.",
@@ -380,8 +409,8 @@ Family qwen3(bool window) {
                          {"attention_bias", "bias_qkv", "false", toggle},
                          {"attention_bias", "bias_attention_output", "false", toggle}});
   if (window)
-    rows = joined<ConfigRow>(rows, {{"sliding_window", "window", "4096", zero_is_null},
-                                    {"max_window_layers", "window_from", "28"}});
+    rows = joined<ConfigRow>(
+        rows, {{"sliding_window", "window", "4096", zero_is_null}, {"max_window_layers", "window_from", "28"}});
   return {"qwen3",
           "Qwen3ForCausalLM",
           "model.",

@@ -1,9 +1,9 @@
 #pragma once
 // Family: what a family of models is called elsewhere, as data and nothing but data: which members of config.json stand
 // for which of our `model.*` settings, and which of its tensors hold which of our parameters, in which layout. The
-// reader, the writer and the choice of a family for a model of ours all walk over these tables (io/weights/families.cpp,
-// gguf_families.cpp); none knows a family by name. A model_type may have several rows, told apart by `wanted`.
-// Rule for a new family: one row here, a fixture in tests/io, nothing else.
+// reader, the writer and the choice of a family for a model of ours all walk over these tables
+// (io/weights/families.cpp, gguf_families.cpp); none knows a family by name. A model_type may have several rows, told
+// apart by `wanted`. Rule for a new family: one row here, a fixture in tests/io, nothing else.
 
 #include <string>
 #include <string_view>
@@ -29,12 +29,13 @@ struct Word {
 };
 
 struct ConfigRow {
-  const char* json;           ///< "rope_parameters.rope_theta|rope_theta": the first that is there is read, the last written
-  const char* key;            ///< without "model."
+  const char* json;  ///< "rope_parameters.rope_theta|rope_theta": the first that is there is read, the last written
+  const char* key;   ///< without "model."
   const char* fallback = "";  ///< JSON text of the class default; "": the member must be there
   Meaning meaning = Meaning::same;
   std::vector<Word> words = {};
   bool only_when_set = false;  ///< the writer leaves it out where it has its fallback
+  const char* when = "";  ///< "rotary_scaling=yarn": the row is there only with this setting, which stands above it
 };
 
 /// A member that must have a certain value for the row to be about this model.

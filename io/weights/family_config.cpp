@@ -89,6 +89,15 @@ std::optional<ConfigValue> as_key_value(const Key& key, const JsonValue& value) 
   }
 }
 
+/// Whether a row that is there only with a certain setting is there.
+bool applies(const ConfigRow& row, const RunConfig& config) {
+  const std::string_view when = row.when;
+  if (when.empty()) return true;
+  const size_t equals = when.find('=');
+  return std::get<std::string>(key_of(std::string(when.substr(0, equals)).c_str()).get(config)) ==
+         when.substr(equals + 1);
+}
+
 /// Reads one config.json by one family's table.
 class ConfigReading {
  public:
@@ -97,7 +106,8 @@ class ConfigReading {
 
   DecoderConfig model() {
     for (const char* setting : family_.fixed) fix(setting);
-    for (const ConfigRow& row : family_.config) read(row);
+    for (const ConfigRow& row : family_.config)
+      if (applies(row, config_)) read(row);
     check();
     return config_.model;
   }
@@ -133,10 +143,6 @@ class ConfigReading {
   }
 
   void set(const ConfigRow& row, const JsonValue& value) {
-    if (!find_config_key(std::string("model.") + row.key)) {
-      if (text_of(value) == text_of(parse_json(row.fallback, "a family's table"))) return;
-      throw bad(row, row.fallback, shown_text(value));
-    }
     if (row.meaning == Meaning::alternation) return set_alternation(row, value);
     const Key& key = key_of(row.key);
     std::optional<ConfigValue> meant;
@@ -211,8 +217,8 @@ class ConfigReading {
         mistakes += fmt::format("\n  {}: {}", conflict.keys.front(), conflict.message);
     const DecoderConfig& m = config_.model;
     constexpr int64_t kMost = int64_t{1} << 40;  // elements of one tensor: far above any, far below an overflow
-    for (const auto& [rows, columns] : {std::pair{m.vocabulary, m.width}, {m.mlp(), m.width},
-                                        {m.heads * m.head(), m.width}, {m.context, m.width}})
+    for (const auto& [rows, columns] :
+         {std::pair{m.vocabulary, m.width}, {m.mlp(), m.width}, {m.heads * m.head(), m.width}, {m.context, m.width}})
       if (rows > kMost / std::max<int64_t>(1, columns)) mistakes += "\n  a matrix of more than 2^40 elements";
     if (m.vocabulary < 1) mistakes += "\n  vocab_size: wanted at least 1";
     if (!mistakes.empty())
@@ -245,7 +251,6 @@ json::value alternation_of(const DecoderConfig& model, const RunConfig& config) 
 }
 
 json::value meant_for_them(const ConfigRow& row, const RunConfig& config) {
-  if (!find_config_key(std::string("model.") + row.key)) return json::parse(row.fallback);
   if (row.meaning == Meaning::alternation) return alternation_of(config.model, config);
   const ConfigValue ours = key_of(row.key).get(config);
   const auto zero = [&] { return std::holds_alternative<int64_t>(ours) && std::get<int64_t>(ours) == 0; };
@@ -301,12 +306,45 @@ void pretty(const json::value& value, const std::string& indent, std::string& ou
   }
 }
 
+void resolve_positions(const DecoderConfig& model, const DecoderConfig& fresh, DecoderConfig& m) {
+  const bool rotary = model.positions == Positions::rotary;
+  if (!rotary) {
+    m.rotary_base = fresh.rotary_base, m.rotary_fraction = fresh.rotary_fraction;
+    m.rotary_interleaved = fresh.rotary_interleaved, m.rotary_scaling = fresh.rotary_scaling;
+  }
+  if (!rotary || model.rotary_scaling == RotaryScaling::none) {
+    m.rotary_factor = fresh.rotary_factor, m.rotary_original_context = fresh.rotary_original_context;
+    m.rotary_low = fresh.rotary_low, m.rotary_high = fresh.rotary_high, m.rotary_attention = fresh.rotary_attention;
+  }
+  const bool stretched = rotary && model.rotary_scaling != RotaryScaling::none;
+  if (stretched && model.rotary_scaling != RotaryScaling::linear) {
+    m.rotary_original_context = model.original_context();
+    if (model.rotary_high == 0.0) m.rotary_high = model.rotary_scaling == RotaryScaling::yarn ? 32.0 : 4.0;
+  }
+  if (model.positions != Positions::t5)
+    m.relative_buckets = fresh.relative_buckets, m.relative_distance = fresh.relative_distance;
+  if (model.positions != Positions::learned && model.positions != Positions::sinusoidal) m.position_offset = 0;
+}
+
+Toggle said(bool on) { return on ? Toggle::on : Toggle::off; }
+
+/// With what a 0 or an `automatic` stands for written out, and what no part of the model reads as in a fresh model.
 RunConfig resolved(const DecoderConfig& model) {
+  const DecoderConfig fresh;
   RunConfig config;
-  config.model = model;
-  config.model.kv_heads = model.kv();
-  config.model.head_size = model.head();
-  config.model.hidden = model.mlp();
+  DecoderConfig& m = config.model;
+  m = model;
+  m.kv_heads = model.kv(), m.head_size = model.head(), m.hidden = model.mlp();
+  m.embedding_width = model.embedded() == model.width ? 0 : model.embedded();
+  m.bias_qkv = said(model.has_qkv_bias()), m.bias_attention_output = said(model.has_attention_output_bias());
+  m.bias_mlp = said(model.has_mlp_bias()), m.bias_norm = said(model.has_norm_bias());
+  m.bias = fresh.bias;  // said by the four above
+  m.final_norm = said(model.has_final_norm());
+  m.attention_scale = model.score_scale(), m.embedding_scale = model.token_scale(), m.logit_scale = model.head_scale();
+  m.deep_alpha = model.alpha(), m.deep_beta = model.beta();
+  if (model.window == 0) m.window_from = m.global_every = m.global_first = 0;
+  if (model.global_every == 0) m.global_first = 0;
+  resolve_positions(model, fresh, m);
   return config;
 }
 
@@ -343,6 +381,7 @@ std::string write_model_config(const Family& family, const DecoderConfig& model,
   root["architectures"] = json::array{family.architecture};
   root["model_type"] = family.model_type;
   for (const ConfigRow& row : family.config) {
+    if (!applies(row, config)) continue;
     json::value value = meant_for_them(row, config);
     const std::string path = split(row.json, '|').back();
     if (row.only_when_set && json::serialize(value) == json::serialize(json::parse(row.fallback))) continue;
@@ -362,7 +401,6 @@ std::vector<std::string> model_differences(const DecoderConfig& a, const Decoder
   const RunConfig before = resolved(a), after = resolved(b);
   for (const Key& key : config_keys()) {
     if (key.section() != "model" || never_matters(key.leaf())) continue;
-    if (a.positions != Positions::rotary && key.leaf().rfind("rotary_", 0) == 0) continue;
     const ConfigValue was = key.get(before), is = key.get(after);
     if (was != is) differences.push_back(fmt::format("{}: {} -> {}", key.leaf(), to_toml(was), to_toml(is)));
   }

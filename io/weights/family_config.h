@@ -1,6 +1,6 @@
 #pragma once
-// A model's settings in Hugging Face's words and back, by the tables of io/weights/family.h. Reading a config.json gives
-// the family and a DecoderConfig that has passed every check of the config; writing is proved by reading what was
+// A model's settings in Hugging Face's words and back, by the tables of io/weights/family.h. Reading a config.json
+// gives the family and a DecoderConfig that has passed every check of the config; writing is proved by reading what was
 // written: a family is right for a model exactly when it says it back. A config.json is hostile: its size, depth and
 // every number in it are checked by the rules of the `model.*` keys.
 
@@ -35,8 +35,8 @@ struct ConfigExtras {
 /// A config.json for the model.
 std::string write_model_config(const Family& family, const DecoderConfig& model, const ConfigExtras& extras);
 
-/// Settings in which two models differ, as "window: 0 -> 256"; what cannot matter (initialisation, dropout) is left out,
-/// and what a 0 stands for is written out first.
+/// Settings in which two models differ, as "window: 0 -> 256"; what cannot matter (initialisation, dropout) is left
+/// out, and what a 0 stands for is written out first.
 std::vector<std::string> model_differences(const DecoderConfig& a, const DecoderConfig& b);
 
 /// The family that expresses the model, of the given model_type when not empty. Error config that says for the nearest

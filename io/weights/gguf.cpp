@@ -19,8 +19,7 @@ struct NamedGgmlType {
   uint32_t code;
   DType dtype;
 };
-constexpr NamedGgmlType kGgmlTypes[] = {
-    {0, DType::f32}, {1, DType::f16}, {28, DType::f64}, {30, DType::bf16}};
+constexpr NamedGgmlType kGgmlTypes[] = {{0, DType::f32}, {1, DType::f16}, {28, DType::f64}, {30, DType::bf16}};
 
 uint64_t aligned(uint64_t bytes, uint64_t alignment) { return (bytes + alignment - 1) / alignment * alignment; }
 
@@ -148,8 +147,7 @@ uint64_t bytes_of_type(GgufType type) {
 
 GgufType read_type(GgufCursor& cursor) {
   const uint32_t code = cursor.number<uint32_t>("a value's type");
-  if (code > static_cast<uint32_t>(GgufType::f64))
-    throw cursor.bad(fmt::format("value type {}, wanted 0 to 12", code));
+  if (code > static_cast<uint32_t>(GgufType::f64)) throw cursor.bad(fmt::format("value type {}, wanted 0 to 12", code));
   return static_cast<GgufType>(code);
 }
 
@@ -212,7 +210,8 @@ GgufTensor read_tensor_info(GgufCursor& cursor) {
   tensor.name = cursor.text("a tensor's name", kMaxGgufName);
   if (tensor.name.empty()) throw cursor.bad("a tensor without a name");
   const uint32_t dims = cursor.number<uint32_t>("a number of dims");
-  if (dims > kMaxGgufDims) throw cursor.bad(fmt::format("tensor '{}' has {} dims, wanted at most 4", tensor.name, dims));
+  if (dims > kMaxGgufDims)
+    throw cursor.bad(fmt::format("tensor '{}' has {} dims, wanted at most 4", tensor.name, dims));
   for (uint32_t i = 0; i < dims; ++i) {
     const uint64_t extent = cursor.number<uint64_t>("a dim");
     if (extent > static_cast<uint64_t>(INT64_MAX))
@@ -223,9 +222,10 @@ GgufTensor read_tensor_info(GgufCursor& cursor) {
   const auto known = std::find_if(std::begin(kGgmlTypes), std::end(kGgmlTypes),
                                   [&](const NamedGgmlType& type) { return type.code == code; });
   if (known == std::end(kGgmlTypes))
-    throw cursor.bad(fmt::format("tensor '{}' has ggml type {}, wanted 0 (F32), 1 (F16), 28 (F64) or 30 (BF16); "
-                                 "quantised weights cannot be read",
-                                 tensor.name, code));
+    throw cursor.bad(
+        fmt::format("tensor '{}' has ggml type {}, wanted 0 (F32), 1 (F16), 28 (F64) or 30 (BF16); "
+                    "quantised weights cannot be read",
+                    tensor.name, code));
   tensor.dtype = known->dtype;
   const std::optional<uint64_t> bytes = checked_tensor_bytes(tensor.dtype, tensor.shape);
   if (!bytes) throw cursor.bad(fmt::format("the size of tensor '{}' overflows 64 bits", tensor.name));

@@ -1,9 +1,7 @@
 #include "io/weights/gguf_output.h"
 
 #include <algorithm>
-#include <cmath>
 
-#include "core/config/keys.h"
 #include "core/error.h"
 #include "core/failpoint.h"
 #include "io/file_system.h"
@@ -80,40 +78,21 @@ std::string type_there(const Family& family) {
   return family.model_type;
 }
 
-std::string setting(const DecoderConfig& model, const char* key, const char* otherwise) {
-  RunConfig config;
-  config.model = model;
-  const Key* known = find_config_key(std::string("model.") + key);
-  return known ? std::get<std::string>(known->get(config)) : otherwise;
-}
-
-double number_setting(const DecoderConfig& model, const char* key, double otherwise) {
-  RunConfig config;
-  config.model = model;
-  const Key* known = find_config_key(std::string("model.") + key);
-  if (!known) return otherwise;
-  const ConfigValue value = known->get(config);
-  return std::holds_alternative<double>(value) ? std::get<double>(value)
-                                               : static_cast<double>(std::get<int64_t>(value));
-}
+const char* scaling_name(RotaryScaling scaling) { return scaling == RotaryScaling::yarn ? "yarn" : "linear"; }
 
 void add_rotary(const DecoderConfig& model, const std::string& arch, GgufModel& out) {
   if (model.positions != Positions::rotary) return;
-  const auto dims =
-      static_cast<uint32_t>(std::llround(model.rotary_fraction * static_cast<double>(model.head()))) / 2 * 2;
-  out.metadata.emplace_back(arch + ".rope.dimension_count", dims);
+  out.metadata.emplace_back(arch + ".rope.dimension_count", static_cast<uint32_t>(model.rotary_dims()));
   out.metadata.emplace_back(arch + ".rope.freq_base", static_cast<float>(model.rotary_base));
-  const std::string scaling = setting(model, "rotary_scaling", "none");
-  if (scaling == "none") return;
-  if (scaling == "llama3")
+  if (model.rotary_scaling == RotaryScaling::none) return;
+  if (model.rotary_scaling == RotaryScaling::llama3)
     throw Error::make(ExitCode::config,
                       "GGUF keeps llama3's rotary scaling as a table of its own, which is not written here; use "
                       "--format hf and llama.cpp's own converter");
-  out.metadata.emplace_back(arch + ".rope.scaling.type", scaling);
-  out.metadata.emplace_back(arch + ".rope.scaling.factor",
-                            static_cast<float>(number_setting(model, "rotary_factor", 1.0)));
-  if (const double original = number_setting(model, "rotary_original_context", 0.0); original > 0.0)
-    out.metadata.emplace_back(arch + ".rope.scaling.original_context_length", static_cast<uint32_t>(original));
+  out.metadata.emplace_back(arch + ".rope.scaling.type", std::string(scaling_name(model.rotary_scaling)));
+  out.metadata.emplace_back(arch + ".rope.scaling.factor", static_cast<float>(model.rotary_factor));
+  out.metadata.emplace_back(arch + ".rope.scaling.original_context_length",
+                            static_cast<uint32_t>(model.original_context()));
 }
 
 void add_switches(const DecoderConfig& model, const std::string& arch, GgufModel& out) {
@@ -135,7 +114,7 @@ void add_switches(const DecoderConfig& model, const std::string& arch, GgufModel
       arch + (model.norm == NormKind::rms ? ".attention.layer_norm_rms_epsilon" : ".attention.layer_norm_epsilon"),
       static_cast<float>(model.norm_epsilon));
   if (model.positions == Positions::alibi) out.metadata.emplace_back(arch + ".attention.max_alibi_bias", 8.0f);
-  if (setting(model, "norm_placement", "pre").starts_with("parallel"))
+  if (model.parallel_block())
     out.metadata.emplace_back(arch + ".use_parallel_residual", true);
   else if (arch == "gptneox")
     out.metadata.emplace_back(arch + ".use_parallel_residual", false);
@@ -165,7 +144,8 @@ GgufModel gguf_model(const DecoderConfig& model, const Tokenizer* tokenizer) {
       known += fmt::format("{}{}", known.empty() ? "" : ", ", name);
     }
   if (!out.family)
-    throw Error::make(ExitCode::config, "llama.cpp has no architecture for {} models; it has those for {}", type, known);
+    throw Error::make(ExitCode::config, "llama.cpp has no architecture for {} models; it has those for {}", type,
+                      known);
   const std::string arch = out.family->model_type;
   out.metadata.emplace_back("general.architecture", arch);
   out.metadata.emplace_back("general.alignment", static_cast<uint32_t>(kGgufAlignment));

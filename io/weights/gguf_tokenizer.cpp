@@ -73,7 +73,8 @@ void add_gguf_tokenizer(const Tokenizer& tokenizer, int64_t vocabulary, GgufMode
   const TokenizerSpec spec = exported_spec(tokenizer);
   const auto* parts = std::get_if<BpeParts>(&spec.model);
   if (parts == nullptr) {
-    out.notices.push_back("no tokenizer goes into the file: llama.cpp's kinds are byte-level BPE and SentencePiece BPE");
+    out.notices.push_back(
+        "no tokenizer goes into the file: llama.cpp's kinds are byte-level BPE and SentencePiece BPE");
     return;
   }
   const bool byte_level = has_byte_level(spec);

@@ -37,8 +37,7 @@ struct Leftovers {
 void rewrite_words(const std::vector<char>& words, uint64_t from, uint64_t to, std::string& out) {
   const uint64_t count = words.size() / from;
   out.assign(count * to, '\0');
-  for (uint64_t i = 0; i < count; ++i)
-    std::memcpy(out.data() + i * to, words.data() + i * from, std::min(from, to));
+  for (uint64_t i = 0; i < count; ++i) std::memcpy(out.data() + i * to, words.data() + i * from, std::min(from, to));
 }
 
 /// Tokens of one shard after another.
@@ -91,8 +90,7 @@ void read_back(const fs::path& prefix, const std::vector<uint64_t>& lengths, con
   MegatronDocument document;
   uint64_t found = 0;
   bool same = digest.value() == wanted;
-  for (; same && index.next(document); ++found)
-    same = found < lengths.size() && document.tokens == lengths[found];
+  for (; same && index.next(document); ++found) same = found < lengths.size() && document.tokens == lengths[found];
   if (!same || found != lengths.size())
     throw Error::make(ExitCode::io_error, "{}: what was read back is not what was written", prefix.string());
 }

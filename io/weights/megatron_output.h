@@ -1,8 +1,8 @@
 #pragma once
-// A corpus's tokens as Megatron-LM reads them: PREFIX.bin, all documents back to back, each ended by its end-of-document
-// token, and PREFIX.idx (io/corpus/megatron_index.h tells the layout). One document is one sequence. Tokens are u16
-// where the vocabulary is below 65,500, else i32, as Megatron chooses. The .bin gets its name first, the .idx, without
-// which nobody reads it, last.
+// A corpus's tokens as Megatron-LM reads them: PREFIX.bin, all documents back to back, each ended by its
+// end-of-document token, and PREFIX.idx (io/corpus/megatron_index.h tells the layout). One document is one sequence.
+// Tokens are u16 where the vocabulary is below 65,500, else i32, as Megatron chooses. The .bin gets its name first, the
+// .idx, without which nobody reads it, last.
 
 #include <cstdint>
 #include <filesystem>

@@ -101,9 +101,8 @@ void MappedSource::check_unused(std::string& mistakes) {
   for (const auto& [name, stored] : files_.tensors()) {
     if (std::binary_search(used.begin(), used.end(), std::string_view(name))) continue;
     const auto& buffers = constant_buffers();
-    const bool constant = std::any_of(buffers.begin(), buffers.end(), [&, &tensor = name](const char* end) {
-      return ("." + tensor).ends_with(end);
-    });
+    const bool constant = std::any_of(buffers.begin(), buffers.end(),
+                                      [&, &tensor = name](const char* end) { return ("." + tensor).ends_with(end); });
     if (constant)
       unused_.constants.push_back(name);
     else if (name == head && map_.model().tied)
@@ -228,9 +227,8 @@ void gather_rows(const MappedTensor& tensor, ParameterSource& source, DType to, 
     stored.resize(elements * bytes_of(from));
     source.read(piece.parameter, run.ours, run.count, stored.data());
     if (const size_t overflowed = cast_elements(stored.data(), from, into, to, elements))
-      throw Error::make(ExitCode::bad_data,
-                        "{}: {} values of {} are too large for {}; choose --dtype bf16 or f32", tensor.name, overflowed,
-                        piece.parameter, name_of(to));
+      throw Error::make(ExitCode::bad_data, "{}: {} values of {} are too large for {}; choose --dtype bf16 or f32",
+                        tensor.name, overflowed, piece.parameter, name_of(to));
   });
 }
 

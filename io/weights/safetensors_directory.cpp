@@ -46,7 +46,8 @@ class IndexReader : public JsonEvents {
 
  private:
   Error refused(const char* got) const {
-    return Error::make(ExitCode::bad_data, "{}: weight_map, '{}': wanted the name of a file, got {}", where_, key_, got);
+    return Error::make(ExitCode::bad_data, "{}: weight_map, '{}': wanted the name of a file, got {}", where_, key_,
+                       got);
   }
   void nothing_here(const char* got) const {
     if (!begun_) throw Error::make(ExitCode::bad_data, "{}: wanted an object with a weight_map, got {}", where_, got);

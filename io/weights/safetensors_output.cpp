@@ -24,7 +24,7 @@ struct FileShard {
 
 /// Tensors in order into shards that stay below the size where a tensor allows it.
 std::vector<FileShard> cut_into_shards(const TensorMap& map, const ParameterSource& source, std::optional<DType> wanted,
-                                   uint64_t shard_bytes) {
+                                       uint64_t shard_bytes) {
   std::vector<FileShard> shards(1);
   for (const MappedTensor& tensor : map.tensors()) {
     const DType dtype = output_dtype(tensor, source, wanted);
@@ -37,8 +37,8 @@ std::vector<FileShard> cut_into_shards(const TensorMap& map, const ParameterSour
     shards.back().bytes += *bytes;
   }
   for (size_t i = 0; i < shards.size(); ++i) {
-    shards[i].name =
-        shards.size() == 1 ? "model.safetensors" : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+    shards[i].name = shards.size() == 1 ? "model.safetensors"
+                                        : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
     std::stable_sort(shards[i].outputs.begin(), shards[i].outputs.end(), [](const Output& a, const Output& b) {
       return bytes_of(a.entry.dtype) > bytes_of(b.entry.dtype);
     });

@@ -1,9 +1,6 @@
 #include "io/weights/tensor_map.h"
 
 #include <algorithm>
-#include <cmath>
-#include <numeric>
-#include <optional>
 
 #include "core/error.h"
 
@@ -67,8 +64,7 @@ int64_t turned(int64_t i, int64_t rotated, bool ours_interleaved, RotaryOrder th
 }
 
 int64_t rotated_dims(const DecoderConfig& model) {
-  if (model.positions != Positions::rotary) return 0;
-  return static_cast<int64_t>(std::llround(model.rotary_fraction * static_cast<double>(model.head()))) / 2 * 2;
+  return model.positions == Positions::rotary ? model.rotary_dims() : 0;
 }
 
 }  // namespace
@@ -133,9 +129,9 @@ void TensorMap::add(const Parameter& parameter) {
   MappedTensor& tensor = tensors_.back();
   tensor.rows += shape.rows;
   tensor.pieces.push_back({parameter.name, runs_for(stem.pattern, *row, shape.rows)});
-  tensor.shape = logical.size() == 1    ? std::vector<int64_t>{tensor.rows}
-                 : tensor.transposed    ? std::vector<int64_t>{shape.length, tensor.rows}
-                                        : std::vector<int64_t>{tensor.rows, shape.length};
+  tensor.shape = logical.size() == 1 ? std::vector<int64_t>{tensor.rows}
+                 : tensor.transposed ? std::vector<int64_t>{shape.length, tensor.rows}
+                                     : std::vector<int64_t>{tensor.rows, shape.length};
 }
 
 TensorMap::Place TensorMap::place_of(const std::string& parameter) const {
