@@ -91,13 +91,13 @@ ParameterSet declared(const DecoderConfig& model) {
   return parameters;
 }
 
-struct RunPlace {
+struct CheckpointPlace {
   fs::path run;
   int64_t step = -1;
 };
 
 /// RUN, or RUN/checkpoints/step-N.
-RunPlace run_place(const fs::path& path, int64_t step) {
+CheckpointPlace checkpoint_place(const fs::path& path, int64_t step) {
   const fs::path clean = path.has_filename() ? path : path.parent_path();
   const std::string name = clean.filename().string();
   if (fs::exists(clean / kCheckpointManifestName) && name.rfind("step-", 0) == 0)
@@ -116,7 +116,7 @@ Checkpoint newest_checkpoint(const RunDirectory& directory, std::vector<std::str
 }
 
 ConvertedModel open_run_model(const fs::path& path, int64_t wanted_step) {
-  const RunPlace place = run_place(path, wanted_step);
+  const CheckpointPlace place = checkpoint_place(path, wanted_step);
   const RunDirectory directory(place.run.string());
   ConvertedModel opened;
   opened.checkpoint = std::make_unique<Checkpoint>(

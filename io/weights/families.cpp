@@ -20,7 +20,7 @@ std::vector<Word> activations() {
 std::vector<Word> gated_activations() { return {{"silu", "swiglu"}, {"swish", "swiglu"}, {"gelu", "geglu"}}; }
 
 template <typename Row>
-std::vector<Row> joined(std::vector<Row> rows, const std::vector<Row>& more) {
+std::vector<Row> rows_with(std::vector<Row> rows, const std::vector<Row>& more) {
   rows.insert(rows.end(), more.begin(), more.end());
   return rows;
 }
@@ -301,7 +301,7 @@ Family bloom() {
           {"positions=alibi", "norm=layer", "embedding_norm=true", "activation=gelu_tanh", "bias=true"},
           {{"apply_residual_connection_post_layernorm", "false", "false"}},
           {{"vocab_size", "vocabulary", "250880"},
-           {"seq_length", "context", "2048"},
+           {"seq_length", "context", "2048", same, {}, true},
            {"n_embed|hidden_size", "width", "64"},
            {"num_hidden_layers|n_layer", "layers", "2"},
            {"num_attention_heads|n_head", "heads", "8"},
@@ -346,17 +346,17 @@ struct LlamaDefaults {
 };
 
 std::vector<ConfigRow> llama_rows(const LlamaDefaults& defaults) {
-  return joined<ConfigRow>({{"vocab_size", "vocabulary", defaults.vocabulary},
-                            {"max_position_embeddings", "context", defaults.context},
-                            {"hidden_size", "width", defaults.width},
-                            {"intermediate_size", "hidden", defaults.hidden},
-                            {"num_hidden_layers", "layers", defaults.layers},
-                            {"num_attention_heads", "heads", defaults.heads},
-                            {"num_key_value_heads", "kv_heads", defaults.kv_heads, zero_is_null},
-                            {"hidden_act", "activation", "\"silu\"", word, gated_activations()},
-                            {"rms_norm_eps", "norm_epsilon", defaults.epsilon},
-                            tied_row("false")},
-                           rope_rows("rope_parameters.rope_theta|rope_theta", "10000.0"));
+  return rows_with<ConfigRow>({{"vocab_size", "vocabulary", defaults.vocabulary},
+                               {"max_position_embeddings", "context", defaults.context},
+                               {"hidden_size", "width", defaults.width},
+                               {"intermediate_size", "hidden", defaults.hidden},
+                               {"num_hidden_layers", "layers", defaults.layers},
+                               {"num_attention_heads", "heads", defaults.heads},
+                               {"num_key_value_heads", "kv_heads", defaults.kv_heads, zero_is_null},
+                               {"hidden_act", "activation", "\"silu\"", word, gated_activations()},
+                               {"rms_norm_eps", "norm_epsilon", defaults.epsilon},
+                               tied_row("false")},
+                              rope_rows("rope_parameters.rope_theta|rope_theta", "10000.0"));
 }
 
 Family llama() {
@@ -365,11 +365,11 @@ Family llama() {
           "model.",
           {"positions=rotary", "norm=rms", "bias=false"},
           {},
-          joined<ConfigRow>(llama_rows({"32000", "2048", "4096", "11008", "32", "32", "null", "1e-06"}),
-                            {{"head_dim", "head_size", "null", zero_is_null},
-                             {"attention_bias", "bias_qkv", "false", toggle},
-                             {"attention_bias", "bias_attention_output", "false", toggle},
-                             {"mlp_bias", "bias_mlp", "false", toggle}}),
+          rows_with<ConfigRow>(llama_rows({"32000", "2048", "4096", "11008", "32", "32", "null", "1e-06"}),
+                               {{"head_dim", "head_size", "null", zero_is_null},
+                                {"attention_bias", "bias_qkv", "false", toggle},
+                                {"attention_bias", "bias_attention_output", "false", toggle},
+                                {"mlp_bias", "bias_mlp", "false", toggle}}),
           llama_names(),
           RotaryOrder::half_split};
 }
@@ -380,7 +380,7 @@ Family mistral() {
           "model.",
           {"positions=rotary", "norm=rms", "bias=false"},
           {},
-          joined<ConfigRow>(
+          rows_with<ConfigRow>(
               llama_rows({"32000", "131072", "4096", "14336", "32", "32", "8", "1e-06"}),
               {{"head_dim", "head_size", "null", zero_is_null}, {"sliding_window", "window", "4096", zero_is_null}}),
           llama_names(),
@@ -390,7 +390,7 @@ Family mistral() {
 Family qwen2(bool window) {
   std::vector<ConfigRow> rows = llama_rows({"151936", "32768", "4096", "22016", "32", "32", "32", "1e-06"});
   if (window)
-    rows = joined<ConfigRow>(
+    rows = rows_with<ConfigRow>(
         rows, {{"sliding_window", "window", "4096", zero_is_null}, {"max_window_layers", "window_from", "28"}});
   return {"qwen2",
           "Qwen2ForCausalLM",
@@ -404,12 +404,12 @@ Family qwen2(bool window) {
 
 Family qwen3(bool window) {
   std::vector<ConfigRow> rows =
-      joined<ConfigRow>(llama_rows({"151936", "32768", "4096", "22016", "32", "32", "32", "1e-06"}),
-                        {{"head_dim", "head_size", "128", zero_is_null},
-                         {"attention_bias", "bias_qkv", "false", toggle},
-                         {"attention_bias", "bias_attention_output", "false", toggle}});
+      rows_with<ConfigRow>(llama_rows({"151936", "32768", "4096", "22016", "32", "32", "32", "1e-06"}),
+                           {{"head_dim", "head_size", "128", zero_is_null},
+                            {"attention_bias", "bias_qkv", "false", toggle},
+                            {"attention_bias", "bias_attention_output", "false", toggle}});
   if (window)
-    rows = joined<ConfigRow>(
+    rows = rows_with<ConfigRow>(
         rows, {{"sliding_window", "window", "4096", zero_is_null}, {"max_window_layers", "window_from", "28"}});
   return {"qwen3",
           "Qwen3ForCausalLM",
@@ -461,7 +461,7 @@ Family falcon(FalconKind kind) {
                  {"final_norm", "transformer.ln_f"},
                  {"head", "lm_head"}},
                 RotaryOrder::half_split};
-  family.config = joined(family.config, rope_rows("rope_parameters.rope_theta|rope_theta", "10000.0"));
+  family.config = rows_with(family.config, rope_rows("rope_parameters.rope_theta|rope_theta", "10000.0"));
   if (is_new) {
     family.config.push_back({"num_kv_heads", "kv_heads", "null", zero_is_null});
     family.wanted.push_back({"num_ln_in_parallel_attn", two ? "2" : "1", "2"});

@@ -20,7 +20,7 @@ JsonLimits config_limits() {
   return limits;
 }
 
-std::vector<std::string> split(std::string_view text, char by) {
+std::vector<std::string> split_at(std::string_view text, char by) {
   std::vector<std::string> parts;
   while (true) {
     const size_t at = text.find(by);
@@ -30,31 +30,31 @@ std::vector<std::string> split(std::string_view text, char by) {
   }
 }
 
-bool is_null(const JsonValue& value) { return std::holds_alternative<std::nullptr_t>(value.content()); }
+bool says_null(const JsonValue& value) { return std::holds_alternative<std::nullptr_t>(value.content()); }
 
 /// The first of the alternatives that is there and not null; null otherwise.
 const JsonValue* find_member(const JsonValue& root, std::string_view alternatives) {
-  for (const std::string& path : split(alternatives, '|')) {
+  for (const std::string& path : split_at(alternatives, '|')) {
     const JsonValue* at = &root;
-    for (const std::string& name : split(path, '.')) at = at ? at->find(name) : nullptr;
-    if (at != nullptr && !is_null(*at)) return at;
+    for (const std::string& name : split_at(path, '.')) at = at ? at->find(name) : nullptr;
+    if (at != nullptr && !says_null(*at)) return at;
   }
   return nullptr;
 }
 
 /// A value as short text, to compare words and to show.
-std::string text_of(const JsonValue& value) {
+std::string word_of(const JsonValue& value) {
   const JsonValue::Content& content = value.content();
   if (const auto* flag = std::get_if<bool>(&content)) return *flag ? "true" : "false";
   if (const auto* text = std::get_if<std::string>(&content)) return *text;
   if (const auto* count = std::get_if<uint64_t>(&content)) return fmt::format("{}", *count);
   if (const auto* negative = std::get_if<int64_t>(&content)) return fmt::format("{}", *negative);
   if (const auto* real = std::get_if<double>(&content)) return fmt::format("{}", *real);
-  if (is_null(value)) return "null";
+  if (says_null(value)) return "null";
   return std::holds_alternative<JsonValue::Array>(content) ? "an array" : "an object";
 }
 
-std::string shown_text(const JsonValue& value) { return text_of(value).substr(0, 80); }
+std::string shown_text(const JsonValue& value) { return word_of(value).substr(0, 80); }
 
 const Key& key_of(const char* name) {
   const Key* key = find_config_key(std::string("model.") + name);
@@ -83,7 +83,7 @@ std::optional<ConfigValue> as_key_value(const Key& key, const JsonValue& value) 
     case KeyType::real:
       return number ? std::optional<ConfigValue>(*number) : std::nullopt;
     case KeyType::choice:
-      return ConfigValue(text_of(value));
+      return ConfigValue(word_of(value));
     default:
       return std::nullopt;
   }
@@ -116,7 +116,7 @@ class ConfigReading {
   static std::string unlike(const Family& family, const JsonValue& root) {
     for (const WantedMember& wanted : family.wanted) {
       const JsonValue* found = find_member(root, wanted.json);
-      const std::string got = found ? text_of(*found) : wanted.fallback;
+      const std::string got = found ? word_of(*found) : wanted.fallback;
       if (got != wanted.value) return fmt::format("{} = {}, wanted {}", wanted.json, got.substr(0, 40), wanted.value);
     }
     return "";
@@ -146,7 +146,7 @@ class ConfigReading {
     if (row.meaning == Meaning::alternation) return set_alternation(row, value);
     const Key& key = key_of(row.key);
     std::optional<ConfigValue> meant;
-    if (is_null(value)) {
+    if (says_null(value)) {
       if (row.meaning != Meaning::zero_is_null && row.meaning != Meaning::zero_is_width)
         throw bad(row, key.wanted(), "null");
       meant = ConfigValue(int64_t{0});
@@ -162,7 +162,7 @@ class ConfigReading {
       case Meaning::word: {
         std::string known;
         for (const Word& word : row.words) {
-          if (text_of(value) == word.theirs) return ConfigValue(std::string(word.ours));
+          if (word_of(value) == word.theirs) return ConfigValue(std::string(word.ours));
           known += fmt::format("{}{}", known.empty() ? "" : ", ", word.theirs);
         }
         throw bad(row, "one of " + known, shown_text(value));
@@ -198,7 +198,7 @@ class ConfigReading {
     if (!period || period->empty() || period->size() > 1024) throw bad(row, wanted, "something else");
     int64_t global = 0, first = 0;
     for (size_t i = 0; i < period->size(); ++i) {
-      const std::string kind = text_of((*period)[i]);
+      const std::string kind = word_of((*period)[i]);
       if (kind != "global" && kind != "local") throw bad(row, wanted, kind.substr(0, 40));
       if (kind == "global" && global++ == 0) first = static_cast<int64_t>(i);
     }
@@ -233,7 +233,7 @@ class ConfigReading {
 
 // ---- writing
 
-json::value json_of(const ConfigValue& value) {
+json::value setting_json(const ConfigValue& value) {
   if (const auto* flag = std::get_if<bool>(&value)) return *flag;
   if (const auto* integer = std::get_if<int64_t>(&value)) return *integer;
   if (const auto* real = std::get_if<double>(&value)) return *real;
@@ -253,7 +253,10 @@ json::value alternation_of(const DecoderConfig& model, const RunConfig& config) 
 json::value meant_for_them(const ConfigRow& row, const RunConfig& config) {
   if (row.meaning == Meaning::alternation) return alternation_of(config.model, config);
   const ConfigValue ours = key_of(row.key).get(config);
-  const auto zero = [&] { return std::holds_alternative<int64_t>(ours) && std::get<int64_t>(ours) == 0; };
+  DecoderConfig automatic = config.model;
+  automatic.hidden = 0;
+  const bool usual = std::string_view(row.key) == "hidden" && config.model.hidden == automatic.mlp();
+  const auto zero = [&] { return usual || ours == ConfigValue(int64_t{0}); };
   switch (row.meaning) {
     case Meaning::word:
       for (const Word& word : row.words)
@@ -264,15 +267,15 @@ json::value meant_for_them(const ConfigRow& row, const RunConfig& config) {
         }
       return nullptr;  // cannot be said: reading it back will tell
     case Meaning::zero_is_null:
-      return zero() ? json::value(nullptr) : json_of(ours);
+      return zero() ? json::value(nullptr) : setting_json(ours);
     case Meaning::zero_is_width:
-      return zero() ? json::value(config.model.width) : json_of(ours);
+      return zero() ? json::value(config.model.width) : setting_json(ours);
     case Meaning::rotated_dims:
       return std::llround(std::get<double>(ours) * static_cast<double>(config.model.head()));
     case Meaning::toggle:
       return std::get<std::string>(ours) == "on";
     default:
-      return json_of(ours);
+      return setting_json(ours);
   }
 }
 
@@ -383,7 +386,7 @@ std::string write_model_config(const Family& family, const DecoderConfig& model,
   for (const ConfigRow& row : family.config) {
     if (!applies(row, config)) continue;
     json::value value = meant_for_them(row, config);
-    const std::string path = split(row.json, '|').back();
+    const std::string path = split_at(row.json, '|').back();
     if (row.only_when_set && json::serialize(value) == json::serialize(json::parse(row.fallback))) continue;
     put_member(root, path, std::move(value));
   }

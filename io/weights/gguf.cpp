@@ -21,34 +21,34 @@ struct NamedGgmlType {
 };
 constexpr NamedGgmlType kGgmlTypes[] = {{0, DType::f32}, {1, DType::f16}, {28, DType::f64}, {30, DType::bf16}};
 
-uint64_t aligned(uint64_t bytes, uint64_t alignment) { return (bytes + alignment - 1) / alignment * alignment; }
+uint64_t aligned_to(uint64_t bytes, uint64_t alignment) { return (bytes + alignment - 1) / alignment * alignment; }
 
 // ---- writing
 
 template <typename Number>
-void put(std::string& out, Number value) {
+void put_number(std::string& out, Number value) {
   char bytes[sizeof(Number)];
   std::memcpy(bytes, &value, sizeof(Number));
   out.append(bytes, sizeof(Number));
 }
 
 void put_text(std::string& out, std::string_view text) {
-  put<uint64_t>(out, text.size());
+  put_number<uint64_t>(out, text.size());
   out += text;
 }
 
-void put_type(std::string& out, GgufType type) { put(out, static_cast<uint32_t>(type)); }
+void put_type(std::string& out, GgufType type) { put_number(out, static_cast<uint32_t>(type)); }
 
 template <typename Item, typename Put>
 void put_array(std::string& out, GgufType type, const std::vector<Item>& items, Put&& each) {
   put_type(out, GgufType::array);
   put_type(out, type);
-  put<uint64_t>(out, items.size());
+  put_number<uint64_t>(out, items.size());
   for (const Item& item : items) each(item);
 }
 
 void put_value(std::string& out, const GgufValue& value) {
-  const auto number = [&](GgufType type, auto x) { put_type(out, type), put(out, x); };
+  const auto number = [&](GgufType type, auto x) { put_type(out, type), put_number(out, x); };
   std::visit(
       [&](const auto& x) {
         using Held = std::decay_t<decltype(x)>;
@@ -63,9 +63,9 @@ void put_value(std::string& out, const GgufValue& value) {
         if constexpr (std::is_same_v<Held, std::vector<std::string>>)
           put_array(out, GgufType::string, x, [&](const std::string& item) { put_text(out, item); });
         if constexpr (std::is_same_v<Held, std::vector<float>>)
-          put_array(out, GgufType::f32, x, [&](float item) { put(out, item); });
+          put_array(out, GgufType::f32, x, [&](float item) { put_number(out, item); });
         if constexpr (std::is_same_v<Held, std::vector<int32_t>>)
-          put_array(out, GgufType::i32, x, [&](int32_t item) { put(out, item); });
+          put_array(out, GgufType::i32, x, [&](int32_t item) { put_number(out, item); });
       },
       value);
 }
@@ -235,7 +235,7 @@ GgufTensor read_tensor_info(GgufCursor& cursor) {
 }
 
 void check_places(const GgufCursor& cursor, GgufHeader& header, uint64_t alignment, uint64_t file_bytes) {
-  header.data_begin = aligned(cursor.at(), alignment);
+  header.data_begin = aligned_to(cursor.at(), alignment);
   if (header.tensors.empty()) return;
   if (header.data_begin > file_bytes) throw cursor.bad("the file ends before its tensors");
   const uint64_t room = file_bytes - header.data_begin;
@@ -298,9 +298,9 @@ class GgufFile : public TensorFiles {
 
 std::string gguf_header(const GgufMetadata& metadata, std::vector<GgufTensor>& tensors) {
   std::string out(kGgufMagic);
-  put<uint32_t>(out, kGgufVersion);
-  put<uint64_t>(out, tensors.size());
-  put<uint64_t>(out, metadata.size());
+  put_number<uint32_t>(out, kGgufVersion);
+  put_number<uint64_t>(out, tensors.size());
+  put_number<uint64_t>(out, metadata.size());
   for (const auto& [key, value] : metadata) put_text(out, key), put_value(out, value);
   uint64_t end = 0;
   for (GgufTensor& tensor : tensors) {
@@ -308,15 +308,15 @@ std::string gguf_header(const GgufMetadata& metadata, std::vector<GgufTensor>& t
                   tensor.name);
     tensor.bytes = checked_tensor_bytes(tensor.dtype, tensor.shape).value();
     tensor.offset = end;
-    end = aligned(end + tensor.bytes, kGgufAlignment);
+    end = aligned_to(end + tensor.bytes, kGgufAlignment);
     put_text(out, tensor.name);
-    put<uint32_t>(out, static_cast<uint32_t>(tensor.shape.size()));
+    put_number<uint32_t>(out, static_cast<uint32_t>(tensor.shape.size()));
     for (auto extent = tensor.shape.rbegin(); extent != tensor.shape.rend(); ++extent)
-      put<uint64_t>(out, static_cast<uint64_t>(*extent));
-    put<uint32_t>(out, ggml_type_of(tensor.dtype));
-    put<uint64_t>(out, tensor.offset);
+      put_number<uint64_t>(out, static_cast<uint64_t>(*extent));
+    put_number<uint32_t>(out, ggml_type_of(tensor.dtype));
+    put_number<uint64_t>(out, tensor.offset);
   }
-  out.resize(aligned(out.size(), kGgufAlignment), '\0');
+  out.resize(aligned_to(out.size(), kGgufAlignment), '\0');
   return out;
 }
 

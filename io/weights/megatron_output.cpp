@@ -15,10 +15,10 @@ namespace {
 
 constexpr uint64_t kFewTokens = 65500;
 
-fs::path with(const fs::path& prefix, const char* suffix) { return prefix.string() + suffix; }
+fs::path path_with(const fs::path& prefix, const char* suffix) { return prefix.string() + suffix; }
 
 template <typename Number>
-void append(std::string& out, Number value) {
+void append_number(std::string& out, Number value) {
   char bytes[sizeof(Number)];
   std::memcpy(bytes, &value, sizeof(Number));
   out.append(bytes, sizeof(Number));
@@ -29,7 +29,7 @@ struct Leftovers {
   fs::path aside;
   ~Leftovers() {
     std::error_code ignored;
-    for (const char* suffix : {".bin", ".idx"}) fs::remove(with(aside, suffix), ignored);
+    for (const char* suffix : {".bin", ".idx"}) fs::remove(path_with(aside, suffix), ignored);
   }
 };
 
@@ -42,7 +42,7 @@ void rewrite_words(const std::vector<char>& words, uint64_t from, uint64_t to, s
 
 /// Tokens of one shard after another.
 template <typename Chunk, typename Document>
-void walk(const Corpus& corpus, Split split, uint64_t width, Chunk&& chunk, Document&& document) {
+void walk_tokens(const Corpus& corpus, Split split, uint64_t width, Chunk&& chunk, Document&& document) {
   const CorpusManifest& manifest = corpus.manifest();
   std::vector<char> words;
   std::string out;
@@ -61,24 +61,24 @@ void walk(const Corpus& corpus, Split split, uint64_t width, Chunk&& chunk, Docu
 
 std::string index_text(const std::vector<uint64_t>& lengths, uint64_t width) {
   std::string out(kMegatronMagic);
-  append(out, kMegatronVersion);
-  append(out, static_cast<uint8_t>(width == 2 ? MegatronType::u16 : MegatronType::i32));
-  append<uint64_t>(out, lengths.size());
-  append<uint64_t>(out, lengths.size() + 1);
+  append_number(out, kMegatronVersion);
+  append_number(out, static_cast<uint8_t>(width == 2 ? MegatronType::u16 : MegatronType::i32));
+  append_number<uint64_t>(out, lengths.size());
+  append_number<uint64_t>(out, lengths.size() + 1);
   for (const uint64_t length : lengths) {
     if (length > static_cast<uint64_t>(INT32_MAX))
       throw Error::make(ExitCode::bad_data, "a document of {} tokens: Megatron's index holds at most 2^31 - 1", length);
-    append(out, static_cast<int32_t>(length));
+    append_number(out, static_cast<int32_t>(length));
   }
   uint64_t at = 0;
-  for (const uint64_t length : lengths) append(out, static_cast<int64_t>(at)), at += length * width;
-  for (uint64_t i = 0; i <= lengths.size(); ++i) append(out, static_cast<int64_t>(i));
+  for (const uint64_t length : lengths) append_number(out, static_cast<int64_t>(at)), at += length * width;
+  for (uint64_t i = 0; i <= lengths.size(); ++i) append_number(out, static_cast<int64_t>(i));
   return out;
 }
 
 /// By the reader that takes such datasets in.
 void read_back(const fs::path& prefix, const std::vector<uint64_t>& lengths, const Digest128& wanted) {
-  MegatronIndex index(with(prefix, ".bin"));
+  MegatronIndex index(path_with(prefix, ".bin"));
   DigestStream digest;
   std::vector<char> block(size_t{4} << 20);
   const uint64_t bytes = size_of(index.data(), index.path());
@@ -102,20 +102,21 @@ MegatronCounts write_megatron(const fs::path& corpus_path, const std::string& sp
   const auto corpus = Corpus::open(corpus_path);
   corpus->require_shards();
   const Split split = split_name == "validation" ? Split::validation : Split::train;
-  const fs::path data = with(prefix, ".bin"), index = with(prefix, ".idx");
+  const fs::path data = path_with(prefix, ".bin"), index = path_with(prefix, ".idx");
   for (const fs::path& path : {data, index})
     if (fs::exists(fs::symlink_status(path)))
       throw Error::make(ExitCode::cannot_create, "{} is there already; choose another --to, or move it away",
                         path.string());
   const uint64_t total = corpus->manifest().split(split).tokens();
   const uint64_t width = corpus->manifest().vocabulary < kFewTokens ? 2 : 4;
-  const fs::path aside = with(prefix, ".partial");  // both files lie aside under a common prefix until they are proved
+  const fs::path aside =
+      path_with(prefix, ".partial");  // both files lie aside under a common prefix until they are proved
   const Leftovers leftovers{aside};
-  DurableFile data_file(with(aside, ".bin"));
+  DurableFile data_file(path_with(aside, ".bin"));
   DigestStream digest;
   std::vector<uint64_t> lengths;
   MegatronCounts counts{0, 0, width};
-  walk(
+  walk_tokens(
       *corpus, split, width,
       [&](const std::string& words) {
         data_file.write(words);
@@ -125,12 +126,12 @@ MegatronCounts write_megatron(const fs::path& corpus_path, const std::string& sp
       [&](uint64_t tokens) { lengths.push_back(tokens); });
   counts.documents = lengths.size();
   data_file.sync_and_close();
-  DurableFile index_file(with(aside, ".idx"));
+  DurableFile index_file(path_with(aside, ".idx"));
   index_file.write(index_text(lengths, width));
   index_file.sync_and_close();
   if (verify) read_back(aside, lengths, digest.value());
-  rename_durably(with(aside, ".bin"), data);
-  rename_durably(with(aside, ".idx"), index);
+  rename_durably(path_with(aside, ".bin"), data);
+  rename_durably(path_with(aside, ".idx"), index);
   return counts;
 }
 

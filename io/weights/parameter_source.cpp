@@ -9,7 +9,7 @@
 namespace capstan {
 namespace {
 
-constexpr uint64_t kBlock = uint64_t{8} << 20;
+constexpr uint64_t kWeightBlock = uint64_t{8} << 20;
 constexpr size_t kTurnedKept = 2;
 
 std::string shape_text(const std::vector<int64_t>& shape) { return to_string(shape); }
@@ -120,8 +120,8 @@ void MappedSource::check_tied_head(const std::string& name, std::string& mistake
   if (embedding == nullptr) return;
   bool same = head->dtype == embedding->dtype && head->shape == embedding->shape;
   std::vector<char> a, b;
-  for (uint64_t at = 0; same && at < head->bytes; at += kBlock) {
-    const uint64_t bytes = std::min(kBlock, head->bytes - at);
+  for (uint64_t at = 0; same && at < head->bytes; at += kWeightBlock) {
+    const uint64_t bytes = std::min(kWeightBlock, head->bytes - at);
     a.resize(bytes), b.resize(bytes);
     files_.read(name, a.data(), at, bytes);
     files_.read(table, b.data(), at, bytes);
@@ -149,7 +149,7 @@ const MappedSource::Turned& MappedSource::turned(const MappedTensor& tensor) {
   Turned fresh{tensor.name, std::vector<char>(stored.bytes)};
   const int64_t lines = tensor.row_length;  // of the file
   const uint64_t line_bytes = static_cast<uint64_t>(tensor.rows) * size;
-  const int64_t at_once = std::max<int64_t>(1, static_cast<int64_t>(kBlock / std::max<uint64_t>(1, line_bytes)));
+  const int64_t at_once = std::max<int64_t>(1, static_cast<int64_t>(kWeightBlock / std::max<uint64_t>(1, line_bytes)));
   std::vector<char> block;
   for (int64_t first = 0; first < lines; first += at_once) {
     const int64_t count = std::min(at_once, lines - first);
@@ -186,7 +186,7 @@ ParameterStream::ParameterStream(ParameterSource& source, std::string parameter,
 
 void ParameterStream::refill() {
   const uint64_t row_bytes = static_cast<uint64_t>(shape_.length) * bytes_of(to_);
-  const auto at_once = static_cast<int64_t>(std::max<uint64_t>(1, kBlock / std::max<uint64_t>(1, row_bytes)));
+  const auto at_once = static_cast<int64_t>(std::max<uint64_t>(1, kWeightBlock / std::max<uint64_t>(1, row_bytes)));
   const int64_t count = std::min(at_once, shape_.rows - next_row_);
   CAPSTAN_CHECK(count > 0, "{} has no more than {} rows", parameter_, shape_.rows);
   const DType from = source_.dtype(parameter_);
@@ -246,7 +246,7 @@ void write_mapped_tensor(const MappedTensor& tensor, ParameterSource& source, DT
     transpose(rows.data(), tensor.rows, tensor.row_length, block.data(), tensor.rows, size);
     return put(block.data(), block.size());
   }
-  const int64_t at_once = std::max<int64_t>(1, static_cast<int64_t>(kBlock / std::max<size_t>(1, row_bytes)));
+  const int64_t at_once = std::max<int64_t>(1, static_cast<int64_t>(kWeightBlock / std::max<size_t>(1, row_bytes)));
   for (int64_t first = 0; first < tensor.rows; first += at_once) {
     const int64_t last = std::min(first + at_once, tensor.rows);
     block.resize(static_cast<size_t>(last - first) * row_bytes);

@@ -26,7 +26,7 @@ std::string filled(std::string pattern, const std::string& number) {
 }
 
 /// Appends, joining what continues the last run.
-void append(std::vector<RowRun>& runs, RowRun run) {
+void append_run(std::vector<RowRun>& runs, RowRun run) {
   if (!runs.empty() && runs.back().ours + runs.back().count == run.ours &&
       runs.back().theirs + runs.back().count == run.theirs)
     runs.back().count += run.count;
@@ -98,7 +98,7 @@ std::vector<RowRun> TensorMap::runs_for(const std::string& pattern, const NameRo
   for (int64_t head = 0; head < rows / size; ++head) {
     const int64_t begin = head_begin(row.packing, role, head, model_);
     for (int64_t i = 0; i < size; ++i)
-      append(runs, {head * size + i, begin + turned(i, rotated, model_.rotary_interleaved, family_->rotary), 1});
+      append_run(runs, {head * size + i, begin + turned(i, rotated, model_.rotary_interleaved, family_->rotary), 1});
   }
   return runs;
 }

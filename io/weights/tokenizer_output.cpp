@@ -9,17 +9,17 @@
 namespace capstan {
 namespace {
 
-constexpr const char* kEndName = "<|endoftext|>";
+constexpr const char* kEndOfText = "<|endoftext|>";
 
 TokenizerSpec spec_of_bytes() {
   TokenizerSpec spec;
   spec.name = "bytes";
-  spec.end_of_document = kEndName;
+  spec.end_of_document = kEndOfText;
   for (int byte = 0; byte < 256; ++byte) {
     const char c = static_cast<char>(byte);
     spec.pieces.push_back(to_byte_symbols({&c, 1}));
   }
-  spec.added.push_back({ByteTokenizer::kEndOfDocument, kEndName, false, false, false, false, true});
+  spec.added.push_back({ByteTokenizer::kEndOfDocument, kEndOfText, false, false, false, false, true});
   spec.pre_tokenizer.push_back(ByteLevel{false, true, false});
   spec.decoder.emplace().push_back(ByteLevel{});
   spec.model = BpeParts{};
