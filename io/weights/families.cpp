@@ -9,7 +9,7 @@ namespace {
 using enum Meaning;
 using enum RowPacking;
 
-std::vector<Word> activations() {
+std::vector<Wording> activations() {
   return {{"gelu_new", "gelu_tanh"},         {"gelu_pytorch_tanh", "gelu_tanh"},
           {"gelu_fast", "gelu_tanh"},        {"gelu_accurate", "gelu_tanh"},
           {"gelu_python_tanh", "gelu_tanh"}, {"gelu", "gelu"},
@@ -17,7 +17,7 @@ std::vector<Word> activations() {
           {"relu2", "squared_relu"}};
 }
 
-std::vector<Word> gated_activations() { return {{"silu", "swiglu"}, {"swish", "swiglu"}, {"gelu", "geglu"}}; }
+std::vector<Wording> gated_activations() { return {{"silu", "swiglu"}, {"swish", "swiglu"}, {"gelu", "geglu"}}; }
 
 template <typename Row>
 std::vector<Row> rows_with(std::vector<Row> rows, const std::vector<Row>& more) {

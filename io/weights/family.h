@@ -23,7 +23,7 @@ enum class Meaning {
 };
 
 /// Their word, ours; both ways the first that fits is taken. A truth value is the word true or false.
-struct Word {
+struct Wording {
   const char* theirs;
   const char* ours;
 };
@@ -33,7 +33,7 @@ struct ConfigRow {
   const char* key;   ///< without "model."
   const char* fallback = "";  ///< JSON text of the class default; "": the member must be there
   Meaning meaning = Meaning::same;
-  std::vector<Word> words = {};
+  std::vector<Wording> words = {};
   bool only_when_set = false;  ///< the writer leaves it out where it has its fallback
   const char* when = "";  ///< "rotary_scaling=yarn": the row is there only with this setting, which stands above it
 };

@@ -161,7 +161,7 @@ class ConfigReading {
     switch (row.meaning) {
       case Meaning::word: {
         std::string known;
-        for (const Word& word : row.words) {
+        for (const Wording& word : row.words) {
           if (word_of(value) == word.theirs) return ConfigValue(std::string(word.ours));
           known += fmt::format("{}{}", known.empty() ? "" : ", ", word.theirs);
         }
@@ -259,7 +259,7 @@ json::value meant_for_them(const ConfigRow& row, const RunConfig& config) {
   const auto zero = [&] { return usual || ours == ConfigValue(int64_t{0}); };
   switch (row.meaning) {
     case Meaning::word:
-      for (const Word& word : row.words)
+      for (const Wording& word : row.words)
         if (std::get<std::string>(ours) == word.ours) {
           if (std::string_view(word.theirs) == "true" || std::string_view(word.theirs) == "false")
             return std::string_view(word.theirs) == "true";

@@ -211,6 +211,10 @@ void ParameterStream::read(uint64_t first, uint64_t bytes, void* dst) {
     std::copy_n(buffer_.data() + from, count, to);
     at_ += count, to += count, bytes -= count;
   }
+  if (next_row_ < shape_.rows || at_ < begin_ + buffer_.size()) return;
+  begin_ += buffer_.size();  // all has been read: many of these wait their turn side by side
+  std::vector<char>().swap(buffer_);
+  std::vector<char>().swap(stored_);
 }
 
 namespace {
