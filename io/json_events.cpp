@@ -232,6 +232,14 @@ JsonValue parse_json(std::string_view text, std::string_view where, const JsonLi
   return builder.take();
 }
 
+JsonValue::JsonValue() : content_(nullptr) {}
+JsonValue::JsonValue(Content content) : content_(std::move(content)) {}
+JsonValue::JsonValue(const JsonValue&) = default;
+JsonValue::JsonValue(JsonValue&&) noexcept = default;
+JsonValue& JsonValue::operator=(const JsonValue&) = default;
+JsonValue& JsonValue::operator=(JsonValue&&) noexcept = default;
+JsonValue::~JsonValue() = default;
+
 const JsonValue::Object& JsonValue::object(std::string_view what) const {
   if (const auto* value = std::get_if<Object>(&content_)) return *value;
   throw wrong_kind(what, "an object", *this);

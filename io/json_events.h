@@ -50,8 +50,14 @@ class JsonValue {
   using Object = std::vector<JsonMember>;
   using Content = std::variant<std::nullptr_t, bool, uint64_t, int64_t, double, std::string, Array, Object>;
 
-  JsonValue() = default;
-  explicit JsonValue(Content content) : content_(std::move(content)) {}
+  // Out of line: here a JsonMember is not complete yet, which clang minds.
+  JsonValue();
+  explicit JsonValue(Content content);
+  JsonValue(const JsonValue&);
+  JsonValue(JsonValue&&) noexcept;
+  JsonValue& operator=(const JsonValue&);
+  JsonValue& operator=(JsonValue&&) noexcept;
+  ~JsonValue();
   const Content& content() const { return content_; }
   Content& content() { return content_; }
 
@@ -64,7 +70,7 @@ class JsonValue {
   const JsonValue* find(std::string_view name) const;  ///< null when this is no object or has no such member
 
  private:
-  Content content_ = nullptr;
+  Content content_;
 };
 
 struct JsonMember {

@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "launch/bench_command.h"
 #include "launch/config_command.h"
+#include "launch/convert_command.h"
 #include "launch/corpus_command.h"
 #include "launch/doctor_command.h"
 #include "launch/doctor_libraries.h"
@@ -35,9 +36,9 @@ constexpr const char* kVersion = CAPSTAN_VERSION;
 using Adder = void (*)(CLI::App&, std::function<void()>&);
 
 constexpr Adder kVerbs[] = {
-    add_corpus_command,   add_tokenizer_command, add_train_command,   add_inspect_command, add_generate_command,
-    add_evaluate_command, add_sweep_command,     add_records_command, add_fit_command,     add_report_command,
-    add_bench_command,    add_config_command,    add_doctor_command,
+    add_corpus_command,   add_tokenizer_command, add_train_command,  add_inspect_command, add_generate_command,
+    add_evaluate_command, add_convert_command,   add_sweep_command,  add_records_command, add_fit_command,
+    add_report_command,   add_bench_command,     add_config_command, add_doctor_command,
 };
 
 int number_from(const char* variable, int otherwise) {

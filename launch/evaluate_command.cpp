@@ -26,9 +26,13 @@ struct EvaluateArguments {
 
 std::vector<std::shared_ptr<const Corpus>> corpora_for(const EvaluateArguments& arguments, const FinishedRun& run) {
   std::vector<std::shared_ptr<const Corpus>> corpora;
-  for (const std::string& path : arguments.corpora.empty() ? run.config.data.corpora : arguments.corpora) {
+  const std::vector<std::string>& paths = arguments.corpora.empty() ? run.config.data.corpora : arguments.corpora;
+  if (paths.empty())
+    throw Error::make(ExitCode::usage, "{} names no corpus of its own: add --corpus DIR", arguments.run);
+  for (const std::string& path : paths) {
     corpora.push_back(Corpus::open(path));
-    if (corpora.back()->tokenizer().hash() != run.state.tokenizer)
+    const bool comes_without = run.state.weights_only && run.state.tokenizer.empty();
+    if (corpora.back()->tokenizer().hash() != run.state.tokenizer && !comes_without)
       throw Error::make(ExitCode::config,
                         "the tokenizer of {} (hash {}) is not the one this run was trained with (hash {})", path,
                         corpora.back()->tokenizer().hash(), run.state.tokenizer);

@@ -28,15 +28,25 @@ FinishedRun open_run(const std::string& path, int64_t step) {
                : Checkpoint::open(directory.checkpoints() / checkpoint_name(static_cast<uint64_t>(step)));
   TrainingState state = TrainingState::from_json(checkpoint.state(), checkpoint.path().string());
   RunConfig config = parse_run_config(state.config, "config of " + checkpoint.path().string());
-  return {std::move(config), std::move(state), std::move(checkpoint), std::move(complaints)};
+  return {std::move(config), std::move(state), std::move(checkpoint), std::move(complaints), directory.path()};
 }
 
-std::shared_ptr<const Tokenizer> tokenizer_of(const FinishedRun& run) {
-  const auto corpus = Corpus::open(run.config.data.corpora.at(0));
-  if (corpus->tokenizer().hash() != run.state.tokenizer)
+std::shared_ptr<const Tokenizer> tokenizer_of(const RunDirectory& directory, const RunConfig& config,
+                                              const std::string& hash) {
+  if (std::filesystem::exists(directory.tokenizer())) {
+    std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(directory.tokenizer());
+    if (tokenizer->hash() == hash) return tokenizer;
+  }
+  if (config.data.corpora.empty())
+    throw Error::make(ExitCode::config,
+                      "{} came without a tokenizer that can be read, and no corpus was named; convert again from a "
+                      "directory that holds one",
+                      directory.path().string());
+  const auto corpus = Corpus::open(config.data.corpora[0]);
+  if (corpus->tokenizer().hash() != hash)
     throw Error::make(ExitCode::config,
                       "the tokenizer of {} (hash {}) is not the one this run was trained with (hash {})",
-                      run.config.data.corpora.at(0), corpus->tokenizer().hash(), run.state.tokenizer);
+                      config.data.corpora[0], corpus->tokenizer().hash(), hash);
   return corpus->shared_tokenizer();
 }
 

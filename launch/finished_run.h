@@ -17,11 +17,17 @@ struct FinishedRun {
   TrainingState state;
   Checkpoint checkpoint;
   std::vector<std::string> complaints;  ///< about newer checkpoints that were passed over
+  std::filesystem::path directory;
 };
 
 /// `step` -1: the newest good checkpoint. Error missing_input or bad_data.
 FinishedRun open_run(const std::string& directory, int64_t step = -1);
-/// The tokenizer the run was trained with: that of its first corpus, checked against the checkpoint. Error config.
-std::shared_ptr<const Tokenizer> tokenizer_of(const FinishedRun& run);
+/// The tokenizer the run was trained with: the one that came with a converted model, else that of its first corpus,
+/// checked against the checkpoint. Error config.
+std::shared_ptr<const Tokenizer> tokenizer_of(const RunDirectory& directory, const RunConfig& config,
+                                              const std::string& hash);
+inline std::shared_ptr<const Tokenizer> tokenizer_of(const FinishedRun& run) {
+  return tokenizer_of(RunDirectory(run.directory.string()), run.config, run.state.tokenizer);
+}
 
 }  // namespace capstan

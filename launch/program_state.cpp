@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "io/weights/element_cast.h"
 
 namespace capstan {
 namespace {
@@ -29,13 +30,15 @@ void each_state_tensor(const TrainingProgram& training, Visit&& visit) {
       visit(std::string(prefix), static_cast<int>(i), parameters.at(static_cast<int>(i)));
 }
 
-void store(void* to, DType dtype, int64_t index, double value) {
-  if (dtype == DType::f64)
-    static_cast<double*>(to)[index] = value;
-  else if (dtype == DType::f32)
-    static_cast<float*>(to)[index] = static_cast<float>(value);
-  else
-    static_cast<BFloat16*>(to)[index] = BFloat16(static_cast<float>(value));
+/// Elements of a tensor as `dtype`, whatever floating type it is stored in: converted models keep their own.
+void read_as(Checkpoint& checkpoint, const LogicalTensor& tensor, const Runs& runs, DType dtype, void* to) {
+  if (tensor.dtype == dtype) return checkpoint.read(tensor.name, runs, to);
+  if (!is_weight_dtype(tensor.dtype))
+    throw Error::make(ExitCode::bad_data, "checkpoint {}: {} is of type {}, wanted f64, f32, bf16 or f16",
+                      checkpoint.path().string(), tensor.name, name_of(tensor.dtype));
+  std::vector<char> stored(runs.elements() * bytes_of(tensor.dtype));
+  checkpoint.read(tensor.name, runs, stored.data());
+  cast_elements(stored.data(), tensor.dtype, to, dtype, runs.elements());
 }
 
 /// The elements of a state tensor that this rank holds, padding left out, and where in its memory they begin.
@@ -120,39 +123,50 @@ StateSlices state_slices(const TrainingProgram& training, int rank, int ranks) {
   return state_slices(training);
 }
 
-void load_state(TrainingProgram& training, Checkpoint& checkpoint) {
+namespace {
+
+void load_parts(TrainingProgram& training, const std::string& prefix, int index, const Parameter& parameter,
+                Checkpoint& checkpoint, bool weights_only) {
+  constexpr uint64_t kRun = 1 << 22;
   const DType dtype = training.master_dtype();
+  const LogicalTensor& tensor = require(checkpoint, prefix + parameter.name, parameter.logical_shape());
+  if (tensor.dtype != dtype && !weights_only)
+    throw Error::make(ExitCode::config, "checkpoint {} holds {} in {}, train.precision wants {}",
+                      checkpoint.path().string(), tensor.name, name_of(tensor.dtype), name_of(dtype));
+  for (const StatePiece& piece : training.state_pieces(prefix, index)) {
+    const Runs all = runs_of(piece);
+    const uint64_t parts = weights_only ? all.elements() / kRun + 1 : 1;  // a cast needs room for what is stored
+    for (uint64_t part = 0; part < parts; ++part) {
+      uint64_t skipped = 0;
+      const Runs runs = parts == 1 ? all : part_of(all, part, parts, skipped);
+      if (runs.elements() == 0) continue;
+      read_as(checkpoint, tensor, runs, dtype, static_cast<char*>(piece.data) + skipped * bytes_of(dtype));
+    }
+  }
+}
+
+}  // namespace
+
+void load_state(TrainingProgram& training, Checkpoint& checkpoint, bool weights_only) {
   each_state_tensor(training, [&](const std::string& prefix, int index, const Parameter& parameter) {
-    const std::string name = prefix + parameter.name;
-    const LogicalTensor& tensor = require(checkpoint, name, parameter.logical_shape());
-    if (tensor.dtype != dtype)
-      throw Error::make(ExitCode::config, "checkpoint {} holds {} in {}, train.precision wants {}",
-                        checkpoint.path().string(), name, name_of(tensor.dtype), name_of(dtype));
-    for (const StatePiece& piece : training.state_pieces(prefix, index))
-      checkpoint.read(name, runs_of(piece), piece.data);
+    if (weights_only && !prefix.empty()) return;  // moments stay 0
+    load_parts(training, prefix, index, parameter, checkpoint, weights_only);
   });
   training.refresh_working_copies();
 }
 
 void load_parameters(Program& program, DType dtype, Checkpoint& checkpoint) {
   constexpr uint64_t kRun = 1 << 20;
-  std::vector<double> wide;
-  std::vector<float> narrow;
   for (size_t i = 0; i < program.parameters().size(); ++i) {
     const Parameter& parameter = program.parameters().at(static_cast<int>(i));
     const LogicalTensor& tensor = require(checkpoint, parameter.name, parameter.logical_shape());
-    void* to = program.address(parameter.name);
+    char* to = static_cast<char*>(program.address(parameter.name));
     const Runs mine = local_runs(program, parameter.name, parameter);
     const uint64_t parts = mine.elements() / kRun + 1;
     for (uint64_t part = 0; part < parts; ++part) {
       uint64_t at = 0;
       const Runs runs = part_of(mine, part, parts, at);
-      const bool f64 = tensor.dtype == DType::f64;
-      wide.resize(f64 ? runs.elements() : 0), narrow.resize(f64 ? 0 : runs.elements());
-      if (runs.elements() == 0) continue;
-      checkpoint.read(parameter.name, runs, f64 ? static_cast<void*>(wide.data()) : narrow.data());
-      for (uint64_t j = 0; j < runs.elements(); ++j)
-        store(to, dtype, static_cast<int64_t>(at + j), f64 ? wide[j] : static_cast<double>(narrow[j]));
+      if (runs.elements() > 0) read_as(checkpoint, tensor, runs, dtype, to + at * bytes_of(dtype));
     }
   }
 }

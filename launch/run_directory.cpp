@@ -56,6 +56,7 @@ std::string TrainingState::to_json() const {
                                       {"corpus", corpus},
                                       {"config", config},
                                       {"numerics", numerics},
+                                      {"weights_only", weights_only},
                                       {"ledger", json::parse(ledger.to_json())}});
 }
 
@@ -74,6 +75,7 @@ TrainingState TrainingState::from_json(const std::string& text, const std::strin
     const json::object& object = value.as_object();
     if (const json::value* blank = object.if_contains("blank_tokens"))
       state.blank_tokens = blank->to_number<uint64_t>();
+    if (const json::value* weights = object.if_contains("weights_only")) state.weights_only = weights->as_bool();
     if (const json::value* ledger = object.if_contains("ledger"))
       state.ledger = Ledger::from_json(json::serialize(*ledger), where + ": ledger");
     return state;

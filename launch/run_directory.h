@@ -17,6 +17,10 @@ class RunDirectory {
   std::filesystem::path path() const { return path_; }
   std::filesystem::path config() const { return path_ / "config.toml"; }
   std::filesystem::path metrics() const { return path_ / "metrics.jsonl"; }
+  /// The tokenizer of a model that came from elsewhere; other runs have that of their corpus.
+  std::filesystem::path tokenizer() const { return path_ / "tokenizer.json"; }
+  /// Files that came with such a model and leave with it again.
+  std::filesystem::path travelling() const { return path_ / "hugging_face"; }
   /// What was and will be read of each corpus, and the ledger.
   std::filesystem::path data() const { return path_ / "data.json"; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
@@ -47,6 +51,7 @@ struct TrainingState {
   std::string corpus;         ///< digest of the stream: equal means that the cursor names the same sample
   std::string config;         ///< effective TOML
   std::string numerics;       ///< what bitwise repetition depends on, as one line
+  bool weights_only = false;  ///< converted from elsewhere: no moments, nothing was trained yet
   Ledger ledger;              ///< which samples were read, together with `samples`
 
   std::string to_json() const;

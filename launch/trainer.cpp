@@ -189,12 +189,16 @@ void Trainer::resume() {
   if (checkpoint) {
     const TrainingState found = TrainingState::from_json(checkpoint->state(), checkpoint->path().string());
     check_resumed(found);
-    load_state(*training_, *checkpoint);
+    load_state(*training_, *checkpoint, found.weights_only);
     const TrainingState now = state_;
     state_ = found;
     state_.numerics = now.numerics;
+    state_.tokenizer = now.tokenizer;
+    state_.weights_only = false;
     saved_ = true;
-    console_.say(fmt::format("resume   from {} at step {}", checkpoint->path().string(), state_.step));
+    console_.say(found.weights_only
+                     ? fmt::format("weights  from {}, converted; training begins", checkpoint->path().string())
+                     : fmt::format("resume   from {} at step {}", checkpoint->path().string(), state_.step));
   }
   state_.config = write_effective(config_);
   continue_data();
@@ -211,7 +215,8 @@ void Trainer::resume() {
 }
 
 void Trainer::check_resumed(const TrainingState& found) const {
-  if (found.tokenizer != state_.tokenizer)
+  const bool comes_without = found.weights_only && found.tokenizer.empty();
+  if (found.tokenizer != state_.tokenizer && !comes_without)
     throw Error::make(
         ExitCode::config,
         "the checkpoint in {} was trained with another tokenizer (hash {}) than that of {} (hash {}); use the "
@@ -220,6 +225,8 @@ void Trainer::check_resumed(const TrainingState& found) const {
   const RunConfig before = parse_run_config(found.config, "config of the checkpoint");
   std::string refused;
   for (const ConfigDifference& difference : resume_differences(before, config_)) {
+    // Weights that were never trained here fix the model and nothing else.
+    if (found.weights_only && difference.key.rfind("model.", 0) != 0) continue;
     const std::string text = fmt::format("{}: {} -> {}", difference.key, difference.before, difference.after);
     if (difference.on_resume == OnResume::fixed)
       refused += "\n  " + text;
@@ -234,7 +241,7 @@ void Trainer::check_resumed(const TrainingState& found) const {
     throw Error::make(ExitCode::config,
                       "these keys may not change when a run is resumed:{}\nput them back, or choose another run.dir",
                       refused);
-  if (found.numerics != state_.numerics)
+  if (found.numerics != state_.numerics && !found.weights_only)
     console_.say(fmt::format(
         "resume   results will not be bitwise those of an uninterrupted run:\n           then {}\n           now  {}",
         found.numerics, state_.numerics));

@@ -1,0 +1,187 @@
+#include "launch/converted_model.h"
+
+#include <array>
+
+#include "core/config/config_reader.h"
+#include "core/error.h"
+#include "io/corpus/manifest.h"
+#include "io/safetensors.h"
+#include "io/tokenizer/byte_tokenizer.h"
+#include "io/weights/tokenizer_output.h"
+#include "launch/finished_run.h"
+
+namespace capstan {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kModelConfig = "config.json";
+constexpr uint64_t kMostTravelling = uint64_t{256} << 20;
+
+/// Files besides weights that belong to a model.
+constexpr std::array kTravelling = {"config.json",
+                                    "generation_config.json",
+                                    "tokenizer.json",
+                                    "tokenizer_config.json",
+                                    "special_tokens_map.json",
+                                    "added_tokens.json",
+                                    "vocab.json",
+                                    "merges.txt",
+                                    "vocab.txt",
+                                    "tokenizer.model",
+                                    "spiece.model",
+                                    "sentencepiece.bpe.model",
+                                    "chat_template.jinja",
+                                    "chat_template.json"};
+
+/// Of a file that must not lie elsewhere: a link in somebody's directory could name any file of the user's.
+std::string read_own_file(const fs::path& directory, const std::string& name, uint64_t most) {
+  const FileDescriptor file = open_beneath(directory, name);
+  const uint64_t size = size_of(file, directory / name);
+  if (size > most)
+    throw Error::make(ExitCode::bad_data, "{}: wanted at most {} bytes, the file has {}", (directory / name).string(),
+                      most, size);
+  std::string bytes(size, '\0');
+  read_exactly(file, directory / name, bytes.data(), 0, size);
+  return bytes;
+}
+
+std::vector<TravellingFile> read_travelling(const fs::path& directory) {
+  std::vector<TravellingFile> files;
+  for (const char* name : kTravelling)
+    if (fs::symlink_status(directory / name).type() != fs::file_type::not_found)
+      files.push_back({name, read_own_file(directory, name, kMostTravelling)});
+  return files;
+}
+
+bool has_tokenizer(const std::vector<TravellingFile>& files) {
+  constexpr std::array names = {"tokenizer.json",          "tokenizer.model", "spiece.model",
+                                "sentencepiece.bpe.model", "vocab.json",      "vocab.txt"};
+  for (const TravellingFile& file : files)
+    for (const char* name : names)
+      if (file.name == name) return true;
+  return false;
+}
+
+void open_tokenizer(ConvertedModel& opened, const fs::path& directory) {
+  if (!has_tokenizer(opened.travelling)) {
+    opened.notices.push_back("there is no tokenizer beside the weights");
+    return;
+  }
+  const std::string* text = opened.travelling_file("tokenizer.json");
+  if (text != nullptr && *text == hugging_face_tokenizer_files(ByteTokenizer(), 0).front().second) {
+    opened.tokenizer = std::make_shared<ByteTokenizer>();  // ours, in their words
+    return;
+  }
+  try {
+    opened.tokenizer = load_tokenizer(directory);
+  } catch (const Error& error) {
+    opened.notices.push_back(fmt::format("the tokenizer cannot be read here and travels as it is: {}", error.what()));
+    return;
+  }
+  if (opened.tokenizer->vocabulary() <= static_cast<uint64_t>(opened.model.vocabulary)) return;
+  opened.notices.push_back(fmt::format("the tokenizer has {} tokens, the model {}: it travels, but is not used here",
+                                       opened.tokenizer->vocabulary(), opened.model.vocabulary));
+  opened.tokenizer = nullptr;
+}
+
+/// Parameters as the model declares them, to be asked for by name.
+ParameterSet declared(const DecoderConfig& model) {
+  ParameterSet parameters;
+  const Decoder decoder(model, parameters);
+  return parameters;
+}
+
+struct CheckpointPlace {
+  fs::path run;
+  int64_t step = -1;
+};
+
+/// RUN, or RUN/checkpoints/step-N.
+CheckpointPlace checkpoint_place(const fs::path& path, int64_t step) {
+  const fs::path clean = path.has_filename() ? path : path.parent_path();
+  const std::string name = clean.filename().string();
+  if (fs::exists(clean / kCheckpointManifestName) && name.rfind("step-", 0) == 0)
+    return {clean.parent_path().parent_path(), std::strtoll(name.c_str() + 5, nullptr, 10)};
+  return {clean, step};
+}
+
+/// The newest checkpoint with a good manifest: what is read of it is checked slice by slice.
+Checkpoint newest_checkpoint(const RunDirectory& directory, std::vector<std::string>& notices) {
+  for (const CheckpointLocation& location : find_checkpoints(directory.checkpoints())) try {
+      return Checkpoint::open(location.path);
+    } catch (const Error& error) {
+      notices.push_back(fmt::format("{} was passed over: {}", location.path.string(), error.what()));
+    }
+  throw Error::make(ExitCode::missing_input, "{} holds no usable checkpoint", directory.checkpoints().string());
+}
+
+ConvertedModel open_run_model(const fs::path& path, int64_t wanted_step) {
+  const CheckpointPlace place = checkpoint_place(path, wanted_step);
+  const RunDirectory directory(place.run.string());
+  ConvertedModel opened;
+  opened.checkpoint = std::make_unique<Checkpoint>(
+      place.step < 0 ? newest_checkpoint(directory, opened.notices)
+                     : Checkpoint::open(directory.checkpoints() / checkpoint_name(static_cast<uint64_t>(place.step))));
+  const std::string where = opened.checkpoint->path().string();
+  const TrainingState state = TrainingState::from_json(opened.checkpoint->state(), where);
+  const RunConfig config = parse_run_config(state.config, "config of " + where);
+  opened.described = fmt::format("step {} of {}", state.step, place.run.string());
+  opened.model = config.model;
+  opened.parameters = declared(opened.model);
+  opened.source = std::make_unique<CheckpointSource>(*opened.checkpoint, opened.parameters);
+  if (fs::is_directory(directory.travelling())) opened.travelling = read_travelling(directory.travelling());
+  try {
+    opened.tokenizer = tokenizer_of(directory, config, state.tokenizer);
+  } catch (const Error& error) {
+    opened.notices.push_back(fmt::format("no tokenizer travels: {}", error.what()));
+  }
+  if (const std::string* text = opened.travelling_file(kModelConfig))
+    opened.family = read_model_config(*text, (directory.travelling() / kModelConfig).string()).family;
+  return opened;
+}
+
+}  // namespace
+
+const std::string* ConvertedModel::travelling_file(std::string_view name) const {
+  for (const TravellingFile& file : travelling)
+    if (file.name == name) return &file.bytes;
+  return nullptr;
+}
+
+bool is_hugging_face(const fs::path& path) { return fs::exists(fs::symlink_status(path / kModelConfig)); }
+bool is_corpus(const fs::path& path) {
+  return fs::exists(path / kManifestName) && !fs::is_directory(path / "checkpoints") &&
+         path.filename().string().rfind("step-", 0) != 0;
+}
+
+ConvertedModel open_hugging_face(const fs::path& directory, bool with_tokenizer) {
+  ConvertedModel opened;
+  opened.travelling = read_travelling(directory);
+  const std::string* text = opened.travelling_file(kModelConfig);
+  if (text == nullptr) throw Error::make(ExitCode::missing_input, "{} holds no {}", directory.string(), kModelConfig);
+  opened.files = open_safetensors_directory(directory);
+  const FamilyModel found = read_model_config(*text, (directory / kModelConfig).string());
+  opened.family = found.family, opened.model = found.model;
+  if (static_cast<uint64_t>(opened.model.layers) > opened.files->tensors().size())
+    throw Error::make(ExitCode::bad_data, "{}: {} layers, but the files hold {} tensors in all",
+                      (directory / kModelConfig).string(), opened.model.layers, opened.files->tensors().size());
+  opened.described = fmt::format("Hugging Face {}", opened.family->model_type);
+  opened.map = std::make_unique<TensorMap>(*opened.family, opened.model);
+  auto source = std::make_unique<MappedSource>(*opened.files, *opened.map);
+  opened.notices = source->unused().notices;
+  opened.parameters = opened.map->parameters();
+  opened.source = std::move(source);
+  if (with_tokenizer) open_tokenizer(opened, directory);
+  return opened;
+}
+
+ConvertedModel open_model(const fs::path& path, int64_t step) {
+  if (!fs::is_directory(path))
+    throw Error::make(ExitCode::missing_input,
+                      "there is no directory {}; wanted a run directory or a Hugging Face model directory",
+                      path.string());
+  if (is_hugging_face(path)) return open_hugging_face(path, true);
+  return open_run_model(path, step);
+}
+
+}  // namespace capstan

@@ -1,0 +1,65 @@
+// label: plan
+// Casts between the floating types of weight files.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "io/weights/element_cast.h"
+
+namespace capstan {
+namespace {
+
+TEST(Cast, EveryHalfComesBack) {
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    const float wide = float_from_half(static_cast<uint16_t>(bits));
+    if (std::isnan(wide)) {
+      EXPECT_TRUE(std::isnan(float_from_half(half_from_float(wide))));
+      continue;
+    }
+    ASSERT_EQ(half_from_float(wide), bits) << wide;
+  }
+}
+
+/// Against the compiler's own type: halves, their neighbours and what lies between.
+TEST(Cast, FloatsRoundAsTheCompilersHalf) {
+  std::mt19937 random(7);
+  for (int i = 0; i < 400000; ++i) {
+    const float value = std::bit_cast<float>(static_cast<uint32_t>(random()));
+    if (std::isnan(value)) continue;
+    const _Float16 wanted = static_cast<_Float16>(value);
+    ASSERT_EQ(half_from_float(value), std::bit_cast<uint16_t>(wanted)) << value;
+  }
+  for (uint32_t bits = 0; bits < 0x7bff; ++bits) {  // the middle between two halves goes to the even one
+    const float a = float_from_half(static_cast<uint16_t>(bits)), b = float_from_half(static_cast<uint16_t>(bits + 1));
+    ASSERT_EQ(half_from_float((a + b) / 2), bits + (bits & 1)) << bits;
+  }
+}
+
+TEST(Cast, OverflowIsCounted) {
+  const std::vector<float> values = {1.0f, 65504.0f, 65519.9f, 65520.0f, -1e9f, std::numeric_limits<float>::infinity()};
+  std::vector<uint16_t> halves(values.size());
+  EXPECT_EQ(cast_elements(values.data(), DType::f32, halves.data(), DType::f16, values.size()), 2u);
+  EXPECT_EQ(float_from_half(halves[2]), 65504.0f);
+  std::vector<BFloat16> wide(values.size());
+  EXPECT_EQ(cast_elements(values.data(), DType::f32, wide.data(), DType::bf16, values.size()), 0u);
+}
+
+TEST(Cast, WideningIsExactBothWays) {
+  std::vector<uint16_t> bits(65536), back(65536);
+  for (size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<uint16_t>(i);
+  std::vector<double> wide(bits.size());
+  for (const DType narrow : {DType::bf16, DType::f16}) {
+    EXPECT_EQ(cast_elements(bits.data(), narrow, wide.data(), DType::f64, bits.size()), 0u);
+    EXPECT_EQ(cast_elements(wide.data(), DType::f64, back.data(), narrow, bits.size()), 0u);
+    size_t different = 0;
+    for (size_t i = 0; i < bits.size(); ++i) different += bits[i] != back[i] && !std::isnan(wide[i]);
+    EXPECT_EQ(different, 0u);
+  }
+}
+
+}  // namespace
+}  // namespace capstan
