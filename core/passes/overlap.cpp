@@ -12,14 +12,14 @@ using Sequence = std::tuple<Part, int, int>;  // part, level, chunk
 Sequence sequence_of(const Node& node) { return {node.part, node.level, node.chunk}; }
 
 /// Bytes of a persistent tensor without parent, or a transient tensor.
-struct Extent {
+struct Touch {
   int64_t root = 0;  ///< persistent index, or -1 - id
   size_t begin = 0, end = 1;
   bool written = false;
   int node = -1;
 };
 
-bool meet(const Extent& a, const Extent& b) { return (a.written || b.written) && a.begin < b.end && b.begin < a.end; }
+bool meet(const Touch& a, const Touch& b) { return (a.written || b.written) && a.begin < b.end && b.begin < a.end; }
 
 class OverlapPass {
  public:
@@ -30,7 +30,7 @@ class OverlapPass {
     for (size_t i = 0; i < nodes; ++i) {
       result_.done[i] = static_cast<int>(i);
       last_of_[sequence_of(tape.nodes[i])] = static_cast<int>(i);
-      if (tape.nodes[i].lane) each_extent(i, [&](const Extent& extent) { of_lane_[extent.root].push_back(extent); });
+      if (tape.nodes[i].lane) each_touch(i, [&](const Touch& touch) { of_lane_[touch.root].push_back(touch); });
     }
   }
 
@@ -48,31 +48,31 @@ class OverlapPass {
   const Node& node(int index) const { return tape_.nodes[static_cast<size_t>(index)]; }
 
   template <typename Use>
-  void each_extent(size_t index, Use use) const {
+  void each_touch(size_t index, Use use) const {
     const Node& at = tape_.nodes[index];
     for (const auto* list : {&at.inputs, &at.outputs})
       for (const TensorId id : *list) {
         if (id == kNoTensor) continue;
-        Extent extent{-1 - static_cast<int64_t>(id), 0, 1, list == &at.outputs, static_cast<int>(index)};
+        Touch touch{-1 - static_cast<int64_t>(id), 0, 1, list == &at.outputs, static_cast<int>(index)};
         if (int place = tape_.at(id).persistent; place >= 0) {
           const size_t bytes = space_.at(place).bytes;
           size_t begin = 0;
           for (; space_.at(place).parent >= 0; place = space_.at(place).parent)
             begin += space_.at(place).offset_in_parent;
-          extent.root = place, extent.begin = begin, extent.end = begin + bytes;
+          touch.root = place, touch.begin = begin, touch.end = begin + bytes;
         }
-        use(extent);
+        use(touch);
       }
   }
 
   /// Lane nodes that touch what this node touches, one of the two writing it.
   std::vector<int> partners(int index) const {
     std::set<int> found;
-    each_extent(static_cast<size_t>(index), [&](const Extent& extent) {
-      const auto lane = of_lane_.find(extent.root);
+    each_touch(static_cast<size_t>(index), [&](const Touch& touch) {
+      const auto lane = of_lane_.find(touch.root);
       if (lane == of_lane_.end()) return;
-      for (const Extent& other : lane->second)
-        if (other.node != index && meet(extent, other)) found.insert(other.node);
+      for (const Touch& other : lane->second)
+        if (other.node != index && meet(touch, other)) found.insert(other.node);
     });
     return {found.begin(), found.end()};
   }
@@ -128,7 +128,7 @@ class OverlapPass {
 
   const Tape& tape_;
   const PersistentSpace& space_;
-  std::map<int64_t, std::vector<Extent>> of_lane_;  ///< by root
+  std::map<int64_t, std::vector<Touch>> of_lane_;  ///< by root
   std::map<Sequence, int> last_of_;
   std::map<int, std::map<Sequence, int>> released_by_;
   OverlapPlan result_;
