@@ -139,7 +139,7 @@ Cost AttentionBase::product_cost(std::span<const TensorSpec> in, std::span<const
   if (rules_.window > 0) keys = std::min(keys, static_cast<double>(rules_.window));
   const double visible =  // a causal mask leaves about half
       rules_.causal && rules_.window == 0 && queries == keys ? queries * (keys + 1) / 2 : queries * keys;
-  const bool relative = !in[kRelativeK].shape.empty();  // one product more forward, three backward
+  const bool relative = in[kRelativeK].shape.size() == 2;  // one product more forward, three backward
   const double products = (is_gradient() ? 5 : 2) + (relative ? (is_gradient() ? 3 : 1) : 0);
   Cost cost = Op::cost(in, out);
   cost.flops = products * 2.0 * batch * visible / ranks * static_cast<double>(in[kQ].shape[2]);

@@ -121,8 +121,8 @@ void attend(const AttentionArgs& args, const HeadView& view, int64_t i, A* score
   if (args.logsumexp) out<A>(args.logsumexp)[view.statistic_at(i)] = logsumexp;
 }
 
-/// Accumulators of one key/value head: [keys, head_size] each, dq and d(relative_q) of one query [head_size]; and of
-/// all heads and sequences: of the table and of the relative keys, as large as these.
+/// Accumulators of one key/value head: [keys, head_size] each, and dq of one query [head_size]; then, where there are
+/// such, d(relative_q) of one query, and what all heads and sequences share: gradients of table and relative keys.
 template <typename A>
 struct BackwardScratch {
   A* dk;
@@ -134,12 +134,13 @@ struct BackwardScratch {
 
   BackwardScratch(const AttentionShape& s, void* scratch) {
     dk = out<A>(scratch), dv = dk + s.keys * s.head_size, dq = dv + s.keys * s.head_size;
-    relative_q = dq + s.head_size, table = relative_q + s.head_size, relative_k = table + table_elements(s);
+    relative_q = dq + s.head_size, table = relative_q + relative_row(s), relative_k = table + table_elements(s);
   }
+  static int64_t relative_row(const AttentionShape& s) { return s.relative_distances > 0 ? s.head_size : 0; }
   static int64_t table_elements(const AttentionShape& s) { return s.bias_distances * s.heads; }
   static int64_t relative_elements(const AttentionShape& s) { return s.relative_distances * s.heads * s.head_size; }
   static int64_t elements(const AttentionShape& s) {
-    return 2 * (s.keys + 1) * s.head_size + table_elements(s) + relative_elements(s);
+    return (2 * s.keys + 1) * s.head_size + relative_row(s) + table_elements(s) + relative_elements(s);
   }
 };
 
@@ -175,7 +176,7 @@ void attend_backward(const AttentionBackwardArgs& args, const HeadView& view, in
   const T* q = in<T>(args.q) + view.query_at(i);
   const T* d_o = in<T>(args.d_o) + view.output_at(i);
   const A inner = dot(d_o, in<T>(args.o) + view.output_at(i), size);  // = sum over j of w (dL/dw)
-  std::fill_n(scratch.dq, 2 * size, A(0));                            // and relative_q behind it
+  std::fill_n(scratch.dq, size + scratch.relative_row(args.shape), A(0));
   for (int64_t j = 0; j < view.key_length; ++j) {
     if (!view.visible(i, j)) continue;
     const T* k = in<T>(args.k) + view.key_at(j);

@@ -250,10 +250,10 @@ inline Stage attention_backward(const AttentionSetting& s) {
                                   .dq = c.at.at("d_q"),
                                   .dk = c.at.at("d_k"),
                                   .dv = c.at.at("d_v"),
+                                  .scratch = c.scratch,
                                   .d_distance_bias = c.at.at("d_distance_bias"),
                                   .d_relative_q = c.at.at("d_relative_q"),
-                                  .d_relative_k = c.at.at("d_relative_k"),
-                                  .scratch = c.scratch});
+                                  .d_relative_k = c.at.at("d_relative_k")});
   };
   return stage;
 }
