@@ -25,8 +25,8 @@ struct TravellingFile {
 struct ConvertedModel {
   std::string described;  ///< "Hugging Face llama", "step 40 of runs/mine"
   DecoderConfig model;
-  const Family* family = nullptr;      ///< of a Hugging Face directory, or of what a run came from
-  std::unique_ptr<TensorFiles> files;  ///< of a Hugging Face directory
+  const ModelFamily* family = nullptr;  ///< of a Hugging Face directory, or of what a run came from
+  std::unique_ptr<TensorFiles> files;   ///< of a Hugging Face directory
   std::unique_ptr<TensorMap> map;
   std::unique_ptr<Checkpoint> checkpoint;  ///< of a run
   ParameterSet parameters;

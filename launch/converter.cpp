@@ -150,9 +150,9 @@ class Conversion {
   // ---- to a Hugging Face directory
 
   void to_hugging_face() {
-    const Family& family = request_.family.empty() && from_.family && expresses(*from_.family)
-                               ? *from_.family
-                               : family_for(from_.model, request_.family);
+    const ModelFamily& family = request_.family.empty() && from_.family && expresses(*from_.family)
+                                    ? *from_.family
+                                    : family_for(from_.model, request_.family);
     const TensorMap map(family, from_.model);
     Unproved out(without_slash(request_.to), true);
     const std::vector<WrittenFile> files =
@@ -169,7 +169,7 @@ class Conversion {
                              bytes_text(static_cast<double>(bytes)), files.size(), files.size() == 1 ? "" : "s"));
   }
 
-  bool expresses(const Family& family) const {
+  bool expresses(const ModelFamily& family) const {
     const FamilyModel back = read_model_config(write_model_config(family, from_.model, {}), family.model_type);
     return model_differences(from_.model, back.model).empty();
   }

@@ -92,7 +92,7 @@ std::vector<NameRow> conv1d_layer(const char* position_names) {
           {"head", "lm_head"}};
 }
 
-Family gpt2() {
+ModelFamily gpt2() {
   return {"gpt2",
           "GPT2LMHeadModel",
           "transformer.",
@@ -112,7 +112,7 @@ Family gpt2() {
           conv1d_layer("gpt2")};
 }
 
-Family gpt1() {
+ModelFamily gpt1() {
   return {"openai-gpt",
           "OpenAIGPTLMHeadModel",
           "transformer.",
@@ -131,7 +131,7 @@ Family gpt1() {
 
 // ---- GPT-Neo, GPT-J, GPT-NeoX
 
-Family gpt_neo() {
+ModelFamily gpt_neo() {
   return {"gpt_neo",
           "GPTNeoForCausalLM",
           "transformer.",
@@ -162,7 +162,7 @@ Family gpt_neo() {
            {"head", "lm_head"}}};
 }
 
-Family gptj() {
+ModelFamily gptj() {
   return {"gptj",
           "GPTJForCausalLM",
           "transformer.",
@@ -191,7 +191,7 @@ Family gptj() {
            {"head", "lm_head"}}};
 }
 
-Family gpt_neox(bool parallel) {
+ModelFamily gpt_neox(bool parallel) {
   return {
       "gpt_neox",
       "GPTNeoXForCausalLM",
@@ -254,7 +254,7 @@ std::vector<NameRow> fairseq_names(const std::string& base) {
       {"head", "lm_head"}};
 }
 
-Family opt(bool before) {
+ModelFamily opt(bool before) {
   return {"opt",
           "OPTForCausalLM",
           "model.",
@@ -276,7 +276,7 @@ Family opt(bool before) {
           fairseq_names("opt")};
 }
 
-Family xglm(bool scaled) {
+ModelFamily xglm(bool scaled) {
   return {"xglm",
           "XGLMForCausalLM",
           "model.",
@@ -294,7 +294,7 @@ Family xglm(bool scaled) {
           fairseq_names("xglm")};
 }
 
-Family bloom() {
+ModelFamily bloom() {
   return {"bloom",
           "BloomForCausalLM",
           "transformer.",
@@ -359,7 +359,7 @@ std::vector<ConfigRow> llama_rows(const LlamaDefaults& defaults) {
                               rope_rows("rope_parameters.rope_theta|rope_theta", "10000.0"));
 }
 
-Family llama() {
+ModelFamily llama() {
   return {"llama",
           "LlamaForCausalLM",
           "model.",
@@ -374,7 +374,7 @@ Family llama() {
           RotaryOrder::half_split};
 }
 
-Family mistral() {
+ModelFamily mistral() {
   return {"mistral",
           "MistralForCausalLM",
           "model.",
@@ -387,7 +387,7 @@ Family mistral() {
           RotaryOrder::half_split};
 }
 
-Family qwen2(bool window) {
+ModelFamily qwen2(bool window) {
   std::vector<ConfigRow> rows = llama_rows({"151936", "32768", "4096", "22016", "32", "32", "32", "1e-06"});
   if (window)
     rows = rows_with<ConfigRow>(
@@ -402,7 +402,7 @@ Family qwen2(bool window) {
           RotaryOrder::half_split};
 }
 
-Family qwen3(bool window) {
+ModelFamily qwen3(bool window) {
   std::vector<ConfigRow> rows =
       rows_with<ConfigRow>(llama_rows({"151936", "32768", "4096", "22016", "32", "32", "32", "1e-06"}),
                            {{"head_dim", "head_size", "128", zero_is_null},
@@ -425,42 +425,43 @@ Family qwen3(bool window) {
 
 enum class FalconKind { grouped_two_norms, grouped_one_norm, multi_query, multi_query_serial, many };
 
-Family falcon(FalconKind kind) {
+ModelFamily falcon(FalconKind kind) {
   using enum FalconKind;
   const bool is_new = kind == grouped_two_norms || kind == grouped_one_norm, two = kind == grouped_two_norms;
   const bool serial = kind == multi_query_serial || kind == many;
-  Family family{"falcon",
-                "FalconForCausalLM",
-                "transformer.",
-                {"positions=rotary", "norm=layer", "bias=false", "bias_norm=on",
-                 two      ? "norm_placement=parallel_two"
-                 : serial ? "norm_placement=pre"
-                          : "norm_placement=parallel"},
-                {{"new_decoder_architecture", is_new ? "true" : "false", "false"}, {"alibi", "false", "false"}},
-                {{"vocab_size", "vocabulary", "65024"},
-                 {"max_position_embeddings", "context", "2048"},
-                 {"n_embed|hidden_size", "width", "4544"},
-                 {"n_layer|num_hidden_layers", "layers", "32"},
-                 {"n_head|num_attention_heads", "heads", "71"},
-                 {"ffn_hidden_size", "hidden", "null", zero_is_null},
-                 {"activation", "activation", "\"gelu\"", word, activations()},
-                 {"layer_norm_epsilon", "norm_epsilon", "1e-05"},
-                 {"bias", "bias_qkv", "false", toggle},
-                 {"bias", "bias_attention_output", "false", toggle},
-                 {"bias", "bias_mlp", "false", toggle},
-                 tied_row("true")},
-                {{"token_embedding", "transformer.word_embeddings"},
-                 {"layers.#.attention_norm", two ? "transformer.h.#.ln_attn" : "transformer.h.#.input_layernorm"},
-                 {"layers.#.attention.q", "transformer.h.#.self_attention.query_key_value", grouped},
-                 {"layers.#.attention.k", "transformer.h.#.self_attention.query_key_value", grouped},
-                 {"layers.#.attention.v", "transformer.h.#.self_attention.query_key_value", grouped},
-                 {"layers.#.attention.o", "transformer.h.#.self_attention.dense"},
-                 {"layers.#.mlp_norm", two ? "transformer.h.#.ln_mlp" : "transformer.h.#.post_attention_layernorm"},
-                 {"layers.#.mlp.up", "transformer.h.#.mlp.dense_h_to_4h"},
-                 {"layers.#.mlp.down", "transformer.h.#.mlp.dense_4h_to_h"},
-                 {"final_norm", "transformer.ln_f"},
-                 {"head", "lm_head"}},
-                RotaryOrder::half_split};
+  ModelFamily family{
+      "falcon",
+      "FalconForCausalLM",
+      "transformer.",
+      {"positions=rotary", "norm=layer", "bias=false", "bias_norm=on",
+       two      ? "norm_placement=parallel_two"
+       : serial ? "norm_placement=pre"
+                : "norm_placement=parallel"},
+      {{"new_decoder_architecture", is_new ? "true" : "false", "false"}, {"alibi", "false", "false"}},
+      {{"vocab_size", "vocabulary", "65024"},
+       {"max_position_embeddings", "context", "2048"},
+       {"n_embed|hidden_size", "width", "4544"},
+       {"n_layer|num_hidden_layers", "layers", "32"},
+       {"n_head|num_attention_heads", "heads", "71"},
+       {"ffn_hidden_size", "hidden", "null", zero_is_null},
+       {"activation", "activation", "\"gelu\"", word, activations()},
+       {"layer_norm_epsilon", "norm_epsilon", "1e-05"},
+       {"bias", "bias_qkv", "false", toggle},
+       {"bias", "bias_attention_output", "false", toggle},
+       {"bias", "bias_mlp", "false", toggle},
+       tied_row("true")},
+      {{"token_embedding", "transformer.word_embeddings"},
+       {"layers.#.attention_norm", two ? "transformer.h.#.ln_attn" : "transformer.h.#.input_layernorm"},
+       {"layers.#.attention.q", "transformer.h.#.self_attention.query_key_value", grouped},
+       {"layers.#.attention.k", "transformer.h.#.self_attention.query_key_value", grouped},
+       {"layers.#.attention.v", "transformer.h.#.self_attention.query_key_value", grouped},
+       {"layers.#.attention.o", "transformer.h.#.self_attention.dense"},
+       {"layers.#.mlp_norm", two ? "transformer.h.#.ln_mlp" : "transformer.h.#.post_attention_layernorm"},
+       {"layers.#.mlp.up", "transformer.h.#.mlp.dense_h_to_4h"},
+       {"layers.#.mlp.down", "transformer.h.#.mlp.dense_4h_to_h"},
+       {"final_norm", "transformer.ln_f"},
+       {"head", "lm_head"}},
+      RotaryOrder::half_split};
   family.config = rows_with(family.config, rope_rows("rope_parameters.rope_theta|rope_theta", "10000.0"));
   if (is_new) {
     family.config.push_back({"num_kv_heads", "kv_heads", "null", zero_is_null});
@@ -475,29 +476,29 @@ Family falcon(FalconKind kind) {
 
 }  // namespace
 
-const std::vector<Family>& families() {
-  static const std::vector<Family> all = {gpt2(),
-                                          llama(),
-                                          mistral(),
-                                          qwen2(false),
-                                          qwen2(true),
-                                          qwen3(false),
-                                          qwen3(true),
-                                          gpt1(),
-                                          gpt_neo(),
-                                          gptj(),
-                                          gpt_neox(true),
-                                          gpt_neox(false),
-                                          opt(true),
-                                          opt(false),
-                                          xglm(true),
-                                          xglm(false),
-                                          bloom(),
-                                          falcon(FalconKind::multi_query),
-                                          falcon(FalconKind::grouped_two_norms),
-                                          falcon(FalconKind::grouped_one_norm),
-                                          falcon(FalconKind::multi_query_serial),
-                                          falcon(FalconKind::many)};
+const std::vector<ModelFamily>& families() {
+  static const std::vector<ModelFamily> all = {gpt2(),
+                                               llama(),
+                                               mistral(),
+                                               qwen2(false),
+                                               qwen2(true),
+                                               qwen3(false),
+                                               qwen3(true),
+                                               gpt1(),
+                                               gpt_neo(),
+                                               gptj(),
+                                               gpt_neox(true),
+                                               gpt_neox(false),
+                                               opt(true),
+                                               opt(false),
+                                               xglm(true),
+                                               xglm(false),
+                                               bloom(),
+                                               falcon(FalconKind::multi_query),
+                                               falcon(FalconKind::grouped_two_norms),
+                                               falcon(FalconKind::grouped_one_norm),
+                                               falcon(FalconKind::multi_query_serial),
+                                               falcon(FalconKind::many)};
   return all;
 }
 

@@ -1,7 +1,7 @@
 #pragma once
-// Family: what a family of models is called elsewhere, as data and nothing but data: which members of config.json stand
-// for which of our `model.*` settings, and which of its tensors hold which of our parameters, in which layout. The
-// reader, the writer and the choice of a family for a model of ours all walk over these tables
+// ModelFamily: what a family of models is called elsewhere, as data and nothing but data: which members of config.json
+// stand for which of our `model.*` settings, and which of its tensors hold which of our parameters, in which layout.
+// The reader, the writer and the choice of a family for a model of ours all walk over these tables
 // (io/weights/families.cpp, gguf_families.cpp); none knows a family by name. A model_type may have several rows, told
 // apart by `wanted`. Rule for a new family: one row here, a fixture in tests/io, nothing else.
 
@@ -67,7 +67,7 @@ enum class RotaryOrder {
   interleaved,  ///< pairs (2i, 2i + 1)
 };
 
-struct Family {
+struct ModelFamily {
   const char* model_type;
   const char* architecture;
   const char* base;                ///< prefix that some files leave out: "transformer."
@@ -79,7 +79,7 @@ struct Family {
 };
 
 /// Of Hugging Face's model types, in the order in which the writer tries them.
-const std::vector<Family>& families();
+const std::vector<ModelFamily>& families();
 
 /// Constant buffers that some files carry: tensors whose names end so are not weights.
 const std::vector<const char*>& constant_buffers();

@@ -101,7 +101,7 @@ bool applies(const ConfigRow& row, const RunConfig& config) {
 /// Reads one config.json by one family's table.
 class ConfigReading {
  public:
-  ConfigReading(const Family& family, const JsonValue& root, const std::string& where)
+  ConfigReading(const ModelFamily& family, const JsonValue& root, const std::string& where)
       : family_(family), root_(root), where_(where) {}
 
   DecoderConfig model() {
@@ -113,7 +113,7 @@ class ConfigReading {
   }
 
   /// What of the wanted members is otherwise; empty when all are so.
-  static std::string unlike(const Family& family, const JsonValue& root) {
+  static std::string unlike(const ModelFamily& family, const JsonValue& root) {
     for (const WantedMember& wanted : family.wanted) {
       const JsonValue* found = find_member(root, wanted.json);
       const std::string got = found ? word_of(*found) : wanted.fallback;
@@ -225,7 +225,7 @@ class ConfigReading {
       throw Error::make(ExitCode::bad_data, "{}: describes a model that cannot be:{}", where_, mistakes);
   }
 
-  const Family& family_;
+  const ModelFamily& family_;
   const JsonValue& root_;
   const std::string& where_;
   RunConfig config_;
@@ -367,7 +367,7 @@ FamilyModel read_model_config(std::string_view text, const std::string& where) {
                       named ? shown_text(*named) : "none");
   const std::string type = named->text("model_type");
   std::string unlike;
-  for (const Family& family : families()) {
+  for (const ModelFamily& family : families()) {
     if (type != family.model_type) continue;
     unlike = ConfigReading::unlike(family, root);
     if (unlike.empty()) return {&family, ConfigReading(family, root, where).model()};
@@ -378,7 +378,7 @@ FamilyModel read_model_config(std::string_view text, const std::string& where) {
                     type.substr(0, 60), fmt::join(known_model_types(), ", "));
 }
 
-std::string write_model_config(const Family& family, const DecoderConfig& model, const ConfigExtras& extras) {
+std::string write_model_config(const ModelFamily& family, const DecoderConfig& model, const ConfigExtras& extras) {
   const RunConfig config = resolved(model);
   json::object root;
   root["architectures"] = json::array{family.architecture};
@@ -410,10 +410,10 @@ std::vector<std::string> model_differences(const DecoderConfig& a, const Decoder
   return differences;
 }
 
-const Family& family_for(const DecoderConfig& model, std::string_view model_type) {
-  const Family* nearest = nullptr;
+const ModelFamily& family_for(const DecoderConfig& model, std::string_view model_type) {
+  const ModelFamily* nearest = nullptr;
   std::vector<std::string> fewest;
-  for (const Family& family : families()) {
+  for (const ModelFamily& family : families()) {
     if (!model_type.empty() && model_type != family.model_type) continue;
     std::vector<std::string> differences;
     try {
@@ -435,7 +435,7 @@ const Family& family_for(const DecoderConfig& model, std::string_view model_type
 
 std::vector<std::string> known_model_types() {
   std::vector<std::string> types;
-  for (const Family& family : families())
+  for (const ModelFamily& family : families())
     if (std::find(types.begin(), types.end(), family.model_type) == types.end()) types.emplace_back(family.model_type);
   return types;
 }

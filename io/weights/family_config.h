@@ -18,7 +18,7 @@ namespace capstan {
 constexpr uint64_t kMaxModelConfigBytes = uint64_t{4} << 20;
 
 struct FamilyModel {
-  const Family* family = nullptr;
+  const ModelFamily* family = nullptr;
   DecoderConfig model;
 };
 
@@ -33,7 +33,7 @@ struct ConfigExtras {
 };
 
 /// A config.json for the model.
-std::string write_model_config(const Family& family, const DecoderConfig& model, const ConfigExtras& extras);
+std::string write_model_config(const ModelFamily& family, const DecoderConfig& model, const ConfigExtras& extras);
 
 /// Settings in which two models differ, as "window: 0 -> 256"; what cannot matter (initialisation, dropout) is left
 /// out, and what a 0 stands for is written out first.
@@ -41,7 +41,7 @@ std::vector<std::string> model_differences(const DecoderConfig& a, const Decoder
 
 /// The family that expresses the model, of the given model_type when not empty. Error config that says for the nearest
 /// one which settings it cannot express.
-const Family& family_for(const DecoderConfig& model, std::string_view model_type = {});
+const ModelFamily& family_for(const DecoderConfig& model, std::string_view model_type = {});
 
 std::vector<std::string> known_model_types();
 

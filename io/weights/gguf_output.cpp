@@ -15,7 +15,7 @@ using enum RowPacking;
 /// A Hugging Face family and the architecture that runs it.
 struct GgufFamily {
   std::vector<const char*> model_types;
-  Family family;
+  ModelFamily family;
 };
 
 std::vector<NameRow> fused_names(const char* attention_norm, const char* mlp_norm) {
@@ -51,7 +51,7 @@ std::vector<NameRow> split_names() {
           {"head", "output"}};
 }
 
-Family architecture(const char* name, std::vector<NameRow> names, RotaryOrder rotary) {
+ModelFamily architecture(const char* name, std::vector<NameRow> names, RotaryOrder rotary) {
   return {name, name, "", {}, {}, {}, std::move(names), rotary};
 }
 
@@ -71,7 +71,7 @@ const std::vector<GgufFamily>& gguf_families() {
 }
 
 /// Falcon's two norms have names of their own there.
-std::string type_there(const Family& family) {
+std::string type_there(const ModelFamily& family) {
   for (const NameRow& row : family.names)
     if (std::string_view(row.ours) == "layers.#.mlp_norm" && std::string_view(row.theirs).ends_with(".ln_mlp"))
       return "falcon two norms";
@@ -134,7 +134,7 @@ DType gguf_dtype(const MappedTensor& tensor, const ParameterSource& source, std:
 }  // namespace
 
 GgufModel gguf_model(const DecoderConfig& model, const Tokenizer* tokenizer) {
-  const Family& theirs = family_for(model);
+  const ModelFamily& theirs = family_for(model);
   const std::string type = type_there(theirs);
   GgufModel out;
   std::string known;

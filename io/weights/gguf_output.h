@@ -15,7 +15,7 @@
 namespace capstan {
 
 struct GgufModel {
-  const Family* family = nullptr;  ///< its model_type is the architecture's name in GGUF
+  const ModelFamily* family = nullptr;  ///< its model_type is the architecture's name in GGUF
   GgufMetadata metadata;
   std::vector<std::string> notices;
 };

@@ -75,7 +75,7 @@ RowShape row_shape(const std::vector<int64_t>& shape) {
   return {shape.empty() ? 1 : shape[0], length};
 }
 
-TensorMap::TensorMap(const Family& family, const DecoderConfig& model) : family_(&family), model_(model) {
+TensorMap::TensorMap(const ModelFamily& family, const DecoderConfig& model) : family_(&family), model_(model) {
   const Decoder declared(model, parameters_);
   for (size_t i = 0; i < parameters_.size(); ++i) add(parameters_.at(static_cast<int>(i)));
   for (size_t t = 0; t < tensors_.size(); ++t) {

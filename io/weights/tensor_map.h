@@ -36,9 +36,9 @@ struct MappedTensor {
 class TensorMap {
  public:
   /// Error config when the family has no name for a parameter of the model.
-  TensorMap(const Family& family, const DecoderConfig& model);
+  TensorMap(const ModelFamily& family, const DecoderConfig& model);
 
-  const Family& family() const { return *family_; }
+  const ModelFamily& family() const { return *family_; }
   const DecoderConfig& model() const { return model_; }
   /// Of the model, in declared order, without padding.
   const ParameterSet& parameters() const { return parameters_; }
@@ -53,7 +53,7 @@ class TensorMap {
   void add(const Parameter& parameter);
   std::vector<RowRun> runs_for(const std::string& stem, const NameRow& row, int64_t rows) const;
 
-  const Family* family_;
+  const ModelFamily* family_;
   DecoderConfig model_;
   ParameterSet parameters_;
   std::vector<MappedTensor> tensors_;

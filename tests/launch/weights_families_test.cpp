@@ -122,7 +122,7 @@ TEST_P(Families, ComeBackBitForBit) {
 TEST_P(Families, AreFoundForTheModelAndSayItBack) {
   const ConvertedModel model = open_hugging_face(kFixtures / GetParam(), false);
   for (const std::string& type : {std::string(), std::string(model.family->model_type)}) {
-    const Family& found = family_for(model.model, type);
+    const ModelFamily& found = family_for(model.model, type);
     const FamilyModel back = read_model_config(write_model_config(found, model.model, {}), "written");
     EXPECT_THAT(model_differences(model.model, back.model), ::testing::IsEmpty());
   }
