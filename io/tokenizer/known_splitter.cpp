@@ -63,13 +63,13 @@ constexpr Spelling kSpellings[] = {
     {R"(\s)", 'x'},
 };
 
-struct Family {
+struct SplitFamily {
   std::string_view meaning;
   SplitRules rules;
   bool contraction;  ///< begins with one of kContractions
 };
 
-constexpr Family kFamilies[] = {
+constexpr SplitFamily kFamilies[] = {
     {"lnswx", {.words = WordRule::after_space}, true},                                       // GPT-2
     {"lns$wx", {.words = WordRule::after_space}, true},                                      // as tiktoken has it
     {"L3Srwx", {.words = WordRule::after_sign, .digits = 3, .tail = Tail::newlines}, true},  // cl100k, LLaMA 3
@@ -119,7 +119,7 @@ std::optional<std::string> meaning_of(std::string_view expression) {
   return meaning;
 }
 
-constexpr SplitRules rules_of(const Family& family, Contraction contraction) {
+constexpr SplitRules rules_of(const SplitFamily& family, Contraction contraction) {
   SplitRules rules = family.rules;
   if (family.contraction) rules.contraction = contraction;
   return rules;

@@ -24,13 +24,13 @@ struct Special {
   const char* name;
   uint32_t id;
 };
-struct Family {
+struct RankFamily {
   const char* name;
   std::string_view expression;
   std::vector<Special> special;
 };
 
-std::vector<Family> families() {
+std::vector<RankFamily> families() {
   const std::string_view gpt2 = named_expression("gpt2"), cl100k = named_expression("cl100k");
   const std::string_view qwen2 = named_expression("qwen2"), o200k = named_expression("o200k");
   return {
@@ -166,7 +166,7 @@ TokenizerSpec spec_of_ranks(const std::vector<std::string>& pieces, std::string_
 }
 
 TokenizerSpec read_tiktoken(std::string_view text, std::string_view pattern, const std::string& where) {
-  for (const Family& family : families()) {
+  for (const RankFamily& family : families()) {
     if (pattern != family.name) continue;
     TokenizerSpec spec = spec_of_ranks(read_ranks(text, where), family.expression, where);
     add_special(spec, family.special);
