@@ -49,7 +49,7 @@ struct LayoutConfig {
   int ep = 1;  ///< reserved
   int zero = 0;
   Overlap overlap = Overlap::automatic;  ///< automatic: where data ranks are on several hosts
-  int zero_ranks = 0;  ///< of dp, among which state is sharded; 0: all
+  int zero_ranks = 0;                    ///< of dp, among which state is sharded; 0: all
   bool sequence_parallel = false;
   std::string schedule = "1f1b";  ///< a ScheduleKind by name, or the path of a table
   int interleave = 1;

@@ -253,7 +253,8 @@ TEST_F(SmallTape, ATensorThatCrossesPartsIsNamed) {
   const Value hidden = product(r, r.persistent("x"), 0);
   r.set_part(Part::update);
   scale(r, hidden, 2.0);
-  EXPECT_THAT(complaint([&] { make_plan("p", r.tape(), space_, device_, {}); }), HasSubstr("linear.0 is made in part forward"));
+  EXPECT_THAT(complaint([&] { make_plan("p", r.tape(), space_, device_, {}); }),
+              HasSubstr("linear.0 is made in part forward"));
 }
 
 TEST_F(SmallTape, AnOperandThatDoesNotFitIsRefusedWhileRecording) {
