@@ -222,10 +222,21 @@ void Program::wait_for(const OnLane& lane) const {
   if (lane.ticket <= lane_done_) return;
   lane_done_ = device_.lane->done();
   if (lane.ticket <= lane_done_) return;
-  if (observer_ != nullptr) observer_->waiting(*lane.plan, lane.node->node);
+  const OnLane& first = observer_ != nullptr ? first_collective(lane) : lane;
+  if (observer_ != nullptr) observer_->waiting(*first.plan, first.node->node);
   device_.lane->wait(lane.ticket);
   lane_done_ = lane.ticket;
-  if (observer_ != nullptr) observer_->waited(*lane.plan, lane.node->node);
+  if (observer_ != nullptr) observer_->waited(*first.plan, first.node->node);
+}
+
+/// Of what the lane has before it comes to this one: where it may wait for other ranks.
+const Program::OnLane& Program::first_collective(const OnLane& lane) const {
+  const OnLane* first = &lane;
+  for (const OnLane& other : on_lane_)
+    if (other.ticket > lane_done_ && other.ticket <= first->ticket &&
+        other.plan->tape.nodes[other.node->node].op->is_collective())
+      first = &other;
+  return *first;
 }
 
 void Program::settle() const {

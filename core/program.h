@@ -133,6 +133,7 @@ class Program {
   void execute(const Plan& plan, BoundNode& node, bool add);
   void post(OnLane& lane, bool add);
   void wait_for(const OnLane& lane) const;
+  const OnLane& first_collective(const OnLane& lane) const;
   Operand operand(const Plan& plan, TensorId id) const;
   void each_guard(const std::string& plan, const std::function<bool(char*, size_t, const std::string&)>& visit) const;
 

@@ -37,7 +37,7 @@ def wait_until_stopped(pid):
     raise AssertionError(f"process {pid} did not stop")
 
 
-OVER_DATA_RANKS = r"train \w+: all-reduce dp"
+OVER_DATA_RANKS = r"train \w+: (all-reduce|reduce-scatter|all-gather) dp"
 
 
 class Hang(ProductTest):

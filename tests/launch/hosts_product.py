@@ -181,7 +181,7 @@ class SeveralHosts(ProductTest):
             with JobOnHosts(hosts, 1, self.config, *settings, env={"CAPSTAN_FAIL": "train.microbatch:6:stop@1"}) as job:
                 wait_for_step(job, self.run, 5)
                 self.hangs(job, r"rank 1 on node-1 \(process \d+\) does not answer, in .*; rank 0 waits in (train \w+|step): "
-                                r"all-reduce (dp|over all ranks)")
+                                r"(all-reduce|reduce-scatter|all-gather) (dp|over all ranks)")
 
     def test_a_host_falls_off_the_network(self):
         with Hosts(2, self.folder) as hosts:
