@@ -96,10 +96,11 @@ void FlightRecorder::before(const Plan& plan, size_t node) {
   record().write(now_);
 }
 
-/// The microbatch stays that of the op that waits.
+/// In a part of a microbatch, that of the op that waits.
 void FlightRecorder::waiting(const Plan& plan, size_t node) {
   const int64_t microbatch = now_.microbatch;
   before(plan, node);
+  if (!has_microbatches(plan.tape.nodes[node].part)) return;
   now_.microbatch = microbatch;
   record().write(now_);
 }
