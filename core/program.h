@@ -108,7 +108,7 @@ class Program {
     BoundNode* node = nullptr;
     const Plan* plan = nullptr;
     uint64_t ticket = 0;         ///< of its last post
-    int releases = 0, owed = 0;  /// nodes that release it, and how many of them are still to come in this step
+    int releases = 0, owed = 0;  ///< nodes that release it, and how many of them are still to come in this step
     bool posted = false;         ///< before its place was reached
   };
   struct BoundNode {
