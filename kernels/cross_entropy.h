@@ -24,6 +24,7 @@ struct CrossEntropyArgs {
   bool accumulate = false;           ///< for loss_sum
   int64_t rows = 0, vocabulary = 0, padded = 0;
   DType dtype = DType::f32;
+  Stream stream = nullptr;
 };
 
 struct CrossEntropyBackwardArgs {
@@ -36,6 +37,7 @@ struct CrossEntropyBackwardArgs {
   DType dtype = DType::f32;
   int64_t first = 0, all = 0;          ///< of a shard: id of column 0, whole vocabulary; all = 0: the logits are whole
   const double* loss_scale = nullptr;  ///< [1]; none: 1
+  Stream stream = nullptr;
 };
 
 constexpr int64_t kCrossEntropyStatistics = 3;
@@ -46,6 +48,7 @@ struct CrossEntropyStatisticsArgs {
   void* statistics = nullptr;        ///< [rows, kCrossEntropyStatistics] in accumulation_of(dtype)
   int64_t rows = 0, vocabulary = 0, padded = 0, first = 0;
   DType dtype = DType::f32;
+  Stream stream = nullptr;
 };
 
 struct CrossEntropyCombineArgs {
@@ -58,6 +61,7 @@ struct CrossEntropyCombineArgs {
   bool accumulate = false;  ///< for loss_sum
   int64_t rows = 0, shards = 0, vocabulary = 0;
   DType dtype = DType::f32;  ///< of the logits
+  Stream stream = nullptr;
 };
 
 }  // namespace capstan::kernels
