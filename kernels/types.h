@@ -30,7 +30,7 @@ constexpr size_t bytes_of(DType t) {
 
 constexpr const char* name_of(DType t) {
   constexpr const char* names[] = {"f64", "f32", "bf16", "f16", "i64", "i32", "u32", "u16", "u8"};
-  return names[static_cast<int>(t)];
+  return static_cast<size_t>(t) < sizeof(names) / sizeof(names[0]) ? names[static_cast<int>(t)] : "no dtype";
 }
 
 constexpr bool is_floating(DType t) { return t <= DType::f16; }
