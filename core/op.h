@@ -56,6 +56,7 @@ struct RunArgs {
   void* const* out = nullptr;
   void* scratch = nullptr;
   bool accumulate = false;  ///< add to the output instead of writing it (gradients of parameters, sums of losses)
+  kernels::Stream stream = nullptr;  ///< for the kernels: where they are queued on a device that has streams
 };
 
 /// The communicators of this rank, one per axis; groups of one where the axis has size 1.

@@ -20,6 +20,7 @@ struct ActivationArgs {
   void* y = nullptr;         ///< [count]; may be x
   int64_t count = 0;
   DType dtype = DType::f32;
+  Stream stream = nullptr;
 };
 
 struct ActivationBackwardArgs {
@@ -31,6 +32,7 @@ struct ActivationBackwardArgs {
   void* dup = nullptr;  ///< when gated; may be dy
   int64_t count = 0;
   DType dtype = DType::f32;
+  Stream stream = nullptr;
 };
 
 }  // namespace capstan::kernels

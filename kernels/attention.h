@@ -84,6 +84,7 @@ struct AttentionArgs {
   /// o, which is then in accumulation_of(dtype), and logsumexp hold the result over other keys, 0 and -inf over none:
   /// what these keys give is merged into it.
   bool merge = false;
+  Stream stream = nullptr;
 };
 
 struct AttentionBackwardArgs {
@@ -104,6 +105,7 @@ struct AttentionBackwardArgs {
   void* d_distance_bias = nullptr;  ///< of the mask's operands of these names, shaped as they are
   void* d_relative_q = nullptr;
   void* d_relative_k = nullptr;
+  Stream stream = nullptr;
 };
 
 }  // namespace capstan::kernels

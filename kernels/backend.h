@@ -10,6 +10,7 @@
 
 #include "kernels/activation.h"
 #include "kernels/attention.h"
+#include "kernels/copy.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/dropout.h"
 #include "kernels/elementwise.h"
@@ -47,6 +48,8 @@ struct Backend {
   void (*cross_entropy_backward)(const CrossEntropyBackwardArgs&) = nullptr;
   void (*cross_entropy_statistics)(const CrossEntropyStatisticsArgs&) = nullptr;
   void (*cross_entropy_combine)(const CrossEntropyCombineArgs&) = nullptr;
+  void (*copy)(const CopyArgs&) = nullptr;
+  void (*fill)(const FillArgs&) = nullptr;
   void (*add)(const AddArgs&) = nullptr;
   void (*scale)(const ScaleArgs&) = nullptr;
   void (*cast)(const CastArgs&) = nullptr;

@@ -23,6 +23,7 @@ struct CrossEntropyArgs {
   bool accumulate = false;           ///< for loss_sum
   int64_t rows = 0, vocabulary = 0, padded = 0;
   DType dtype = DType::f32;
+  Stream stream = nullptr;
 };
 
 struct CrossEntropyBackwardArgs {
@@ -34,6 +35,7 @@ struct CrossEntropyBackwardArgs {
   int64_t rows = 0, vocabulary = 0, padded = 0;
   DType dtype = DType::f32;
   int64_t first = 0, all = 0;  ///< of a shard: id of column 0, whole vocabulary; all = 0: the logits are whole
+  Stream stream = nullptr;
 };
 
 constexpr int64_t kCrossEntropyStatistics = 3;
@@ -44,6 +46,7 @@ struct CrossEntropyStatisticsArgs {
   void* statistics = nullptr;        ///< [rows, kCrossEntropyStatistics] in accumulation_of(dtype)
   int64_t rows = 0, vocabulary = 0, padded = 0, first = 0;
   DType dtype = DType::f32;
+  Stream stream = nullptr;
 };
 
 struct CrossEntropyCombineArgs {
@@ -56,6 +59,7 @@ struct CrossEntropyCombineArgs {
   bool accumulate = false;  ///< for loss_sum
   int64_t rows = 0, shards = 0, vocabulary = 0;
   DType dtype = DType::f32;  ///< of the logits
+  Stream stream = nullptr;
 };
 
 }  // namespace capstan::kernels

@@ -16,6 +16,10 @@ struct Dropout {
   uint64_t stream = 0;                     ///< which dropout site of the model
   const uint64_t* key = nullptr;           ///< run seed mixed with the step
   const uint64_t* first_sample = nullptr;  ///< logical index of the first sample of this microbatch, within the step
+  uint64_t sample_offset = 0;              ///< added to it, for a call over later samples
+
+  /// Of the first sample of a call; reads memory of the device.
+  [[gnu::always_inline]] uint64_t sample() const { return *first_sample + sample_offset; }
 };
 
 struct DropoutArgs {
@@ -28,6 +32,7 @@ struct DropoutArgs {
   /// x may hold a run of each sample only: elements first_element .. + sample_elements of logical_elements (0: all),
   /// with logical index (first_sample + s) * logical_elements + first_element + e.
   int64_t first_element = 0, logical_elements = 0;
+  Stream stream = nullptr;
 };
 
 }  // namespace capstan::kernels

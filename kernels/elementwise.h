@@ -7,13 +7,15 @@
 
 namespace capstan::kernels {
 
-/// y = a + b; y may be a or b. dtype of all three.
+/// y = a + b; y may be a or b. dtype of all three. Of several rows (dense), b is one row that is added to each of them.
 struct AddArgs {
   const void* a = nullptr;
   const void* b = nullptr;
   void* y = nullptr;
-  int64_t count = 0;
+  int64_t count = 0;  ///< of a row
   DType dtype = DType::f32;
+  int64_t rows = 1;
+  Stream stream = nullptr;
 };
 
 /// y = factor x; y may be x.
@@ -23,6 +25,7 @@ struct ScaleArgs {
   double factor = 1.0;
   int64_t count = 0;
   DType dtype = DType::f32;
+  Stream stream = nullptr;
 };
 
 /// y = x in another dtype, rounded to nearest even.
@@ -31,6 +34,7 @@ struct CastArgs {
   void* y = nullptr;
   int64_t count = 0;
   DType from = DType::f32, to = DType::f32;
+  Stream stream = nullptr;
 };
 
 /// cache[b, start_b + i, :] = x[b, i, :] for i < rows; start_b = key_lengths[b] - rows. Rows beyond `capacity` are our
@@ -41,6 +45,7 @@ struct CacheAppendArgs {
   const int32_t* key_lengths = nullptr;  ///< [batch], counted after appending
   int64_t batch = 0, rows = 0, capacity = 0, width = 0;
   DType dtype = DType::f32;
+  Stream stream = nullptr;
 };
 
 }  // namespace capstan::kernels

@@ -20,6 +20,7 @@ struct EmbeddingArgs {
   int64_t rows = 0, entries = 0, width = 0;
   DType dtype = DType::f32;
   int64_t first = 0, all = 0;  ///< of a shard; all = 0: the table is whole
+  Stream stream = nullptr;
 };
 
 struct EmbeddingBackwardArgs {
@@ -31,6 +32,7 @@ struct EmbeddingBackwardArgs {
   DType dtype = DType::f32;
   void* scratch = nullptr;  ///< Backend::embedding_backward_scratch(rows, entries) bytes
   int64_t first = 0, all = 0;
+  Stream stream = nullptr;
 };
 
 }  // namespace capstan::kernels

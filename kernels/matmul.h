@@ -29,6 +29,7 @@ struct MatmulArgs {
   const void* bias = nullptr;  ///< [n] or null
   void* c = nullptr;
   bool accumulate = false;  ///< C += instead of C =
+  Stream stream = nullptr;
 };
 
 class PreparedMatmul {
@@ -50,6 +51,7 @@ struct BiasGradientArgs {
   DType dtype = DType::f32;
   bool accumulate = false;
   void* scratch = nullptr;
+  Stream stream = nullptr;
 };
 
 }  // namespace capstan::kernels

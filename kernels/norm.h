@@ -27,6 +27,7 @@ struct NormArgs {
   int64_t rows = 0, width = 0;
   double epsilon = 1e-5;
   DType dtype = DType::f32;
+  Stream stream = nullptr;
 };
 
 struct NormBackwardArgs {
@@ -44,6 +45,7 @@ struct NormBackwardArgs {
   int64_t rows = 0, width = 0;
   DType dtype = DType::f32;
   void* scratch = nullptr;  ///< Backend::norm_backward_scratch(rows, width, dtype) bytes
+  Stream stream = nullptr;
 };
 
 }  // namespace capstan::kernels

@@ -35,6 +35,7 @@ struct AdamWArgs {
   int64_t count = 0;
   DType dtype = DType::f32;  ///< f32 or f64
   DType working_dtype = DType::bf16;
+  Stream stream = nullptr;
 };
 
 /// sum (=|+=) weight x the sum of squares of x in double, in an order fixed for equal count and threads.
@@ -46,6 +47,7 @@ struct SquareSumArgs {
   DType dtype = DType::f32;
   void* scratch = nullptr;         ///< Backend::square_sum_scratch() bytes
   const double* weight = nullptr;  ///< none: 1
+  Stream stream = nullptr;
 };
 
 /// Fills gradient_norm, clip_scale and skip of `scalars` from sums of squares (of gradients times loss_scale), which
@@ -54,6 +56,7 @@ struct ClipArgs {
   const double* square_sums = nullptr;
   StepScalars* scalars = nullptr;
   int64_t count = 1;
+  Stream stream = nullptr;
 };
 
 }  // namespace capstan::kernels

@@ -61,6 +61,7 @@ struct RotaryArgs {
   bool interleaved = false;
   bool backward = false;
   DType dtype = DType::f32;
+  Stream stream = nullptr;
 
   [[gnu::always_inline]] double frequency(int64_t pair) const {
     const double exponent = 2.0 * static_cast<double>(pair) / static_cast<double>(rotary_dims);

@@ -38,6 +38,11 @@ constexpr bool is_floating(DType t) { return t <= DType::f16; }
 /// The dtype in which sums, statistics (mean, rstd, logsumexp), gradients of parameters and masters are held.
 constexpr DType accumulation_of(DType t) { return t == DType::f64 ? DType::f64 : DType::f32; }
 
+namespace kernels {
+/// Where a kernel of a GPU is queued (cudaStream_t); backends of the host ignore it and are done when they return.
+using Stream = void*;
+}  // namespace kernels
+
 /// bfloat16: the upper half of a float; rounded to nearest even, NaN kept quiet.
 struct BFloat16 {
   uint16_t bits = 0;

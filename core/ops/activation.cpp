@@ -37,6 +37,7 @@ class ActivationGradient final : public Op {
               kernels::ActivationBackwardArgs now = args;
               now.dy = a.in[0], now.x = a.in[1], now.up = a.in[2], now.dx = a.out[0];
               if (a.in[2]) now.dup = a.out[1];
+              now.stream = a.stream;
               run(now);
             }};
   }
@@ -92,6 +93,7 @@ class Activate final : public Op {
     return {0, [run = c.backend.activation, args](const RunArgs& a) {
               kernels::ActivationArgs now = args;
               now.x = a.in[0], now.up = a.in[1], now.y = a.out[0];
+              now.stream = a.stream;
               run(now);
             }};
   }

@@ -1,6 +1,5 @@
 #include "core/ops/attention.h"
 
-#include <cstring>
 
 #include "core/backward.h"
 #include "core/error.h"
@@ -22,12 +21,13 @@ class AttentionGradient final : public AttentionBase {
     const kernels::AttentionShape shape = local_shape_of(c);
     const auto self = std::make_shared<AttentionGradient>(*this);  // the closure may outlive the tape
     const size_t offset = offset_of_heads(c);
-    const size_t kv_bytes = static_cast<size_t>(element_count(c.in_local[kK])) * bytes_of(shape.dtype);
+    const int64_t kv_count = element_count(c.in_local[kK]);
     const bool some_heads = shape.kv_heads * shape.head_size < shape.kv_stride;  // the others get 0 from this rank
     return {c.backend.attention_backward_scratch(shape),
-            [self, run = c.backend.attention_backward, shape, offset, kv_bytes, some_heads,
+            [self, run = c.backend.attention_backward, fill = c.backend.fill, shape, offset, kv_count, some_heads,
              learned = learned_results(c.has_in)](const RunArgs& a) {
-              if (some_heads) std::memset(a.out[1], 0, kv_bytes), std::memset(a.out[2], 0, kv_bytes);
+              for (const int i : {1, 2})
+                if (some_heads) fill({a.out[i], kv_count, 0.0, shape.dtype, a.stream});
               kernels::AttentionBackwardArgs args;
               args.shape = shape;
               self->point_operands(args, a, offset);
@@ -36,6 +36,7 @@ class AttentionGradient final : public AttentionBase {
               args.dk = static_cast<char*>(a.out[1]) + offset, args.dv = static_cast<char*>(a.out[2]) + offset;
               const auto result = [&](size_t i) { return learned[i] < 0 ? nullptr : a.out[learned[i]]; };
               args.d_distance_bias = result(0), args.d_relative_q = result(1), args.d_relative_k = result(2);
+              args.stream = a.stream;
               run(args);
             }};
   }
@@ -64,6 +65,7 @@ class Attention final : public AttentionBase {
               args.shape = shape;
               self->point_operands(args, a, offset);
               args.o = a.out[0], args.logsumexp = a.out[1];
+              args.stream = a.stream;
               run(args);
             }};
   }
@@ -117,6 +119,7 @@ class Rotary final : public Op {
     return {0, [run = c.backend.rotary, args](const RunArgs& a) {
               kernels::RotaryArgs now = args;
               now.x = a.in[0], now.positions = static_cast<const int32_t*>(a.in[1]), now.y = a.out[0];
+              now.stream = a.stream;
               run(now);
             }};
   }
@@ -148,6 +151,7 @@ class CacheAppend final : public Op {
     return {0, [run = c.backend.cache_append, args](const RunArgs& a) {
               kernels::CacheAppendArgs now = args;
               now.x = a.in[0], now.key_lengths = static_cast<const int32_t*>(a.in[1]), now.cache = a.out[0];
+              now.stream = a.stream;
               run(now);
             }};
   }

@@ -1,7 +1,5 @@
 #include "core/ops/conversion.h"
 
-#include <cstring>
-
 #include "core/backward.h"
 #include "core/error.h"
 
@@ -67,8 +65,8 @@ class Conversion final : public Op {
     const size_t count = static_cast<size_t>(element_count(context.in_local[0]));
     const DType dtype = context.in[0].dtype;
     const Reduction order = context.reduction;
-    return {0, [=](const RunArgs& a) {
-              if (a.in[0] != a.out[0]) std::memcpy(a.out[0], a.in[0], count * bytes_of(dtype));
+    return {0, [=, copy = context.backend.copy](const RunArgs& a) {
+              if (a.in[0] != a.out[0]) copy({a.in[0], a.out[0], count * bytes_of(dtype), 1, 0, 0, a.stream});
               group->all_reduce(a.out[0], count, dtype, ReduceOp::sum, order);
             }};
   }
@@ -78,12 +76,11 @@ class Conversion final : public Op {
     const int64_t part = view.extent / context.mesh.size(axis_);
     const int64_t first = part * context.mesh.coordinate(axis_);
     const size_t size = bytes_of(context.in[0].dtype);
-    return {0, [=](const RunArgs& a) {
-              for (int64_t o = 0; o < view.outer; ++o)
-                std::memcpy(static_cast<char*>(a.out[0]) + static_cast<size_t>(o * part * view.inner) * size,
-                            static_cast<const char*>(a.in[0]) +
-                                static_cast<size_t>((o * view.extent + first) * view.inner) * size,
-                            static_cast<size_t>(part * view.inner) * size);
+    const size_t run = static_cast<size_t>(part * view.inner) * size;
+    const size_t stride = static_cast<size_t>(view.extent * view.inner) * size;
+    const size_t skipped = static_cast<size_t>(first * view.inner) * size;
+    return {0, [=, copy = context.backend.copy, rows = view.outer](const RunArgs& a) {
+              copy({static_cast<const char*>(a.in[0]) + skipped, a.out[0], run, rows, stride, run, a.stream});
             }};
   }
 
@@ -103,43 +100,39 @@ class Conversion final : public Op {
     const Reduction order = context.reduction;
     Communicator* group = context.communicators.of[static_cast<size_t>(axis_)];
     const Conversion self = *this;
-    return {in_bytes + out_bytes, [=](const RunArgs& a) {
+    return {in_bytes + out_bytes, [=, copy = context.backend.copy](const RunArgs& a) {
               char* send = static_cast<char*>(a.scratch);
               void* receive = unpacks ? send + in_bytes : a.out[0];
               const void* packed = a.in[0];
-              if (packs) self.pack(in_shape, ranks, size, a.in[0], send), packed = send;
+              if (packs) self.pack(copy, in_shape, ranks, size, a, send), packed = send;
               if (self.from_.is_partial())
                 group->reduce_scatter(packed, a.out[0], out_count, dtype, order);
               else if (self.to_.is_shard())
                 group->all_to_all(packed, receive, in_count / static_cast<size_t>(ranks), dtype);
               else
                 group->all_gather(packed, receive, in_count, dtype);
-              if (unpacks) self.unpack(out_shape, ranks, size, static_cast<const char*>(receive), a.out[0]);
+              if (unpacks) self.unpack(copy, out_shape, ranks, size, static_cast<const char*>(receive), a);
             }};
   }
 
   static size_t aligned_bytes(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
+  using Copy = void (*)(const kernels::CopyArgs&);
   /// Splits dim to_.dim of a tensor into one dense run per rank.
-  void pack(const Shape& shape, int ranks, size_t size, const void* from, char* to) const {
+  void pack(Copy copy, const Shape& shape, int ranks, size_t size, const RunArgs& a, char* to) const {
     const DimView view(shape, to_.dim);
     const size_t run = static_cast<size_t>(view.extent / ranks * view.inner) * size;
-    for (int r = 0; r < ranks; ++r)
-      for (int64_t o = 0; o < view.outer; ++o, to += run)
-        std::memcpy(to,
-                    static_cast<const char*>(from) +
-                        (static_cast<size_t>(o) * static_cast<size_t>(ranks) + static_cast<size_t>(r)) * run,
-                    run);
+    const char* from = static_cast<const char*>(a.in[0]);
+    for (int r = 0; r < ranks; ++r, from += run, to += static_cast<size_t>(view.outer) * run)
+      copy({from, to, run, view.outer, static_cast<size_t>(ranks) * run, run, a.stream});
   }
   /// Joins one dense run per rank along dim from_.dim.
-  void unpack(const Shape& shape, int ranks, size_t size, const char* from, void* to) const {
+  void unpack(Copy copy, const Shape& shape, int ranks, size_t size, const char* from, const RunArgs& a) const {
     const DimView view(shape, from_.dim);
     const size_t run = static_cast<size_t>(view.extent / ranks * view.inner) * size;
-    for (int r = 0; r < ranks; ++r)
-      for (int64_t o = 0; o < view.outer; ++o, from += run)
-        std::memcpy(static_cast<char*>(to) +
-                        (static_cast<size_t>(o) * static_cast<size_t>(ranks) + static_cast<size_t>(r)) * run,
-                    from, run);
+    char* to = static_cast<char*>(a.out[0]);
+    for (int r = 0; r < ranks; ++r, to += run, from += static_cast<size_t>(view.outer) * run)
+      copy({from, to, run, view.outer, run, static_cast<size_t>(ranks) * run, a.stream});
   }
 
   Axis axis_;

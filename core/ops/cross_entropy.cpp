@@ -40,11 +40,13 @@ class CrossEntropyGradient final : public Op {
     args.dtype = c.in[0].dtype;
     return {0, [run = c.backend.cross_entropy_backward, cast = c.backend.cast, args](const RunArgs& a) {
               kernels::CrossEntropyBackwardArgs now = args;
-              if (a.in[0] != a.out[0]) cast({a.in[0], a.out[0], args.rows * args.padded, args.dtype, args.dtype});
+              if (a.in[0] != a.out[0])
+                cast({a.in[0], a.out[0], args.rows * args.padded, args.dtype, args.dtype, a.stream});
               now.logits = a.out[0];
               now.targets = static_cast<const int32_t*>(a.in[1]), now.weights = static_cast<const float*>(a.in[2]);
               now.logsumexp = a.in[3];
               now.gradient_scale = &static_cast<const kernels::StepScalars*>(a.in[4])->gradient_scale;
+              now.stream = a.stream;
               run(now);
             }};
   }
@@ -93,6 +95,7 @@ class CrossEntropy final : public Op {
               now.targets = static_cast<const int32_t*>(a.in[1]), now.weights = static_cast<const float*>(a.in[2]);
               now.loss_sum = static_cast<double*>(a.out[0]), now.logsumexp = a.out[1], now.nll = a.out[2];
               now.accumulate = a.accumulate;
+              now.stream = a.stream;
               run(now);
             }};
   }
@@ -131,6 +134,7 @@ class CrossEntropyStatistics final : public Op {
     return {0, [run = c.backend.cross_entropy_statistics, args](const RunArgs& a) {
               kernels::CrossEntropyStatisticsArgs now = args;
               now.logits = a.in[0], now.targets = static_cast<const int32_t*>(a.in[1]), now.statistics = a.out[0];
+              now.stream = a.stream;
               run(now);
             }};
   }
@@ -186,6 +190,7 @@ class CrossEntropyOfShards final : public Op {
               now.statistics = a.in[4];
               now.loss_sum = static_cast<double*>(a.out[0]), now.logsumexp = a.out[1], now.nll = a.out[2];
               now.accumulate = a.accumulate;
+              now.stream = a.stream;
               run(now);
             }};
   }

@@ -1,6 +1,5 @@
 #include "core/ops/elementwise.h"
 
-#include <cstring>
 
 #include "core/backward.h"
 #include "core/error.h"
@@ -36,7 +35,7 @@ class Add final : public Op {
   Bound bind(const BindContext& c) const override {
     const int64_t count = element_count(c.in_local[0]);
     return {0, [run = c.backend.add, count, dtype = c.in[0].dtype](const RunArgs& a) {
-              run({a.in[0], a.in[1], a.out[0], count, dtype});
+              run({a.in[0], a.in[1], a.out[0], count, dtype, 1, a.stream});
             }};
   }
 };
@@ -56,7 +55,7 @@ class Scale final : public Op {
   Bound bind(const BindContext& c) const override {
     const int64_t count = element_count(c.in_local[0]);
     return {0, [run = c.backend.scale, count, dtype = c.in[0].dtype, factor = factor_](const RunArgs& a) {
-              run({a.in[0], a.out[0], factor, count, dtype});
+              run({a.in[0], a.out[0], factor, count, dtype, a.stream});
             }};
   }
 
@@ -81,7 +80,7 @@ class Cast final : public Op {
   Bound bind(const BindContext& c) const override {
     const int64_t count = element_count(c.in_local[0]);
     return {0, [run = c.backend.cast, count, from = c.in[0].dtype, to = to_](const RunArgs& a) {
-              run({a.in[0], a.out[0], count, from, to});
+              run({a.in[0], a.out[0], count, from, to, a.stream});
             }};
   }
 
@@ -97,8 +96,10 @@ class Clear final : public Op {
   std::vector<TensorSpec> infer(std::span<const InputSpec>) const override { return {}; }
   std::vector<Signature> signatures(std::span<const InputSpec>) const override { return {}; }
   Bound bind(const BindContext& c) const override {
-    const size_t bytes = static_cast<size_t>(element_count(c.out_local[0])) * bytes_of(c.out[0].dtype);
-    return {0, [bytes](const RunArgs& a) { std::memset(a.out[0], 0, bytes); }};
+    const int64_t count = element_count(c.out_local[0]);
+    return {0, [fill = c.backend.fill, count, dtype = c.out[0].dtype](const RunArgs& a) {
+              fill({a.out[0], count, 0.0, dtype, a.stream});
+            }};
   }
 };
 
@@ -113,9 +114,9 @@ class AccumulateInto final : public Op {
     const int64_t count = element_count(c.in_local[0]);
     return {0, [add = c.backend.add, copy = c.backend.cast, count, dtype = c.in[0].dtype](const RunArgs& a) {
               if (a.accumulate)
-                add({a.out[0], a.in[0], a.out[0], count, dtype});
+                add({a.out[0], a.in[0], a.out[0], count, dtype, 1, a.stream});
               else
-                copy({a.in[0], a.out[0], count, dtype, dtype});
+                copy({a.in[0], a.out[0], count, dtype, dtype, a.stream});
             }};
   }
 };
@@ -162,6 +163,7 @@ class Dropout final : public Op {
               now.x = a.in[0], now.residual = a.in[1], now.y = a.out[0];
               now.dropout.key = static_cast<const uint64_t*>(a.in[2]);
               now.dropout.first_sample = now.dropout.key + 1;
+              now.stream = a.stream;
               run(now);
             }};
   }
@@ -177,12 +179,13 @@ class Dropout final : public Op {
               const auto from = [&](const void* data) { return data ? static_cast<const char*>(data) + at : nullptr; };
               for (int64_t s = 0; s < samples; ++s)
                 for (const Extent& extent : runs) {
-                  const uint64_t sample = random[1] + static_cast<uint64_t>(s);
                   kernels::DropoutArgs now = args;
                   now.x = from(a.in[0]), now.residual = from(a.in[1]), now.y = static_cast<char*>(a.out[0]) + at;
-                  now.dropout.key = random, now.dropout.first_sample = &sample;
+                  now.dropout.key = random, now.dropout.first_sample = random + 1;
+                  now.dropout.sample_offset = static_cast<uint64_t>(s);
                   now.samples = 1, now.sample_elements = extent.count * token;
                   now.first_element = extent.first * token;
+                  now.stream = a.stream;
                   run(now);
                   at += static_cast<size_t>(now.sample_elements) * element;
                 }

@@ -45,6 +45,7 @@ class EmbeddingGradient final : public Op {
               kernels::EmbeddingBackwardArgs now = args;
               now.dy = a.in[0], now.ids = static_cast<const int32_t*>(a.in[1]), now.dtable = a.out[0];
               now.accumulate = a.accumulate, now.scratch = a.scratch;
+              now.stream = a.stream;
               run(now);
             }};
   }
@@ -96,6 +97,7 @@ class Embedding final : public Op {
     return {0, [run = c.backend.embedding, args](const RunArgs& a) {
               kernels::EmbeddingArgs now = args;
               now.ids = static_cast<const int32_t*>(a.in[0]), now.table = a.in[1], now.add = a.in[2], now.y = a.out[0];
+              now.stream = a.stream;
               run(now);
             }};
   }

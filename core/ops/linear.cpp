@@ -20,7 +20,8 @@ Cost product_cost(double m, double n, double k, std::span<const TensorSpec> in, 
 Bound bind_product(const BindContext& c, const kernels::MatmulShape& shape, int a, int b, int bias) {
   std::shared_ptr<kernels::PreparedMatmul> product = c.backend.prepare_matmul(shape);
   return {product->scratch_bytes(), [product, a, b, bias](const RunArgs& args) {
-            product->run({args.in[a], args.in[b], bias >= 0 ? args.in[bias] : nullptr, args.out[0], args.accumulate},
+            product->run({args.in[a], args.in[b], bias >= 0 ? args.in[bias] : nullptr, args.out[0], args.accumulate,
+                          args.stream},
                          args.scratch);
           }};
 }
@@ -129,8 +130,8 @@ class LinearInputGradient final : public Op {
     const DType dtype = c.out[0].dtype;
     const bool adds = c.has_in[2] && adds_whole(c, 2);
     return {product->scratch_bytes(), [product, count, dtype, adds, cast = c.backend.cast](const RunArgs& a) {
-              if (adds && a.in[2] != a.out[0]) cast({a.in[2], a.out[0], count, dtype, dtype});
-              product->run({a.in[0], a.in[1], nullptr, a.out[0], adds}, a.scratch);
+              if (adds && a.in[2] != a.out[0]) cast({a.in[2], a.out[0], count, dtype, dtype, a.stream});
+              product->run({a.in[0], a.in[1], nullptr, a.out[0], adds, a.stream}, a.scratch);
             }};
   }
 };
@@ -187,6 +188,7 @@ class BiasGradient final : public Op {
             [run = c.backend.bias_gradient, args](const RunArgs& a) {
               kernels::BiasGradientArgs now = args;
               now.dy = a.in[0], now.db = a.out[0], now.accumulate = a.accumulate, now.scratch = a.scratch;
+              now.stream = a.stream;
               run(now);
             }};
   }
@@ -211,11 +213,8 @@ class AddRow final : public Op {
   void adjoint(Adjoint& a) const override;
   Bound bind(const BindContext& c) const override {
     const int64_t rows = row_count(c.in_local[0]), width = c.in_local[0].back();
-    const size_t bytes = static_cast<size_t>(width) * bytes_of(c.in[0].dtype);
-    return {0, [run = c.backend.add, rows, width, bytes, dtype = c.in[0].dtype](const RunArgs& a) {
-              const char* x = static_cast<const char*>(a.in[0]);
-              char* y = static_cast<char*>(a.out[0]);
-              for (int64_t r = 0; r < rows; ++r, x += bytes, y += bytes) run({x, a.in[1], y, width, dtype});
+    return {0, [run = c.backend.add, rows, width, dtype = c.in[0].dtype](const RunArgs& a) {
+              run({a.in[0], a.in[1], a.out[0], width, dtype, rows, a.stream});
             }};
   }
 };

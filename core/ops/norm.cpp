@@ -51,6 +51,7 @@ class NormGradient final : public Op {
               now.dsum = a.in[5];
               now.ds = a.out[0], now.dweight = a.out[1], now.dbias = bias ? a.out[2] : nullptr;
               now.accumulate = a.accumulate, now.scratch = a.scratch;
+              now.stream = a.stream;
               run(now);
             }};
   }
@@ -133,6 +134,7 @@ class Norm final : public Op {
               now.y = a.out[0], now.rstd = a.out[1];
               if (!rms) now.mean = a.out[2];
               if (sum >= 0) now.sum = a.out[sum];
+              now.stream = a.stream;
               run(now);
             }};
   }

@@ -30,6 +30,7 @@ class SquareSum final : public Op {
               kernels::SquareSumArgs now = args;
               now.x = a.in[0], now.sum = static_cast<double*>(a.out[0]), now.weight = static_cast<double*>(a.in[1]);
               now.accumulate = a.accumulate, now.scratch = a.in[2] ? a.out[1] : a.scratch;
+              now.stream = a.stream;
               run(now);
             }};
   }
@@ -45,7 +46,7 @@ class Clip final : public Op {
   std::vector<Signature> signatures(std::span<const InputSpec>) const override { return {all_replicate(2, 1)}; }
   Bound bind(const BindContext& c) const override {
     return {0, [run = c.backend.clip, count = element_count(c.in_local[0])](const RunArgs& a) {
-              run({static_cast<const double*>(a.in[0]), static_cast<kernels::StepScalars*>(a.out[0]), count});
+              run({static_cast<const double*>(a.in[0]), static_cast<kernels::StepScalars*>(a.out[0]), count, a.stream});
             }};
   }
 };
@@ -89,6 +90,7 @@ class AdamW final : public Op {
               now.gradient = a.in[0], now.scalars = static_cast<const kernels::StepScalars*>(a.in[1]);
               now.parameter = a.out[0], now.moment1 = a.out[1], now.moment2 = a.out[2];
               now.working = working ? a.out[3] : nullptr;
+              now.stream = a.stream;
               run(now);
             }};
   }

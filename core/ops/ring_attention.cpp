@@ -1,7 +1,6 @@
 #include "core/ops/ring_attention.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 #include "core/backward.h"
@@ -25,6 +24,9 @@ struct Ring {
   int64_t q_width = 0, kv_width = 0, sent_width = 0;  ///< elements of a token: of q, of k as held, of k as sent
   size_t first_head = 0;                              ///< elements from the first head held to the first sent
   bool documents = false;
+  void (*copy)(const kernels::CopyArgs&) = nullptr;
+  void (*fill)(const kernels::FillArgs&) = nullptr;
+  void (*cast)(const kernels::CastArgs&) = nullptr;
   std::vector<std::vector<RingBlock>> steps;
 
   size_t element() const { return bytes_of(dtype); }
@@ -43,21 +45,20 @@ struct Ring {
 size_t room(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 /// The heads that are read, of rows that hold others too, made dense.
-void pack_heads(const Ring& ring, const void* from, char* to) {
+void pack_heads(const Ring& ring, const void* from, char* to, kernels::Stream stream) {
   const size_t row = static_cast<size_t>(ring.sent_width) * ring.element();
   const size_t stride = static_cast<size_t>(ring.kv_width) * ring.element();
   const char* source = static_cast<const char*>(from) + ring.first_head * ring.element();
-  if (row == stride) return void(std::memcpy(to, source, ring.sent_elements() * ring.element()));
-  for (int64_t r = 0; r < ring.batch * ring.tokens; ++r) std::memcpy(to + r * row, source + r * stride, row);
+  ring.copy({source, to, row, ring.batch * ring.tokens, stride, row, stream});
 }
 
 void pack_message(const Ring& ring, const RunArgs& a, char* message) {
   const size_t bytes = ring.sent_elements() * ring.element();
-  pack_heads(ring, a.in[kK], message);
-  pack_heads(ring, a.in[kV], message + bytes);
+  pack_heads(ring, a.in[kK], message, a.stream);
+  pack_heads(ring, a.in[kV], message + bytes, a.stream);
   if (ring.documents)
-    std::memcpy(message + 2 * bytes, a.in[kKeyDocuments],
-                static_cast<size_t>(ring.batch * ring.tokens) * sizeof(int32_t));
+    ring.copy({a.in[kKeyDocuments], message + 2 * bytes,
+               static_cast<size_t>(ring.batch * ring.tokens) * sizeof(int32_t), 1, 0, 0, a.stream});
 }
 
 /// Operands of sequence b, of a block: what AttentionBase::point_operands has set for the whole tensors, moved there.
@@ -82,13 +83,6 @@ void move_to_block(Args& args, const Ring& ring, const RingBlock& block, int64_t
 /// Where the statistics of a block begin: (batch, heads, tokens).
 size_t statistic_of(const Ring& ring, const RingBlock& block, int64_t b) {
   return static_cast<size_t>(b * block.shape.heads * ring.tokens + block.query);
-}
-
-void fill_lowest(void* values, size_t count, DType dtype) {
-  if (dtype == DType::f64)
-    std::fill_n(static_cast<double*>(values), count, -std::numeric_limits<double>::infinity());
-  else
-    std::fill_n(static_cast<float*>(values), count, -std::numeric_limits<float>::infinity());
 }
 
 class RingBase : public AttentionBase {
@@ -140,6 +134,7 @@ class RingBase : public AttentionBase {
     ring.group = c.communicators.of[static_cast<size_t>(Axis::cp)];
     ring.ranks = ranks_;
     ring.dtype = shape.dtype;
+    ring.copy = c.backend.copy, ring.fill = c.backend.fill, ring.cast = c.backend.cast;
     ring.batch = shape.batch, ring.tokens = shape.queries;
     ring.q_width = shape.q_stride, ring.kv_width = shape.kv_stride;
     ring.sent_width = shape.kv_heads * shape.head_size;
@@ -194,35 +189,37 @@ class RingAttentionGradient final : public RingBase {
     const std::vector<Resting> resting = resting_of(c, ring);
     size_t bytes = of_kernel + 2 * room(ring.message_bytes()) + 2 * room(ring.sums_bytes());
     for (const Resting& sum : resting) bytes += sum.scratch_bytes(ring);
-    return {
-        bytes, [=, run = c.backend.attention_backward, cast = c.backend.cast](const RunArgs& a) {
-          char* messages[2] = {static_cast<char*>(a.scratch) + of_kernel, nullptr};
-          messages[1] = messages[0] + room(ring.message_bytes());
-          char* sums[2] = {messages[1] + room(ring.message_bytes()), nullptr};
-          sums[1] = sums[0] + room(ring.sums_bytes());
-          std::array<char*, kMostResting> rest{};
-          char* free = sums[1] + room(ring.sums_bytes());
-          for (size_t i = 0; i < resting.size(); ++i) {
-            const Resting& sum = resting[i];
-            rest[i] = sum.scratch_bytes(ring) > 0 ? free : static_cast<char*>(a.out[sum.result]);
-            free += sum.scratch_bytes(ring);
-            std::memset(rest[i], 0, sum.elements * ring.sum_element());
-          }
-          std::memset(sums[0], 0, ring.sums_bytes());
-          pack_message(ring, a, messages[0]);
-          for (int t = 0; t < ring.ranks; ++t) {
-            if (t + 1 < ring.ranks) ring.group->shift(messages[t % 2], messages[(t + 1) % 2], ring.message_bytes(), 1);
-            for (const RingBlock& block : ring.steps[static_cast<size_t>(t)])
-              self->run_block(ring, block, a, run, messages[t % 2], sums[t % 2], resting, rest);
-            ring.group->shift(sums[t % 2], sums[(t + 1) % 2], ring.sums_bytes(), 1);
-          }
-          const DType wide = accumulation_of(ring.dtype);
-          for (size_t i = 0; i < resting.size(); ++i)
-            if (rest[i] != a.out[resting[i].result])
-              cast({rest[i], a.out[resting[i].result], static_cast<int64_t>(resting[i].elements), wide, ring.dtype});
-          for (size_t i = 0; i < 2; ++i)
-            unpack_heads(ring, cast, sums[ring.ranks % 2] + i * ring.sums_bytes() / 2, a.out[1 + i]);
-        }};
+    return {bytes, [=, run = c.backend.attention_backward](const RunArgs& a) {
+              char* messages[2] = {static_cast<char*>(a.scratch) + of_kernel, nullptr};
+              messages[1] = messages[0] + room(ring.message_bytes());
+              char* sums[2] = {messages[1] + room(ring.message_bytes()), nullptr};
+              sums[1] = sums[0] + room(ring.sums_bytes());
+              std::array<char*, kMostResting> rest{};
+              char* free = sums[1] + room(ring.sums_bytes());
+              for (size_t i = 0; i < resting.size(); ++i) {
+                const Resting& sum = resting[i];
+                rest[i] = sum.scratch_bytes(ring) > 0 ? free : static_cast<char*>(a.out[sum.result]);
+                free += sum.scratch_bytes(ring);
+                ring.fill({rest[i], static_cast<int64_t>(sum.elements), 0.0, accumulation_of(ring.dtype), a.stream});
+              }
+              const DType wide = accumulation_of(ring.dtype);
+              ring.fill({sums[0], 2 * static_cast<int64_t>(ring.sent_elements()), 0.0, wide, a.stream});
+              pack_message(ring, a, messages[0]);
+              for (int t = 0; t < ring.ranks; ++t) {
+                if (t + 1 < ring.ranks)
+                  ring.group->shift(messages[t % 2], messages[(t + 1) % 2], ring.message_bytes(), 1);
+                for (const RingBlock& block : ring.steps[static_cast<size_t>(t)])
+                  self->run_block(ring, block, a, run, messages[t % 2], sums[t % 2], resting, rest);
+                ring.group->shift(sums[t % 2], sums[(t + 1) % 2], ring.sums_bytes(), 1);
+              }
+              for (size_t i = 0; i < resting.size(); ++i)
+                if (rest[i] != a.out[resting[i].result])
+                  ring.cast({rest[i], a.out[resting[i].result], static_cast<int64_t>(resting[i].elements), wide,
+                             ring.dtype, a.stream});
+              for (size_t i = 0; i < 2; ++i)
+                unpack_heads(ring, sums[ring.ranks % 2] + i * ring.sums_bytes() / 2, messages[0], a.out[1 + i],
+                             a.stream);
+            }};
   }
 
  protected:
@@ -258,8 +255,7 @@ class RingAttentionGradient final : public RingBase {
       kernels::AttentionBackwardArgs args;
       point_operands(args, a, 0);
       move_to_block(args, ring, block, b, message);
-      const uint64_t sample = args.dropout.first_sample ? *args.dropout.first_sample + static_cast<uint64_t>(b) : 0;
-      args.dropout.first_sample = &sample;
+      args.dropout.sample_offset = static_cast<uint64_t>(b);
       const size_t q = static_cast<size_t>((b * ring.tokens + block.query) * ring.q_width);
       const size_t k = static_cast<size_t>((b * ring.tokens + block.key) * ring.sent_width) * ring.sum_element();
       args.o = static_cast<const char*>(a.in[kOutput]) + q * ring.element();
@@ -273,21 +269,23 @@ class RingAttentionGradient final : public RingBase {
       }
       args.dk = sums + k, args.dv = sums + ring.sums_bytes() / 2 + k;
       args.accumulate = true;
+      args.stream = a.stream;
       run(args);
     }
   }
 
-  /// Dense sums of the heads that are read into rows that have others too, which get 0 from this rank.
-  static void unpack_heads(const Ring& ring, void (*cast)(const kernels::CastArgs&), const char* sums, void* out) {
+  /// Dense sums of the heads that are read into rows that have others too, which get 0 from this rank. room: for all
+  /// of them in the result's dtype.
+  static void unpack_heads(const Ring& ring, const char* sums, char* room, void* out, kernels::Stream stream) {
     const DType wide = accumulation_of(ring.dtype);
     if (ring.sent_width == ring.kv_width)
-      return cast({sums, out, static_cast<int64_t>(ring.sent_elements()), wide, ring.dtype});
-    const size_t row = static_cast<size_t>(ring.sent_width) * ring.sum_element();
+      return ring.cast({sums, out, static_cast<int64_t>(ring.sent_elements()), wide, ring.dtype, stream});
+    ring.cast({sums, room, static_cast<int64_t>(ring.sent_elements()), wide, ring.dtype, stream});
+    const size_t row = static_cast<size_t>(ring.sent_width) * ring.element();
     const size_t stride = static_cast<size_t>(ring.kv_width) * ring.element();
-    const size_t rows = static_cast<size_t>(ring.batch * ring.tokens);
-    std::memset(out, 0, rows * stride);
-    char* to = static_cast<char*>(out) + ring.first_head * ring.element();
-    for (size_t r = 0; r < rows; ++r) cast({sums + r * row, to + r * stride, ring.sent_width, wide, ring.dtype});
+    const int64_t rows = ring.batch * ring.tokens;
+    ring.fill({out, rows * ring.kv_width, 0.0, ring.dtype, stream});
+    ring.copy({room, static_cast<char*>(out) + ring.first_head * ring.element(), row, rows, row, stride, stream});
   }
 };
 
@@ -306,14 +304,14 @@ class RingAttention final : public RingBase {
     const auto self = std::make_shared<RingAttention>(*this);
     const size_t of_kernel = room(c.backend.attention_scratch(largest(ring)));
     const size_t bytes = of_kernel + 2 * room(ring.message_bytes()) + ring.q_sums_bytes();
-    return {bytes, [=, run = c.backend.attention, cast = c.backend.cast](const RunArgs& a) {
+    return {bytes, [=, run = c.backend.attention](const RunArgs& a) {
               char* messages[2] = {static_cast<char*>(a.scratch) + of_kernel, nullptr};
               messages[1] = messages[0] + room(ring.message_bytes());
               void* o = ring.q_sums_bytes() > 0 ? messages[1] + room(ring.message_bytes()) : a.out[0];
               const DType wide = accumulation_of(ring.dtype);
-              const size_t statistics = static_cast<size_t>(ring.batch * largest(ring).heads * ring.tokens);
-              std::memset(o, 0, ring.q_elements() * ring.sum_element());
-              fill_lowest(a.out[1], statistics, wide);
+              ring.fill({o, static_cast<int64_t>(ring.q_elements()), 0.0, wide, a.stream});
+              ring.fill({a.out[1], ring.batch * largest(ring).heads * ring.tokens,
+                         -std::numeric_limits<double>::infinity(), wide, a.stream});
               pack_message(ring, a, messages[0]);
               for (int t = 0; t < ring.ranks; ++t) {
                 if (t + 1 < ring.ranks)
@@ -321,7 +319,8 @@ class RingAttention final : public RingBase {
                 for (const RingBlock& block : ring.steps[static_cast<size_t>(t)])
                   self->run_block(ring, block, a, run, messages[t % 2], o);
               }
-              if (o != a.out[0]) cast({o, a.out[0], static_cast<int64_t>(ring.q_elements()), wide, ring.dtype});
+              if (o != a.out[0])
+                ring.cast({o, a.out[0], static_cast<int64_t>(ring.q_elements()), wide, ring.dtype, a.stream});
             }};
   }
 
@@ -335,12 +334,12 @@ class RingAttention final : public RingBase {
       kernels::AttentionArgs args;
       point_operands(args, a, 0);
       move_to_block(args, ring, block, b, message);
-      const uint64_t sample = args.dropout.first_sample ? *args.dropout.first_sample + static_cast<uint64_t>(b) : 0;
-      args.dropout.first_sample = &sample;
+      args.dropout.sample_offset = static_cast<uint64_t>(b);
       const size_t q = static_cast<size_t>((b * ring.tokens + block.query) * ring.q_width);
       args.o = static_cast<char*>(o) + q * ring.sum_element();
       args.logsumexp = static_cast<char*>(a.out[1]) + statistic_of(ring, block, b) * ring.sum_element();
       args.merge = true;
+      args.stream = a.stream;
       run(args);
     }
   }

@@ -1,7 +1,5 @@
 #include "core/ops/transfer.h"
 
-#include <cstring>
-
 #include "core/error.h"
 #include "core/ops/signatures.h"
 
@@ -63,8 +61,9 @@ class SumOverEnds final : public Op {
   }
   Bound bind(const BindContext& c) const override {
     const size_t count = static_cast<size_t>(element_count(c.in_local[0]));
-    return {0, [group = c.communicators.ends, count, dtype = c.in[0].dtype, order = c.reduction](const RunArgs& a) {
-              if (a.in[0] != a.out[0]) std::memcpy(a.out[0], a.in[0], count * bytes_of(dtype));
+    return {0, [group = c.communicators.ends, copy = c.backend.copy, count, dtype = c.in[0].dtype,
+                order = c.reduction](const RunArgs& a) {
+              if (a.in[0] != a.out[0]) copy({a.in[0], a.out[0], count * bytes_of(dtype), 1, 0, 0, a.stream});
               group->all_reduce(a.out[0], count, dtype, ReduceOp::sum, order);
             }};
   }

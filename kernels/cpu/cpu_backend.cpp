@@ -1,6 +1,7 @@
 #include "kernels/cpu/cpu_backend.h"
 
 #include "kernels/cpu/matmul.h"
+#include "kernels/reference/reference.h"
 
 namespace capstan::kernels {
 
@@ -23,6 +24,8 @@ Backend cpu_backend(const std::string& instruction_set) {
   table.name = "cpu";
   table.instruction_set = name_of(set);
   table.dtypes = {DType::f32, DType::bf16};
+  table.copy = reference::copy;  // memcpy and plain stores: nothing to gain
+  table.fill = reference::fill;
   table.prepare_matmul = cpu_matmul_for(set);
   vector_kernels_of(set)->fill_table(table);
   return table;

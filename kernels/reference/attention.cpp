@@ -66,7 +66,7 @@ struct HeadView {
   template <typename A>
   A keep(int64_t i, int64_t j) const {
     if (dropout.probability == 0.0) return A(1);
-    const uint64_t sample = *dropout.first_sample + static_cast<uint64_t>(batch);
+    const uint64_t sample = dropout.sample() + static_cast<uint64_t>(batch);
     const uint64_t row = shape.first_dropout_row(sample, head) + static_cast<uint64_t>(i);
     const uint64_t index = row * shape.dropout_columns() + static_cast<uint64_t>(shape.first_key + j);
     const bool kept = philox_word(*dropout.key, dropout.stream, index) >= drop_threshold(dropout.probability);

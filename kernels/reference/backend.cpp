@@ -30,6 +30,8 @@ Backend reference_backend() {
   b.cross_entropy_backward = reference::cross_entropy_backward;
   b.cross_entropy_statistics = reference::cross_entropy_statistics;
   b.cross_entropy_combine = reference::cross_entropy_combine;
+  b.copy = reference::copy;
+  b.fill = reference::fill;
   b.add = reference::add;
   b.scale = reference::scale;
   b.cast = reference::cast;

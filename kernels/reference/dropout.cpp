@@ -10,7 +10,7 @@ void dropout(const DropoutArgs& args) {
   const bool active = d.probability > 0.0;
   const uint32_t threshold = drop_threshold(d.probability);
   const int64_t whole = args.logical_elements > 0 ? args.logical_elements : args.sample_elements;
-  const uint64_t first_sample = active ? *d.first_sample : 0;
+  const uint64_t first_sample = active ? d.sample() : 0;
   with_element(args.dtype, "dropout", [&]<typename T>(T) {
     using A = Accumulation<T>;
     const A factor = A(1.0 / (1.0 - d.probability));

@@ -10,9 +10,9 @@ namespace capstan::kernels::reference {
 
 void add(const AddArgs& args) {
   with_element(args.dtype, "add", [&]<typename T>(T) {
-    for (int64_t i = 0; i < args.count; ++i) {
-      store(out<T>(args.y)[i], load(in<T>(args.a)[i]) + load(in<T>(args.b)[i]));
-    }
+    for (int64_t first = 0; first < args.rows * args.count; first += args.count)
+      for (int64_t i = 0; i < args.count; ++i)
+        store(out<T>(args.y)[first + i], load(in<T>(args.a)[first + i]) + load(in<T>(args.b)[i]));
   });
 }
 

@@ -39,6 +39,8 @@ void cross_entropy_backward(const CrossEntropyBackwardArgs& args);
 void cross_entropy_statistics(const CrossEntropyStatisticsArgs& args);
 void cross_entropy_combine(const CrossEntropyCombineArgs& args);
 
+void copy(const CopyArgs& args);
+void fill(const FillArgs& args);
 void add(const AddArgs& args);
 void scale(const ScaleArgs& args);
 void cast(const CastArgs& args);

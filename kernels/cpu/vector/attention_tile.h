@@ -239,7 +239,7 @@ struct RowDropout {
     if (dropout.probability == 0.0) return;
     on = true;
     key = *dropout.key, stream = dropout.stream;
-    const uint64_t sample = *dropout.first_sample + static_cast<uint64_t>(b);
+    const uint64_t sample = dropout.sample() + static_cast<uint64_t>(b);
     first_row = s.first_dropout_row(sample, head);
     keys = s.dropout_columns(), first_key = static_cast<uint64_t>(s.first_key);
     below = dropped_below(dropout.probability);

@@ -49,7 +49,7 @@ void drop_run(const T* x, const T* residual, T* y, int64_t count, const Mask& ma
 template <class T>
 void drop_runs(const DropoutArgs& a, const T* x, const T* residual, T* y, Mask mask) {
   for (int64_t s = 0; s < a.samples; ++s) {
-    mask.first = (*a.dropout.first_sample + static_cast<uint64_t>(s)) * static_cast<uint64_t>(a.logical_elements) +
+    mask.first = (a.dropout.sample() + static_cast<uint64_t>(s)) * static_cast<uint64_t>(a.logical_elements) +
                  static_cast<uint64_t>(a.first_element);
     const int64_t at = s * a.sample_elements;
     drop_run(x + at, residual ? residual + at : nullptr, y + at, a.sample_elements, mask);
@@ -70,7 +70,7 @@ void run(const DropoutArgs& a) {
         });
     return;
   }
-  const Mask mask{*a.dropout.key, a.dropout.stream, *a.dropout.first_sample * static_cast<uint64_t>(a.sample_elements),
+  const Mask mask{*a.dropout.key, a.dropout.stream, a.dropout.sample() * static_cast<uint64_t>(a.sample_elements),
                   dropped_below(a.dropout.probability), static_cast<float>(1.0 / (1.0 - a.dropout.probability))};
   if (a.logical_elements > 0) return drop_runs(a, x, residual, y, mask);
   drop_run(x, residual, y, count, mask);

@@ -34,6 +34,16 @@ void add_doubles(const AddArgs& args) {
 }  // namespace
 
 void add(const AddArgs& args) {
+  if (args.rows != 1) {
+    const size_t row = static_cast<size_t>(args.count) * bytes_of(args.dtype);
+    AddArgs one = args;
+    one.rows = 1;
+    for (int64_t r = 0; r < args.rows; ++r) {
+      add(one);
+      one.a = static_cast<const char*>(one.a) + row, one.y = static_cast<char*>(one.y) + row;
+    }
+    return;
+  }
   if (args.dtype == DType::f64) return add_doubles(args);
   with_element(args.dtype, [&](auto element) {
     using T = decltype(element);
