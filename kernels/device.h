@@ -15,8 +15,8 @@
 
 namespace capstan::kernels {
 
-/// A point in the work of a stream (cudaEvent_t); a type of its own, so that it is not taken for a Stream.
-using Event = struct OpaqueEvent*;
+/// A point in the work of a stream (cudaEvent_t).
+using Event = struct EventTag*;
 
 struct OutOfDeviceMemory : std::runtime_error {
   using std::runtime_error::runtime_error;
