@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "kernels/backend.h"
-#include "kernels/cuda/cudnn_attention.h"
+#include "kernels/cuda/graph_attention.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/device.h"
 

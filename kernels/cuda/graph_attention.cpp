@@ -1,4 +1,4 @@
-#include "kernels/cuda/cudnn_attention.h"
+#include "kernels/cuda/graph_attention.h"
 
 #include <algorithm>
 #include <array>
