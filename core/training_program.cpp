@@ -190,18 +190,18 @@ void TrainingProgram::record_evaluate() {
 }
 
 void TrainingProgram::set_step(const StepSetting& setting) {
-  kernels::StepScalars& scalars = *program_.at<kernels::StepScalars>("step.scalars");
+  kernels::StepScalars& scalars = *program_.write<kernels::StepScalars>("step.scalars");
   scalars = {};
   scalars.learning_rate = setting.learning_rate;
   scalars.correction1 = 1.0 - std::pow(spec_.optimizer.beta1, static_cast<double>(setting.updates + 1));
   scalars.correction2 = 1.0 - std::pow(spec_.optimizer.beta2, static_cast<double>(setting.updates + 1));
   scalars.clip_limit = setting.clip;
   scalars.gradient_scale = setting.weights > 0.0 ? 1.0 / setting.weights : 0.0;
-  double* report = program_.at<double>("step.report");
+  double* report = program_.write<double>("step.report");
   std::fill(report, report + kBadRanks + program_.mesh().data_ranks(), 0.0);
   if (knows_own_gradients()) {  // what makes the gradient of the own mean loss of that of the mean over all ranks
     const double factor = setting.own_weights > 0.0 ? setting.weights / setting.own_weights : NAN;
-    *program_.at<double>("step.own_weight") = factor * factor;
+    *program_.write<double>("step.own_weight") = factor * factor;
   }
   random_key_ = setting.random_key;
 }
@@ -214,7 +214,7 @@ void TrainingProgram::run_microbatches(const std::function<void(int64_t m)>& pla
     Replay replay{action.chunk, m, !ordered() && m > 0};
     replay.last = reduce && !ordered() && is_last(action);
     if (action.kind == Kind::forward && action.chunk == view_.stage) {
-      uint64_t* random = program_.at<uint64_t>("step.random", m);
+      uint64_t* random = program_.write<uint64_t>("step.random", m);
       random[0] = random_key_, random[1] = static_cast<uint64_t>(first + m * spec_.microbatch);
       place(m);
     }
@@ -251,12 +251,10 @@ void TrainingProgram::begin() {
 }
 
 StepOutcome TrainingProgram::finish_step() {
-  const int ranks = program_.mesh().data_ranks(), rank = program_.mesh().data_rank();
-  double* report = program_.at<double>("step.report");
-  if (!std::isfinite(report[kLossSum])) report[kBadRanks + rank] = 1.0;
+  const int ranks = program_.mesh().data_ranks();
   program_.run("train", Part::update);
-  const double* reduced = program_.at<double>("step.report.reduced");
-  const kernels::StepScalars& scalars = *program_.at<kernels::StepScalars>("step.scalars");
+  const double* reduced = program_.read<double>("step.report.reduced");
+  const kernels::StepScalars& scalars = *program_.read<kernels::StepScalars>("step.scalars");
   StepOutcome outcome{reduced[kLossSum], scalars.gradient_norm, scalars.skip != 0.0, {}, reduced[kOwnSquares] / ranks};
   for (int i = 0; i < ranks; ++i)
     if (reduced[kBadRanks + i] > 0.0) outcome.bad_ranks.push_back(i);

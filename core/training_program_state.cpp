@@ -217,6 +217,8 @@ void TrainingProgram::declare_inputs(PersistentSpace& space) const {
   }
   const int report = reduced("step.report", kBadRanks + ranks, of_tokens);
   space.add_view("step.loss_sum", {{1}, DType::f64, of_tokens}, report, kLossSum * sizeof(double));
+  space.add_own_piece("step.bad_rank", {{1}, DType::f64, of_tokens}, report,
+                      static_cast<size_t>(kBadRanks + mesh.data_rank()) * sizeof(double));
   space.add_view("step.own_squares", {{1}, DType::f64, partial}, report, kOwnSquares * sizeof(double));
   space.add("step.own_weight", {{ranks}, DType::f64, effective(batch, mesh)}, Purpose::scalar);
   const size_t scratch = std::max<size_t>(program_.backend().square_sum_scratch(), 1);
@@ -225,21 +227,33 @@ void TrainingProgram::declare_inputs(PersistentSpace& space) const {
   space.add_view("evaluate.loss_sum", {{1}, DType::f64, of_tokens}, evaluation, kEvaluationLoss * sizeof(double));
 }
 
+/// Initial values of `count` elements of a piece, from its element `first` on.
+void TrainingProgram::fill_initial(const Parameter& parameter, const StatePiece& piece, int64_t first, void* to,
+                                   int64_t count) const {
+#pragma omp parallel for
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t j = first + i;
+    const double value =
+        initial_value(parameter, spec_.seed, piece.first + j / piece.count * piece.stride + j % piece.count);
+    if (master_dtype() == DType::f64)
+      static_cast<double*>(to)[i] = value;
+    else
+      static_cast<float*>(to)[i] = static_cast<float>(value);
+  }
+}
+
 void TrainingProgram::allocate_and_initialise() {
   program_.allocate();
-  for (const Constant& constant : model_->constants()) constant.fill(program_.address(constant.name));
+  for (const Constant& constant : model_->constants()) program_.fill(constant.name, constant.fill);
   for (size_t i = 0; i < program_.parameters().size(); ++i) {
     const Parameter& parameter = program_.parameters().at(static_cast<int>(i));
     for (const StatePiece& piece : state_pieces("", static_cast<int>(i))) {
-#pragma omp parallel for
-      for (int64_t j = 0; j < piece.count * piece.runs; ++j) {
-        const double value =
-            initial_value(parameter, spec_.seed, piece.first + j / piece.count * piece.stride + j % piece.count);
-        if (master_dtype() == DType::f64)
-          static_cast<double*>(piece.data)[j] = value;
-        else
-          static_cast<float*>(piece.data)[j] = static_cast<float>(value);
-      }
+      const size_t element = bytes_of(master_dtype());
+      program_.put(piece.data, static_cast<size_t>(piece.count * piece.runs) * element,
+                   [&](void* to, size_t first, size_t bytes) {
+                     fill_initial(parameter, piece, static_cast<int64_t>(first / element), to,
+                                  static_cast<int64_t>(bytes / element));
+                   });
     }
   }
   refresh_working_copies();
@@ -288,7 +302,7 @@ std::vector<StatePiece> TrainingProgram::state_pieces(const std::string& prefix,
     memory = prefix.empty() ? "parameters" : prefix.substr(0, prefix.size() - 1);
     offset = static_cast<size_t>(run.first / ranks + begin - first) * size;
   }
-  char* data = program_.allocated() ? program_.at<char>(memory) + offset : nullptr;
+  char* data = program_.allocated() ? static_cast<char*>(program_.address(memory)) + offset : nullptr;
   const int64_t logical = element_count(parameter.logical_shape());
   std::vector<StatePiece> pieces;
   each_local_run(spec, program_.mesh(), [&](int64_t global, int64_t local, int64_t count) {

@@ -53,6 +53,7 @@ struct Backend {
   void (*add)(const AddArgs&) = nullptr;
   void (*scale)(const ScaleArgs&) = nullptr;
   void (*cast)(const CastArgs&) = nullptr;
+  void (*not_finite)(const NotFiniteArgs&) = nullptr;
   void (*cache_append)(const CacheAppendArgs&) = nullptr;
   size_t (*square_sum_scratch)() = nullptr;
   void (*square_sum)(const SquareSumArgs&) = nullptr;
