@@ -33,7 +33,8 @@ class CudaProducts : public ::testing::Test {
  protected:
   CudaProducts() { use({.time = false}); }
 
-  void use(const cuda::ProductOptions& options) {
+  void use(cuda::ProductOptions options) {
+    options.workspace_bytes = 1 << 18;  // the emulation opens and closes all memory for each call
     table_ = {};
     table_.cast = on_device<&Backend::cast, CastArgs>;
     table_.fill = on_device<&Backend::fill, FillArgs>;
@@ -90,7 +91,9 @@ class CudaProducts : public ::testing::Test {
     char* scratch = static_cast<char*>(device_->allocate(product.scratch_bytes() + 64)) + 64;  // as aligned as promised
     memory_.push_back(scratch - 64);
     product.run(args, scratch);
-    return fetch(args.c, in.c.size(), s.c);
+    const std::vector<float> c = fetch(args.c, in.c.size(), s.c);
+    free_memory();
+    return c;
   }
 
   double largest_difference(const MatmulShape& s, bool accumulate, const std::vector<float>& got) const {
@@ -107,9 +110,11 @@ class CudaProducts : public ::testing::Test {
     return most;
   }
 
-  ~CudaProducts() override {
+  void free_memory() {
     for (char* memory : memory_) device_->release(memory);
+    memory_.clear();
   }
+  ~CudaProducts() override { free_memory(); }
 
   std::unique_ptr<DeviceRuntime> device_ = open_cuda_device(0);
   Backend table_;
