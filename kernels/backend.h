@@ -1,6 +1,6 @@
 #pragma once
 // A Backend is a typed table of function pointers, one per kernel of the contract headers, for one kind of device.
-// reference/ is the oracle (plain loops, f32, f64 and bf16); cpu/ is complete too and fast. The executor holds one
+// reference/ is the oracle (plain loops, f32, f64, bf16 and f16); cpu/ is complete too and fast. The executor holds one
 // Backend and never asks which. The number of threads is the caller's OpenMP setting (omp_set_num_threads), and scratch
 // sizes are asked for under the same setting with which the kernel later runs. Results are the same for the same
 // table, instruction set, threads and shapes.

@@ -116,7 +116,7 @@ TEST(BackendTable, AForcedInstructionSetIsTheOneThatRuns) {
 }
 
 TEST(BackendTable, DtypesAreThePromisedOnes) {
-  EXPECT_EQ(reference_backend().dtypes, (std::vector<DType>{DType::f64, DType::f32, DType::bf16}));
+  EXPECT_EQ(reference_backend().dtypes, (std::vector<DType>{DType::f64, DType::f32, DType::bf16, DType::f16}));
   for (const Backend& backend : cpu_backends()) {
     const std::set<DType> dtypes(backend.dtypes.begin(), backend.dtypes.end());
     EXPECT_TRUE(dtypes.count(DType::f32) == 1 && dtypes.count(DType::bf16) == 1) << backend.instruction_set;
