@@ -25,6 +25,9 @@ namespace capstan::kernels::cuda {
 #define CAPSTAN_WARP_FUNCTION __device__ __forceinline__
 #else
 #define CAPSTAN_WARP_FUNCTION inline
+#ifndef __grid_constant__
+#define __grid_constant__
+#endif
 #endif
 
 struct LeftTile {
