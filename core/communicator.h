@@ -51,7 +51,7 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  /// data[count] := reduction over ranks, on every rank. f64, f32, bf16, i64, i32. max keeps a NaN of any rank.
+  /// data[count] := reduction over ranks, on every rank. f64, f32, bf16, f16, i64, i32. max keeps a NaN of any rank.
   virtual void all_reduce(void* data, size_t count, DType dtype, ReduceOp op, Reduction order) = 0;
   /// in[size * count] -> out[count]: rank r receives the sum of everybody's r-th run. out may be in + rank * count.
   virtual void reduce_scatter(const void* in, void* out, size_t count, DType dtype, Reduction order) = 0;

@@ -14,6 +14,7 @@ std::string input_name(const std::string& plan, const char* what) { return plan 
 float as_float(const void* values, DType dtype, int64_t index) {
   if (dtype == DType::f64) return static_cast<float>(static_cast<const double*>(values)[index]);
   if (dtype == DType::f32) return static_cast<const float*>(values)[index];
+  if (dtype == DType::f16) return static_cast<float>(static_cast<const Float16*>(values)[index]);
   return static_cast<float>(static_cast<const BFloat16*>(values)[index]);
 }
 

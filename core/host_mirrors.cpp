@@ -1,7 +1,5 @@
 #include "core/host_mirrors.h"
 
-#include "core/error.h"
-
 namespace capstan {
 
 HostMirrors::~HostMirrors() {
@@ -10,7 +8,7 @@ HostMirrors::~HostMirrors() {
 }
 
 HostMirrors::Mirror& HostMirrors::of(void* device, size_t bytes) {
-  Mirror& mirror = mirrors_[device];
+  Mirror& mirror = mirrors_[{device, bytes}];
   if (mirror.device == nullptr) {
     mirror.device = device, mirror.bytes = bytes;
     for (int i = 0; i < 2; ++i) {
@@ -19,7 +17,6 @@ HostMirrors::Mirror& HostMirrors::of(void* device, size_t bytes) {
     }
     bytes_ += 2 * bytes;
   }
-  CAPSTAN_CHECK(mirror.bytes == bytes, "a tensor of {} bytes is seen as one of {}", mirror.bytes, bytes);
   return mirror;
 }
 
@@ -30,7 +27,6 @@ void* HostMirrors::write(void* device, size_t bytes) {
     device_.finish(mirror.sent[static_cast<size_t>(mirror.now)]);
     mirror.written = true;
     written_.push_back(&mirror);
-    if (written_.capacity() < mirrors_.size()) written_.reserve(2 * mirrors_.size());
   }
   return mirror.host[static_cast<size_t>(mirror.now)];
 }
@@ -38,8 +34,7 @@ void* HostMirrors::write(void* device, size_t bytes) {
 const void* HostMirrors::read(void* device, size_t bytes) {
   Mirror& mirror = of(device, bytes);
   void* host = mirror.host[static_cast<size_t>(mirror.now)];
-  if (mirror.written) return host;
-  // On the main stream it is behind the upload of this very buffer.
+  upload();
   device_.copy_out(host, device, bytes, device_.main_stream());
   device_.record(mirror.sent[static_cast<size_t>(mirror.now)], device_.main_stream());
   device_.finish(mirror.sent[static_cast<size_t>(mirror.now)]);

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "kernels/device.h"
@@ -23,7 +24,8 @@ class HostMirrors {
   /// Room for all of the tensor, which the caller fills before the next upload(); what it holds is undefined unless it
   /// was written since the last one.
   void* write(void* device, size_t bytes);
-  /// What the tensor holds when all that was queued is done; the host waits for it. Good until the next write.
+  /// What the tensor holds when all that was queued and written is done; the host waits for it. Good until the next
+  /// write.
   const void* read(void* device, size_t bytes);
   void upload();
   size_t bytes() const { return bytes_; }
@@ -40,7 +42,7 @@ class HostMirrors {
   Mirror& of(void* device, size_t bytes);
 
   kernels::DeviceRuntime& device_;
-  std::map<void*, Mirror> mirrors_;  ///< by address on the device
+  std::map<std::pair<void*, size_t>, Mirror> mirrors_;  ///< by address on the device and bytes: views may overlap
   std::vector<Mirror*> written_;
   size_t bytes_ = 0;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "core/backward.h"
 #include "core/error.h"
@@ -190,13 +191,15 @@ void TrainingProgram::record_evaluate() {
 }
 
 void TrainingProgram::set_step(const StepSetting& setting) {
-  kernels::StepScalars& scalars = *program_.write<kernels::StepScalars>("step.scalars");
-  scalars = {};
+  kernels::StepScalars scalars;
   scalars.learning_rate = setting.learning_rate;
   scalars.correction1 = 1.0 - std::pow(spec_.optimizer.beta1, static_cast<double>(setting.updates + 1));
   scalars.correction2 = 1.0 - std::pow(spec_.optimizer.beta2, static_cast<double>(setting.updates + 1));
   scalars.clip_limit = setting.clip;
   scalars.gradient_scale = setting.weights > 0.0 ? 1.0 / setting.weights : 0.0;
+  scalars.loss_scale_window = scales_loss() ? static_cast<double>(spec_.loss_scale.window) : 0.0;
+  scalars.minimum_loss_scale = spec_.loss_scale.minimum;
+  std::memcpy(program_.write<double>("step.setting"), &scalars, kernels::kSetByHost * sizeof(double));
   double* report = program_.write<double>("step.report");
   std::fill(report, report + kBadRanks + program_.mesh().data_ranks(), 0.0);
   if (knows_own_gradients()) {  // what makes the gradient of the own mean loss of that of the mean over all ranks
@@ -256,8 +259,12 @@ StepOutcome TrainingProgram::finish_step() {
   const double* reduced = program_.read<double>("step.report.reduced");
   const kernels::StepScalars& scalars = *program_.read<kernels::StepScalars>("step.scalars");
   StepOutcome outcome{reduced[kLossSum], scalars.gradient_norm, scalars.skip != 0.0, {}, reduced[kOwnSquares] / ranks};
+  outcome.loss_scale = scalars.used_loss_scale;
+  outcome.own_square /= outcome.loss_scale * outcome.loss_scale;
   for (int i = 0; i < ranks; ++i)
     if (reduced[kBadRanks + i] > 0.0) outcome.bad_ranks.push_back(i);
+  // The loss is not scaled: where it is not finite the scale is not to blame.
+  outcome.overflowed = outcome.skipped && outcome.bad_ranks.empty() && scalars.loss_scale < scalars.used_loss_scale;
   return outcome;
 }
 

@@ -23,17 +23,29 @@
 
 namespace capstan {
 
-enum class Precision { fp64, fp32, bf16 };
+enum class Precision { fp64, fp32, bf16, fp16 };
 constexpr DType activation_dtype(Precision p) {
-  return p == Precision::fp64 ? DType::f64 : p == Precision::bf16 ? DType::bf16 : DType::f32;
+  constexpr DType types[] = {DType::f64, DType::f32, DType::bf16, DType::f16};
+  return types[static_cast<int>(p)];
 }
+
+/// Of fp16; the rule itself is in kernels/optimizer.h.
+struct LossScaleSpec {
+  double initial = 65536.0, minimum = 1.0;
+  int64_t window = 2000;  ///< good steps until it is doubled
+};
+/// What the next step begins with.
+struct LossScale {
+  double scale = 1.0, good_steps = 0.0;
+};
 
 struct TrainingSpec {
   DecoderConfig model;
   AdamWSpec optimizer;
   Precision precision = Precision::fp32;
-  int64_t microbatch = 1;    ///< sequences of one rank at a time
-  int64_t microbatches = 1;  ///< per rank and step
+  LossScaleSpec loss_scale{};  ///< fp16 only
+  int64_t microbatch = 1;      ///< sequences of one rank at a time
+  int64_t microbatches = 1;    ///< per rank and step
   uint64_t seed = 1;
   PlanOptions plan;
   bool sequence_parallel = false;  ///< the residual stream is divided over tp by tokens
@@ -73,6 +85,8 @@ struct StepOutcome {
   bool skipped = false;        ///< the norm was not finite: nothing was changed
   std::vector<int> bad_ranks;  ///< whose own loss was not finite
   double own_square = 0.0;  ///< mean over data ranks of |gradient of a rank's own mean loss|^2; see knows_own_gradients
+  double loss_scale = 1.0;  ///< of this step
+  bool overflowed = false;  ///< skipped, with nothing wrong but a loss scale that can still be lowered, and was
 };
 
 class TrainingProgram {
@@ -121,6 +135,11 @@ class TrainingProgram {
   std::string digest() const;
   /// Replays plan `evaluate` on the inputs in place (of microbatch 0).
   void evaluate_microbatch();
+
+  /// The same on all ranks. Between steps.
+  LossScale loss_scale() const;
+  void set_loss_scale(const LossScale& value);
+  bool scales_loss() const { return spec_.precision == Precision::fp16; }
 
   /// What this rank holds of parameter i (prefix "") or of its "moment1.", "moment2."; padding left out. Before memory
   /// is taken, without data.

@@ -8,13 +8,6 @@
 #include "core/training_program.h"
 
 namespace capstan {
-namespace {
-
-constexpr int64_t kScalarCount = sizeof(kernels::StepScalars) / sizeof(double);
-static_assert(sizeof(kernels::StepScalars) == kScalarCount * sizeof(double));
-
-}  // namespace
-
 TensorSpec TrainingProgram::spec_of(const Parameter& parameter, DType dtype) const {
   return {parameter.shape, dtype, effective(parameter.placements, program_.mesh())};
 }
@@ -198,7 +191,8 @@ void TrainingProgram::declare_inputs(PersistentSpace& space) const {
   for (const char* name : {"input.tokens", "input.targets", "input.positions", "input.document_ids"})
     space.add(name, {shape, DType::i32, sharded}, Purpose::input, copies);
   space.add("input.loss_weights", {shape, DType::f32, sharded}, Purpose::input, copies);
-  space.add("step.scalars", {{kScalarCount}, DType::f64}, Purpose::scalar);
+  const int scalars = space.add("step.scalars", {{kernels::kStepScalars}, DType::f64}, Purpose::scalar);
+  space.add_view("step.setting", {{kernels::kSetByHost}, DType::f64}, scalars, 0);
   space.add("step.random", {{2}, DType::i64}, Purpose::scalar, copies);
   const auto reduced = [&](const std::string& name, int64_t slots, const Placements& placements) {
     const int parent = space.add(name, {{slots}, DType::f64, placements}, Purpose::scalar);
@@ -244,6 +238,8 @@ void TrainingProgram::fill_initial(const Parameter& parameter, const StatePiece&
 
 void TrainingProgram::allocate_and_initialise() {
   program_.allocate();
+  *program_.write<kernels::StepScalars>("step.scalars") = {};
+  set_loss_scale({scales_loss() ? spec_.loss_scale.initial : 1.0});
   for (const Constant& constant : model_->constants()) program_.fill(constant.name, constant.fill);
   for (size_t i = 0; i < program_.parameters().size(); ++i) {
     const Parameter& parameter = program_.parameters().at(static_cast<int>(i));
@@ -257,6 +253,17 @@ void TrainingProgram::allocate_and_initialise() {
     }
   }
   refresh_working_copies();
+}
+
+LossScale TrainingProgram::loss_scale() const {
+  const kernels::StepScalars& scalars = *program_.read<kernels::StepScalars>("step.scalars");
+  return {scalars.loss_scale, scalars.good_steps};
+}
+
+void TrainingProgram::set_loss_scale(const LossScale& value) {
+  kernels::StepScalars scalars = *program_.read<kernels::StepScalars>("step.scalars");
+  scalars.loss_scale = value.scale, scalars.good_steps = value.good_steps;
+  *program_.write<kernels::StepScalars>("step.scalars") = scalars;
 }
 
 void TrainingProgram::refresh_working_copies() {

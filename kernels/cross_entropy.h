@@ -1,8 +1,9 @@
 #pragma once
 // Cross-entropy of logits against targets, without a second copy of the logits.
 //   nll_r = logsumexp(logits[r, :vocabulary]) - logits[r, target_r];    loss_sum += sum_r weight_r nll_r   (in double)
-// Backward writes into the logits: dlogits = (softmax - onehot) weight_r gradient_scale; padded columns become 0.
-// gradient_scale is data in memory: 1 / (global sum of weights) times a loss scale.
+// Backward writes into the logits: dlogits = (softmax - onehot) weight_r gradient_scale loss_scale; padded columns
+// become 0. The two scales are data in memory: 1 / (global sum of weights), from the host, and what kernels/optimizer.h
+// says of the loss scale.
 // Over shards of the vocabulary: a shard holds columns [first, first + padded) of the logits, of which the first
 // `vocabulary` mean something (perhaps none). Each shard reduces a row to three numbers (its maximum, the sum of
 // exp(x - maximum), the target's logit or 0); the rows of numbers of all shards side by side give logsumexp and nll.
@@ -34,7 +35,8 @@ struct CrossEntropyBackwardArgs {
   const double* gradient_scale = nullptr;  ///< [1]
   int64_t rows = 0, vocabulary = 0, padded = 0;
   DType dtype = DType::f32;
-  int64_t first = 0, all = 0;  ///< of a shard: id of column 0, whole vocabulary; all = 0: the logits are whole
+  int64_t first = 0, all = 0;          ///< of a shard: id of column 0, whole vocabulary; all = 0: the logits are whole
+  const double* loss_scale = nullptr;  ///< [1]; none: 1
   Stream stream = nullptr;
 };
 

@@ -4,25 +4,59 @@
 //   m = b1 m + (1-b1) g',  v = b2 v + (1-b2) g'^2,  g' = g * clip_scale
 //   p = p - lr * decay * p;   p = p - lr (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps)        (as torch.optim.AdamW)
 // A step whose `skip` is not 0 changes nothing.
+// Gradients in f16 are multiplied by a loss scale so that small ones do not vanish, and divided by it again: it is
+// halved when they overflow and doubled when they have not for a while (Micikevicius et al., "Mixed precision
+// training", 2018). What it is the memory of the device alone decides, so that nothing waits for the host. The rule:
+// the host writes the first kSetByHost fields, before each step, and never the others once the run has begun.
 
+#include <cfloat>
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/types.h"
 
 namespace capstan::kernels {
 
-/// Lives in the arena; written by the host before the step (learning_rate, corrections) and by clip (the rest).
+/// Lives in the arena. What is written by clip holds from the next step on (loss_scale, good_steps) or for this one.
 struct StepScalars {
   double learning_rate = 0.0;
-  double correction1 = 1.0;     ///< 1 - beta1^t
-  double correction2 = 1.0;     ///< 1 - beta2^t
-  double clip_limit = 0.0;      ///< 0: no clipping
-  double gradient_scale = 1.0;  ///< 1 / global sum of loss weights, times the loss scale
-  double loss_scale = 1.0;
-  double clip_scale = 1.0;     ///< written by clip: min(1, limit / norm) / loss_scale
-  double gradient_norm = 0.0;  ///< written by clip
-  double skip = 0.0;           ///< written by clip: 1 when the norm is not finite
+  double correction1 = 1.0;         ///< 1 - beta1^t
+  double correction2 = 1.0;         ///< 1 - beta2^t
+  double clip_limit = 0.0;          ///< 0: no clipping
+  double gradient_scale = 1.0;      ///< 1 / global sum of loss weights; without the loss scale
+  double loss_scale_window = 0.0;   ///< good steps until the loss scale is doubled; 0: it never changes
+  double minimum_loss_scale = 1.0;  ///< is not halved any more
+  // From here on the host writes only what a run begins with.
+  double loss_scale = 1.0;       ///< multiplies gradient_scale
+  double good_steps = 0.0;       ///< since the loss scale last changed
+  double clip_scale = 1.0;       ///< written by clip: min(1, limit / norm) / loss_scale of this step
+  double gradient_norm = 0.0;    ///< written by clip: without the loss scale
+  double skip = 0.0;             ///< written by clip: 1 when the norm is not finite
+  double used_loss_scale = 1.0;  ///< written by clip: of this step
 };
+constexpr int64_t kStepScalars = sizeof(StepScalars) / sizeof(double);
+constexpr int64_t kSetByHost = offsetof(StepScalars, loss_scale) / sizeof(double);
+constexpr double kLargestLossScale = 0x1p32;  ///< gradients that are all 0 would double it for ever
+
+/// What follows from the norm of the gradients, which still has the loss scale in it. For all backends: constexpr, for
+/// code of other processors may call it; static, for it is compiled for several instruction sets.
+static constexpr void decide_step(StepScalars& s, double scaled_norm) {
+  const double scale = s.loss_scale, norm = scaled_norm / scale;
+  const bool finite = norm <= DBL_MAX;  // of a NaN nothing is true
+  const bool clips = s.clip_limit > 0.0 && norm > s.clip_limit;
+  s.gradient_norm = norm;
+  s.skip = finite ? 0.0 : 1.0;
+  s.clip_scale = (clips ? s.clip_limit / norm : 1.0) / scale;
+  s.used_loss_scale = scale;
+  if (s.loss_scale_window <= 0.0) return;
+  if (!finite) {
+    s.good_steps = 0.0;
+    s.loss_scale = scale / 2 < s.minimum_loss_scale ? s.minimum_loss_scale : scale / 2;
+  } else if (++s.good_steps >= s.loss_scale_window) {
+    s.good_steps = 0.0;
+    s.loss_scale = scale * 2 > kLargestLossScale ? scale : scale * 2;
+  }
+}
 
 struct AdamWArgs {
   void* parameter = nullptr;       ///< master [count], dtype
@@ -50,8 +84,8 @@ struct SquareSumArgs {
   Stream stream = nullptr;
 };
 
-/// Fills gradient_norm, clip_scale and skip of `scalars` from sums of squares (of gradients times loss_scale), which
-/// are added up in ascending order: the norm depends on how the gradients are cut into sums, not on who formed them.
+/// decide_step of the root of the sums of squares (of gradients times loss_scale), which are added up in ascending
+/// order: the norm depends on how the gradients are cut into sums, not on who formed them.
 struct ClipArgs {
   const double* square_sums = nullptr;
   StepScalars* scalars = nullptr;

@@ -6,10 +6,12 @@
 #include <boost/json.hpp>
 #include <cerrno>
 #include <cstring>
+#include <stdexcept>
 
 #include "core/config/config_writer.h"
 #include "core/error.h"
 #include "io/file_system.h"
+#include "kernels/optimizer.h"
 
 namespace capstan {
 
@@ -50,6 +52,8 @@ std::string TrainingState::to_json() const {
                                       {"updates", updates},
                                       {"bad_steps", bad_steps},
                                       {"bad_in_a_row", bad_in_a_row},
+                                      {"loss_scale", loss_scale},
+                                      {"good_steps", good_steps},
                                       {"tokens", tokens},
                                       {"blank_tokens", blank_tokens},
                                       {"tokenizer", tokenizer},
@@ -75,6 +79,11 @@ TrainingState TrainingState::from_json(const std::string& text, const std::strin
     const json::object& object = value.as_object();
     if (const json::value* blank = object.if_contains("blank_tokens"))
       state.blank_tokens = blank->to_number<uint64_t>();
+    if (const json::value* scale = object.if_contains("loss_scale")) {
+      state.loss_scale = scale->to_number<double>(), state.good_steps = number("good_steps");
+      if (!(state.loss_scale >= 0.0) || state.loss_scale > kernels::kLargestLossScale || state.good_steps < 0)
+        throw std::range_error(fmt::format("loss_scale {} after {} good steps", state.loss_scale, state.good_steps));
+    }
     if (const json::value* weights = object.if_contains("weights_only")) state.weights_only = weights->as_bool();
     if (const json::value* ledger = object.if_contains("ledger"))
       state.ledger = Ledger::from_json(json::serialize(*ledger), where + ": ledger");

@@ -45,6 +45,8 @@ struct TrainingState {
   int64_t updates = 0;    ///< steps that were not skipped: t of AdamW
   int64_t bad_steps = 0;  ///< skipped so far, and in a row
   int64_t bad_in_a_row = 0;
+  double loss_scale = 0.0;  ///< of the next step, in fp16; 0: none was kept
+  double good_steps = 0.0;  ///< since it last changed
   uint64_t tokens = 0;
   uint64_t blank_tokens = 0;  ///< read blank: held out elsewhere, or left empty by packing
   std::string tokenizer;      ///< hash

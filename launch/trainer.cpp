@@ -190,6 +190,8 @@ void Trainer::resume() {
     const TrainingState found = TrainingState::from_json(checkpoint->state(), checkpoint->path().string());
     check_resumed(found);
     load_state(*training_, *checkpoint, found.weights_only);
+    if (training_->scales_loss() && found.loss_scale > 0.0)
+      training_->set_loss_scale({found.loss_scale, found.good_steps});
     const TrainingState now = state_;
     state_ = found;
     state_.numerics = now.numerics;
@@ -296,7 +298,7 @@ Trainer::StepResult Trainer::step() {
   if (training_->knows_own_gradients())
     noise_scale_.add(result.outcome.own_square, std::pow(result.outcome.gradient_norm, 2),
                      setting.weights / config_.layout.dp, setting.weights);
-  if (result.outcome.skipped && result.outcome.bad_ranks.empty()) {
+  if (result.outcome.skipped && !result.outcome.overflowed && result.outcome.bad_ranks.empty()) {
     enter(Phase::step);
     run_microbatches(false);  // whose own they are
     result.bad_gradients = ranks_with_bad_gradients(*training_, world_);
@@ -318,6 +320,13 @@ void Trainer::count_step(const StepResult& result) {
     state_.bad_in_a_row = 0;
     return;
   }
+  if (result.outcome.overflowed) {
+    console_.say(
+        fmt::format("scale    step {}: gradients overflow fp16 at loss scale {}; the step was skipped, the "
+                    "scale is lowered to {}",
+                    state_.step, result.outcome.loss_scale, training_->loss_scale().scale));
+    return;
+  }
   ++state_.bad_steps, ++state_.bad_in_a_row;
   console_.say(fmt::format("warning  step {}: {} is not finite; the step was skipped ({} in a row, {} in all)",
                            state_.step, blame(result), state_.bad_in_a_row, state_.bad_steps));
@@ -334,7 +343,8 @@ std::string Trainer::blame(const StepResult& result) {
 }
 
 void Trainer::end_if_hopeless(const StepResult& result) const {
-  if (!result.outcome.skipped || state_.bad_in_a_row < config_.train.maximum_bad_steps) return;
+  if (!result.outcome.skipped || result.outcome.overflowed || state_.bad_in_a_row < config_.train.maximum_bad_steps)
+    return;
   throw Error::make(
       ExitCode::numerical,
       "{} steps in a row were not finite, the last at step {} ({}); lower optimizer.learning_rate, or look "
@@ -364,6 +374,7 @@ void Trainer::log_step(const StepResult& result) {
                    {"mfu", step_flops_ / result.seconds / product_rate_},
                    {"hfu", step_flops_done_ / result.seconds / product_rate_},
                    {"data_wait_seconds", result.data_seconds}};
+  if (training_->scales_loss()) line.push_back({"loss_scale", result.outcome.loss_scale});
   if (result.outcome.skipped) line.push_back({"skipped", int64_t{1}});
   if (std::isfinite(noise_scale_.tokens())) line.push_back({"noise_scale", noise_scale_.tokens()});
   const bool last = state_.step == config_.train.steps;
@@ -390,6 +401,8 @@ void Trainer::begin_save() {
   if (log_) log_->sync();
   world_.all_reduce(&blank_, 1, DType::i64, ReduceOp::sum, Reduction::fast);
   state_.blank_tokens += static_cast<uint64_t>(std::exchange(blank_, 0));
+  if (training_->scales_loss())
+    state_.loss_scale = training_->loss_scale().scale, state_.good_steps = training_->loss_scale().good_steps;
   save_.start(directory_.checkpoints(), static_cast<uint64_t>(state_.step), *training_, state_.to_json());
   write_data();
   saved_ = true;

@@ -23,6 +23,8 @@ Precision precision_of(const TrainConfig& train) {
       return Precision::fp64;
     case TrainConfig::Precision::bf16:
       return Precision::bf16;
+    case TrainConfig::Precision::fp16:
+      return Precision::fp16;
     default:
       return Precision::fp32;
   }
@@ -61,6 +63,7 @@ TrainingSpec training_spec(const RunConfig& config, bool training) {
   spec.optimizer = {config.optimizer.beta1, config.optimizer.beta2, config.optimizer.epsilon,
                     config.optimizer.weight_decay};
   spec.precision = precision_of(config.train);
+  spec.loss_scale = {config.train.initial_loss_scale, config.train.minimum_loss_scale, config.train.loss_scale_window};
   spec.microbatch = config.train.microbatch;
   spec.microbatches = config.accumulation();
   spec.seed = static_cast<uint64_t>(config.train.seed);

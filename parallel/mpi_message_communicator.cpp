@@ -122,11 +122,13 @@ void MpiMessageCommunicator::exchange(Send send_part, Receive receive_part) {
 }
 
 void MpiMessageCommunicator::all_reduce(void* data, size_t count, DType dtype, ReduceOp op, Reduction order) {
-  CAPSTAN_CHECK(reducible(dtype), "reduction over ranks: wanted f64, f32, bf16, i64 or i32, got {}", name_of(dtype));
+  CAPSTAN_CHECK(reducible(dtype), "reduction over ranks: wanted f64, f32, bf16, f16, i64 or i32, got {}",
+                name_of(dtype));
   auto* begin = static_cast<std::byte*>(data);
   const size_t width = bytes_of(dtype), bytes = count * width;
   counter_.all_reduce(bytes);
-  const bool by_tree = dtype == DType::bf16 || (op == ReduceOp::max ? is_floating(dtype) : order == Reduction::ordered);
+  const bool halves = dtype == DType::bf16 || dtype == DType::f16;
+  const bool by_tree = halves || (op == ReduceOp::max ? is_floating(dtype) : order == Reduction::ordered);
   if (by_tree && bytes <= kGatherBytes) return all_reduce_gathered(begin, bytes, dtype, op);
   in_pieces(bytes, by_tree ? kChunkBytes : options_.message_bytes / width * width, [&](size_t at, size_t length) {
     if (by_tree) return all_reduce_sliced(begin, Slices(at, at + length, size_), dtype, op);
@@ -173,7 +175,8 @@ void MpiMessageCommunicator::gather_slices(std::byte* data, const Slices& slices
 }
 
 void MpiMessageCommunicator::reduce_scatter(const void* in, void* out, size_t count, DType dtype, Reduction) {
-  CAPSTAN_CHECK(reducible(dtype), "reduction over ranks: wanted f64, f32, bf16, i64 or i32, got {}", name_of(dtype));
+  CAPSTAN_CHECK(reducible(dtype), "reduction over ranks: wanted f64, f32, bf16, f16, i64 or i32, got {}",
+                name_of(dtype));
   const auto* from = static_cast<const std::byte*>(in);
   const size_t n = static_cast<size_t>(size_), run = count * bytes_of(dtype);
   counter_.one_pass(run);

@@ -49,6 +49,12 @@ struct Bf16 {
   static Partial load(Stored v) { return std::bit_cast<float>(static_cast<uint32_t>(v) << 16); }
   static Stored store(Partial v) { return BFloat16(v).bits; }
 };
+struct F16 {
+  using Stored = uint16_t;
+  using Partial = float;
+  static Partial load(Stored v) { return static_cast<float>(std::bit_cast<Float16>(v)); }
+  static Stored store(Partial v) { return Float16(v).bits; }
+};
 
 template <typename E, template <typename> class Op>
 class Tree {
@@ -136,12 +142,14 @@ void reduce_tree(void* out, const void* const* inputs, int ranks, size_t count, 
       return reduce<Plain<float>>(out, inputs, ranks, count, op);
     case DType::bf16:
       return reduce<Bf16>(out, inputs, ranks, count, op);
+    case DType::f16:
+      return reduce<F16>(out, inputs, ranks, count, op);
     case DType::i64:
       return reduce<Plain<int64_t>>(out, inputs, ranks, count, op);
     case DType::i32:
       return reduce<Plain<int32_t>>(out, inputs, ranks, count, op);
     default:
-      throw Error::make(ExitCode::internal, "reduction over ranks: wanted f64, f32, bf16, i64 or i32, got {}",
+      throw Error::make(ExitCode::internal, "reduction over ranks: wanted f64, f32, bf16, f16, i64 or i32, got {}",
                         name_of(dtype));
   }
 }

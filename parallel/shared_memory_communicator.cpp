@@ -24,7 +24,7 @@ CallSignature signature(CallSignature::Kind kind, size_t count, DType dtype, int
 
 CallSignature signature(CallSignature::Kind kind, size_t count, DType dtype, ReduceOp op, Reduction order) {
   if (!reducible(dtype))
-    throw Error::make(ExitCode::internal, "reduction over ranks: wanted f64, f32, bf16, i64 or i32, got {}",
+    throw Error::make(ExitCode::internal, "reduction over ranks: wanted f64, f32, bf16, f16, i64 or i32, got {}",
                       name_of(dtype));
   const int variant = (op == ReduceOp::max ? 1 : 0) | (order == Reduction::ordered ? 2 : 0);
   return {kind, dtype, static_cast<uint8_t>(variant), 0, count};

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "core/config/config_mistakes.h"
 #include "core/error.h"
@@ -214,12 +215,30 @@ void check_layout(const RunConfig& c, Conflicts& out) {
                                c.model.layers, c.layout.recompute.layers)});
 }
 
+/// Another factor than a power of two would round every gradient.
+void check_loss_scale(const TrainConfig& train, Conflicts& out) {
+  const std::pair<const char*, double> scales[] = {{"train.initial_loss_scale", train.initial_loss_scale},
+                                                   {"train.minimum_loss_scale", train.minimum_loss_scale}};
+  for (const auto& [key, scale] : scales) {
+    int exponent = 0;
+    if (std::frexp(scale, &exponent) != 0.5)
+      out.push_back({{key},
+                     fmt::format("wanted a power of two, got {}; nearest: {} or {}", scale, std::ldexp(0.5, exponent),
+                                 std::ldexp(1.0, exponent))});
+  }
+  if (train.minimum_loss_scale > train.initial_loss_scale)
+    refuse(out, {"train.minimum_loss_scale", "train.initial_loss_scale"},
+           "the least loss scale is above the first one; lower it");
+}
+
 void check_numerics(const RunConfig& c, Conflicts& out) {
   using Precision = TrainConfig::Precision;
   using Device = TrainConfig::Device;
-  if (c.train.precision == Precision::fp16)
-    refuse(out, {"train.precision"},
-           "fp16 training is not in this version; available: fp32 and bf16, and fp64 on device reference");
+  if (c.train.precision == Precision::fp16 && c.train.device == Device::cpu)
+    refuse(out, {"train.precision", "train.device"},
+           "the cpu kernels have no fp16: no processor here multiplies it faster than bf16; set train.precision = "
+           "\"bf16\", or device reference");
+  check_loss_scale(c.train, out);
   if (c.train.device == Device::cuda)
     refuse(out, {"train.device"}, "GPUs are not in this version; available: cpu and reference");
   if (c.train.precision == Precision::fp64 && c.train.device == Device::cpu)

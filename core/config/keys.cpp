@@ -295,6 +295,14 @@ void add_train_keys(std::vector<Key>& keys) {
   keys.push_back(
       choice("train.precision", t(&T::precision), {"fp64", "fp32", "bf16", "fp16"}, kFixed,
              "Type of activations and working weights; masters and gradient sums are fp32 (fp64 for fp64)."));
+  keys.push_back(real("train.initial_loss_scale", t(&T::initial_loss_scale), "", between(1, 0x1p32), kMayChange,
+                      "fp16: what multiplies the loss at first, so that small gradients do not vanish; a power of "
+                      "two. A resumed run goes on with the scale it had."));
+  keys.push_back(real("train.minimum_loss_scale", t(&T::minimum_loss_scale), "", between(1, 0x1p32), kMayChange,
+                      "fp16: gradients that are not finite halve the scale down to this; below it they count as bad "
+                      "steps."));
+  keys.push_back(integer("train.loss_scale_window", t(&T::loss_scale_window), "steps", at_least(1), kMayChange,
+                         "fp16: good steps in a row after which the loss scale is doubled."));
   keys.push_back(choice("train.reduction", t(&T::reduction), {"fast", "ordered"}, kMayChange,
                         "Order of gradient sums; ordered gives the same bits on 1, 2, 4, ... data ranks."));
   keys.push_back(choice("train.device", t(&T::device), {"cpu", "cuda", "reference"}, kMayChange,

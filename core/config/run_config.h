@@ -83,6 +83,8 @@ struct TrainConfig {
   int64_t global_batch = 32;
   int64_t microbatch = 0;  ///< 0: global_batch / dp, filled in by check_for_world
   Precision precision = Precision::fp32;
+  double initial_loss_scale = 65536, minimum_loss_scale = 1;  ///< fp16 only
+  int64_t loss_scale_window = 2000;
   Reduction reduction = Reduction::fast;
   Device device = Device::cpu;
   int64_t seed = 1;

@@ -45,7 +45,8 @@ class CrossEntropyGradient final : public Op {
               now.logits = a.out[0];
               now.targets = static_cast<const int32_t*>(a.in[1]), now.weights = static_cast<const float*>(a.in[2]);
               now.logsumexp = a.in[3];
-              now.gradient_scale = &static_cast<const kernels::StepScalars*>(a.in[4])->gradient_scale;
+              const auto* scalars = static_cast<const kernels::StepScalars*>(a.in[4]);
+              now.gradient_scale = &scalars->gradient_scale, now.loss_scale = &scalars->loss_scale;
               now.stream = a.stream;
               run(now);
             }};

@@ -4,7 +4,6 @@
 // infinite (f16 ends at 65504); who writes weights must not let that pass in silence.
 
 #include <cstddef>
-#include <cstdint>
 
 #include "kernels/types.h"
 
@@ -12,9 +11,6 @@ namespace capstan {
 
 /// Whether weights may be stored in it.
 constexpr bool is_weight_dtype(DType dtype) { return is_floating(dtype); }
-
-float float_from_half(uint16_t bits);
-uint16_t half_from_float(float value);
 
 /// dst[i] = src[i] as the other type; no overlap unless the types are equal. Returns how many finite values overflowed.
 size_t cast_elements(const void* src, DType from, void* dst, DType to, size_t count);

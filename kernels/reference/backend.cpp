@@ -8,7 +8,7 @@ Backend reference_backend() {
   Backend b;
   b.name = "reference";
   b.instruction_set = "plain";
-  b.dtypes = {DType::f64, DType::f32, DType::bf16};
+  b.dtypes = {DType::f64, DType::f32, DType::bf16, DType::f16};
   b.prepare_matmul = reference::prepare_matmul;
   b.bias_gradient_scratch = reference::bias_gradient_scratch;
   b.bias_gradient = reference::bias_gradient;

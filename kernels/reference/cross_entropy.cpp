@@ -51,10 +51,11 @@ void cross_entropy(const CrossEntropyArgs& args) {
 void cross_entropy_backward(const CrossEntropyBackwardArgs& args) {
   with_element(args.dtype, "cross_entropy_backward", [&]<typename T>(T) {
     using A = Accumulation<T>;
+    const double scale = *args.gradient_scale * (args.loss_scale ? *args.loss_scale : 1.0);
     for (int64_t r = 0; r < args.rows; ++r) {
       T* row = out<T>(args.logits) + r * args.padded;
       const bool counts = args.weights[r] != 0.0f;
-      const A factor = A(static_cast<double>(args.weights[r]) * *args.gradient_scale);
+      const A factor = A(static_cast<double>(args.weights[r]) * scale);
       const A logsumexp = in<A>(args.logsumexp)[r];
       if (counts) check_target(args.targets[r], r, args.all > 0 ? args.all : args.vocabulary);
       for (int64_t i = 0; i < args.padded; ++i) {

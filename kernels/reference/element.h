@@ -1,8 +1,8 @@
 #pragma once
 // What the reference loops know about element types: how to load into and store from the type in which arithmetic is
-// done (double for double; float for float and BFloat16), and how a dtype, a value, becomes a template argument once
-// per call. A double stored as BFloat16 goes through a float rounded to odd, so that it is rounded to nearest even
-// once.
+// done (double for double; float for float, BFloat16 and Float16), and how a dtype, a value, becomes a template
+// argument once per call. A double stored as one of the halves goes through a float rounded to odd, so that it is
+// rounded to nearest even once.
 
 #include <bit>
 #include <cmath>
@@ -29,6 +29,7 @@ using Accumulation = typename AccumulationOf<T>::type;
 inline double load(double x) { return x; }
 inline float load(float x) { return x; }
 inline float load(BFloat16 x) { return static_cast<float>(x); }
+inline float load(Float16 x) { return static_cast<float>(x); }
 
 /// x as float with the last bit set when anything was cut off: a later rounding to fewer bits is then the only one.
 inline float round_to_odd(double x) {
@@ -44,6 +45,8 @@ inline void store(float& y, double x) { y = static_cast<float>(x); }
 inline void store(float& y, float x) { y = x; }
 inline void store(BFloat16& y, float x) { y = BFloat16(x); }
 inline void store(BFloat16& y, double x) { y = BFloat16(round_to_odd(x)); }
+inline void store(Float16& y, float x) { y = Float16(x); }
+inline void store(Float16& y, double x) { y = Float16(round_to_odd(x)); }
 inline void store(double& y, float x) { y = static_cast<double>(x); }
 
 template <typename T>
@@ -65,9 +68,11 @@ void with_element(DType dtype, const char* kernel, F&& f) {
       return f(float{});
     case DType::bf16:
       return f(BFloat16{});
+    case DType::f16:
+      return f(Float16{});
     default:
-      throw std::invalid_argument(std::string(kernel) +
-                                  ": the reference backend computes in f64, f32 and bf16, not in " + name_of(dtype));
+      throw std::invalid_argument(
+          std::string(kernel) + ": the reference backend computes in f64, f32, bf16 and f16, not in " + name_of(dtype));
   }
 }
 

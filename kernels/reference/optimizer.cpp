@@ -46,13 +46,9 @@ void square_sum(const SquareSumArgs& args) {
 }
 
 void clip(const ClipArgs& args) {
-  StepScalars& s = *args.scalars;
   double sum = 0.0;
   for (int64_t i = 0; i < args.count; ++i) sum += args.square_sums[i];
-  s.gradient_norm = std::sqrt(sum) / s.loss_scale;
-  s.skip = std::isfinite(s.gradient_norm) ? 0.0 : 1.0;
-  const bool clips = s.clip_limit > 0.0 && s.gradient_norm > s.clip_limit;
-  s.clip_scale = (clips ? s.clip_limit / s.gradient_norm : 1.0) / s.loss_scale;
+  decide_step(*args.scalars, std::sqrt(sum));
 }
 
 void adamw(const AdamWArgs& args) {

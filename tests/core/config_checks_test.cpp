@@ -87,12 +87,21 @@ TEST(ConfigChecks, WhatThisVersionLacksIsSaidPlainly) {
               AllOf(HasSubstr("layout.ep"), HasSubstr("mixture-of-experts"), HasSubstr("not in this version")));
   for (const char* zero : {"1", "2", "3"}) EXPECT_EQ(mistakes({std::string("layout.zero=") + zero}), "");
   EXPECT_THAT(mistakes({"layout.zero=2", "train.reduction=ordered"}), HasSubstr("ordered"));
-  EXPECT_THAT(mistakes({"train.precision=fp16"}), AllOf(HasSubstr("fp16"), HasSubstr("available: fp32 and bf16")));
+  EXPECT_THAT(mistakes({"train.precision=fp16"}), AllOf(HasSubstr("fp16"), HasSubstr("train.precision = \"bf16\"")));
+  EXPECT_EQ(mistakes({"train.precision=fp16", "train.device=reference"}), "");
   EXPECT_THAT(mistakes({"train.device=cuda"}), HasSubstr("available: cpu and reference"));
   EXPECT_THAT(mistakes({"train.precision=fp64"}), HasSubstr("reference"));
   EXPECT_EQ(mistakes({"train.precision=fp64", "train.device=reference"}), "");
   EXPECT_EQ(mistakes({"train.precision=bf16", "train.device=reference"}), "");
   EXPECT_THAT(mistakes({"layout.sequence_parallel=true"}), HasSubstr("layout.tp is 1"));
+}
+
+TEST(ConfigChecks, LossScalesArePowersOfTwo) {
+  EXPECT_EQ(mistakes({"train.initial_loss_scale=1024", "train.minimum_loss_scale=16"}), "");
+  EXPECT_THAT(mistakes({"train.initial_loss_scale=1000"}),
+              AllOf(HasSubstr("train.initial_loss_scale"), HasSubstr("nearest: 512 or 1024")));
+  EXPECT_THAT(mistakes({"train.minimum_loss_scale=3"}), HasSubstr("nearest: 2 or 4"));
+  EXPECT_THAT(mistakes({"train.initial_loss_scale=2", "train.minimum_loss_scale=4"}), HasSubstr("above the first"));
 }
 
 TEST(ConfigChecks, ContextParallelDegreesThatFit) {

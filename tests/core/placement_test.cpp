@@ -41,7 +41,7 @@ class Conversions : public ::testing::Test {
     const Shape& shape = r.shape(logits);
     if (space_.find("targets") < 0) {
       input("targets", Replicate, {shape[0], shape[1]}, DType::i32), input("weights", Replicate, {shape[0], shape[1]});
-      input("step.scalars", Replicate, {9}, DType::f64), input("loss", Replicate, {1}, DType::f64);
+      input("step.scalars", Replicate, {kernels::kStepScalars}, DType::f64), input("loss", Replicate, {1}, DType::f64);
     }
     cross_entropy(r, logits, r.persistent("targets"), r.persistent("weights"), r.persistent("loss"), shape[2]);
   }
@@ -140,7 +140,7 @@ TEST_F(Conversions, ColumnThenRowParallel) {
 TEST_F(Conversions, SequenceParallel) {
   input("x", Shard(1));
   input("targets", Shard(1), {2, 4}, DType::i32), input("weights", Shard(1), {2, 4});
-  input("step.scalars", Replicate, {9}, DType::f64), input("loss", Partial, {1}, DType::f64);
+  input("step.scalars", Replicate, {kernels::kStepScalars}, DType::f64), input("loss", Partial, {1}, DType::f64);
   const int scale_in = parameter("n1", {8}, Replicate, Partial), scale_out = parameter("n2", {8}, Replicate, Partial);
   const int up = parameter("up", {16, 8}, Shard(0), Shard(0)), down = parameter("down", {8, 16}, Shard(1), Shard(1));
   Recorder r = recorder();
@@ -167,7 +167,7 @@ class AdjointTable : public Conversions {
     const int weight = parameter("w", {8, 8}, Replicate, from.is_partial() ? Replicate : weight_gradient);
     const Placement rows = to.is_shard() && to.dim < 2 ? to : Replicate;
     input("targets", rows, {2, 4}, DType::i32), input("weights", rows, {2, 4});
-    input("step.scalars", Replicate, {9}, DType::f64),
+    input("step.scalars", Replicate, {kernels::kStepScalars}, DType::f64),
         input("loss", rows.is_shard() ? Partial : Replicate, {1}, DType::f64);
     Recorder r = recorder();
     const Value y = linear(r, r.persistent("x"), r.parameter(weight), {});

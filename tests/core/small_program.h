@@ -26,7 +26,8 @@ inline double noise(uint64_t stream, int64_t index) {
 class SmallProgram {
  public:
   explicit SmallProgram(PlanOptions options = {}) : program_(Mesh{}, device(), options) {
-    add("step.scalars", {9}, DType::f64), add("step.random", {2}, DType::i64), add("step.square_sum", {1}, DType::f64);
+    add("step.scalars", {kernels::kStepScalars}, DType::f64), add("step.random", {2}, DType::i64),
+        add("step.square_sum", {1}, DType::f64);
   }
 
   Program& program() { return program_; }

@@ -212,7 +212,7 @@ class SmallTape : public ::testing::Test {
     space_.add("x", {{2, 3, 4}, DType::f64}, Purpose::input);
     space_.add("targets", {{2, 3}, DType::i32}, Purpose::input);
     space_.add("weights", {{2, 3}, DType::f32}, Purpose::input);
-    space_.add("step.scalars", {{9}, DType::f64}, Purpose::scalar);
+    space_.add("step.scalars", {{kernels::kStepScalars}, DType::f64}, Purpose::scalar);
     space_.add("loss", {{1}, DType::f64}, Purpose::scalar);
     for (const char* name : {"a", "b"}) {
       parameters_.declare({name, {4, 4}, {}, true, false});

@@ -13,14 +13,17 @@
 namespace capstan {
 namespace {
 
+float as_float(uint16_t bits) { return static_cast<float>(std::bit_cast<Float16>(bits)); }
+uint16_t half_of(float value) { return Float16(value).bits; }
+
 TEST(Cast, EveryHalfComesBack) {
   for (uint32_t bits = 0; bits < 65536; ++bits) {
-    const float wide = float_from_half(static_cast<uint16_t>(bits));
+    const float wide = as_float(static_cast<uint16_t>(bits));
     if (std::isnan(wide)) {
-      EXPECT_TRUE(std::isnan(float_from_half(half_from_float(wide))));
+      EXPECT_TRUE(std::isnan(as_float(half_of(wide))));
       continue;
     }
-    ASSERT_EQ(half_from_float(wide), bits) << wide;
+    ASSERT_EQ(half_of(wide), bits) << wide;
   }
 }
 
@@ -31,11 +34,11 @@ TEST(Cast, FloatsRoundAsTheCompilersHalf) {
     const float value = std::bit_cast<float>(static_cast<uint32_t>(random()));
     if (std::isnan(value)) continue;
     const _Float16 wanted = static_cast<_Float16>(value);
-    ASSERT_EQ(half_from_float(value), std::bit_cast<uint16_t>(wanted)) << value;
+    ASSERT_EQ(half_of(value), std::bit_cast<uint16_t>(wanted)) << value;
   }
   for (uint32_t bits = 0; bits < 0x7bff; ++bits) {  // the middle between two halves goes to the even one
-    const float a = float_from_half(static_cast<uint16_t>(bits)), b = float_from_half(static_cast<uint16_t>(bits + 1));
-    ASSERT_EQ(half_from_float((a + b) / 2), bits + (bits & 1)) << bits;
+    const float a = as_float(static_cast<uint16_t>(bits)), b = as_float(static_cast<uint16_t>(bits + 1));
+    ASSERT_EQ(half_of((a + b) / 2), bits + (bits & 1)) << bits;
   }
 }
 
@@ -43,7 +46,7 @@ TEST(Cast, OverflowIsCounted) {
   const std::vector<float> values = {1.0f, 65504.0f, 65519.9f, 65520.0f, -1e9f, std::numeric_limits<float>::infinity()};
   std::vector<uint16_t> halves(values.size());
   EXPECT_EQ(cast_elements(values.data(), DType::f32, halves.data(), DType::f16, values.size()), 2u);
-  EXPECT_EQ(float_from_half(halves[2]), 65504.0f);
+  EXPECT_EQ(as_float(halves[2]), 65504.0f);
   std::vector<BFloat16> wide(values.size());
   EXPECT_EQ(cast_elements(values.data(), DType::f32, wide.data(), DType::bf16, values.size()), 0u);
 }

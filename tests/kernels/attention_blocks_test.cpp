@@ -43,9 +43,11 @@ struct Array {
     if (dtype == DType::f64) *static_cast<double*>(at(i)) = x;
     if (dtype == DType::f32) *static_cast<float*>(at(i)) = static_cast<float>(x);
     if (dtype == DType::bf16) *static_cast<BFloat16*>(at(i)) = BFloat16(static_cast<float>(x));
+    if (dtype == DType::f16) *static_cast<Float16*>(at(i)) = Float16(static_cast<float>(x));
   }
   double get(int64_t i) {
     if (dtype == DType::f64) return *static_cast<double*>(at(i));
+    if (dtype == DType::f16) return static_cast<float>(*static_cast<Float16*>(at(i)));
     return dtype == DType::f32 ? *static_cast<float*>(at(i)) : static_cast<float>(*static_cast<BFloat16*>(at(i)));
   }
 };
@@ -156,7 +158,10 @@ void expect_blocks_are_the_whole(const Setting& setting, const Backend& backend,
   std::shuffle(blocks.begin(), blocks.end(), std::mt19937(5));
   for (const Attending::Block& block : blocks) parts.forward(&block);
   for (const Attending::Block& block : blocks) parts.backward(&block, whole);
-  const double tolerance = dtype == DType::f64 ? 1e-12 : dtype == DType::f32 ? 1e-5 : 0x1p-7;
+  const double tolerance = dtype == DType::f64   ? 1e-12
+                           : dtype == DType::f32 ? 1e-5
+                           : dtype == DType::f16 ? 0x1p-10
+                                                 : 0x1p-7;
   expect_near(parts.o, whole.o, tolerance, "o");
   expect_near(parts.logsumexp, whole.logsumexp, std::min(tolerance, 1e-5), "logsumexp");
   expect_near(parts.dq, whole.dq, 2 * tolerance, "dq");

@@ -193,6 +193,31 @@ TEST(CrossEntropy, RowsWithoutWeightGetAZeroGradient) {
   }
 }
 
+TEST(CrossEntropy, LossScaleMultipliesTheGradient) {
+  const CrossEntropySetting s{9, 17, 20, 3.0, true};
+  const KernelCase c = cross_entropy_case(s);
+  for (const Backend& backend : all_backends()) {
+    for (const DType dtype : backend.dtypes) {
+      const Values values = rounded_inputs(c.backward, backward_inputs(c, inputs_of(c.forward)), dtype);
+      const std::vector<double> plain = run_stage(c.backward, backend, dtype, values).values.at("d_logits");
+      Stage scaled = c.backward;
+      const double scale = 64.0;
+      scaled.run = [&](const Call& call) {
+        CrossEntropyBackwardArgs args;
+        args.logits = call.at.at("d_logits"), args.targets = call.at.get<const int32_t>("targets");
+        args.weights = call.at.get<const float>("weights"), args.logsumexp = call.at.at("logsumexp");
+        args.gradient_scale = call.at.get<const double>("d_loss_sum"), args.loss_scale = &scale;
+        args.rows = s.rows, args.vocabulary = s.vocabulary, args.padded = s.padded, args.dtype = call.dtype;
+        call.backend.cross_entropy_backward(args);
+      };
+      std::vector<double> want = plain, got = run_stage(scaled, backend, dtype, values).values.at("d_logits");
+      for (double& d : want) d *= scale;
+      // A power of two moves no bit but those that f16 has lost below its smallest numbers.
+      expect_close(got, want, dtype == DType::f16 ? 5e-4 : 0.0, 0.0, backend.name);
+    }
+  }
+}
+
 TEST(CrossEntropy, ReferenceRefusesATargetOutsideTheVocabulary) {
   const KernelCase c = cross_entropy_case({2, 3, 4});
   Values values = inputs_of(c.forward);

@@ -60,20 +60,30 @@ std::vector<double> hard_to_round(int64_t count) {
                          0x1.fefffep0,
                          0x1.01p-126,
                          1.0 + 0x1p-8 + 0x1p-40,
-                         1.0 + 0x1p-8 - 0x1p-40};
+                         1.0 + 0x1p-8 - 0x1p-40,
+                         65519.9,
+                         -65520.0,
+                         0x1.004p-14,
+                         0x1.8p-24,
+                         -0x1.8p-25,
+                         0x1p-25,
+                         0x1.0001p-25,
+                         2048.0 + 1.0 + 0x1p-30,
+                         2048.0 + 1.0 - 0x1p-30};
   std::vector<double> values = random_values("cast", count, 100.0);
   for (size_t i = 0; i < values.size() && i < std::size(hard); ++i) values[values.size() - 1 - i] = hard[i];
   return values;
 }
 
-/// Rounding to bf16 done on the value itself: scale so that the eight bits kept are an integer, round that to even.
-double to_bf16(double x) {
+/// Rounding to bf16 or f16 done on the value itself: scale so that the bits kept are an integer, round that to even.
+double to_half(double x, DType half) {
   if (x == 0 || !std::isfinite(x)) return x;
+  const bool brain = half == DType::bf16;
   int exponent;
   std::frexp(x, &exponent);
-  const int unit = std::max(exponent - 8, -133);
+  const int unit = brain ? std::max(exponent - 8, -133) : std::max(exponent - 11, -24);
   const double r = std::ldexp(std::nearbyint(std::ldexp(x, -unit)), unit);
-  return std::fabs(r) >= 0x1p128 ? std::copysign(INFINITY, x) : r;
+  return std::fabs(r) >= (brain ? 0x1p128 : 0x1p16) ? std::copysign(INFINITY, x) : r;
 }
 
 KernelCase cast_case(Kind from, Kind to, int64_t count) {
@@ -82,6 +92,7 @@ KernelCase cast_case(Kind from, Kind to, int64_t count) {
   c.name = std::string("cast_") + name_of(source) + "_to_" + name_of(target) + "_" + std::to_string(count);
   c.exact = true;
   c.needs_f64 = source == DType::f64 || target == DType::f64;
+  c.needs_f16 = source == DType::f16 || target == DType::f16;
   c.forward.inputs = {{"x", from, hard_to_round(count)}};
   c.forward.outputs = {{"y", to, sized(count)}};
   c.forward.run = [=](const Call& call) {
@@ -89,7 +100,8 @@ KernelCase cast_case(Kind from, Kind to, int64_t count) {
   };
   c.formula = [=](const Values& in) {
     Values out{{"y", rounded(in.at("x"), source)}};
-    for (double& v : out["y"]) v = target == DType::bf16 ? to_bf16(v) : rounded({v}, target)[0];
+    const bool half = target == DType::bf16 || target == DType::f16;
+    for (double& v : out["y"]) v = half ? to_half(v, target) : rounded({v}, target)[0];
     return out;
   };
   return c;
@@ -132,8 +144,8 @@ std::vector<KernelCase> elementwise_cases() {
     cases.push_back(scale_case(count, count % 2 == 0 ? -0.37 : 1.7));
   }
   for (const int64_t count : {1, 33, 257, 70001}) {
-    for (const Kind from : {Kind::f64, Kind::f32, Kind::bf16}) {
-      for (const Kind to : {Kind::f64, Kind::f32, Kind::bf16}) cases.push_back(cast_case(from, to, count));
+    for (const Kind from : {Kind::f64, Kind::f32, Kind::bf16, Kind::f16}) {
+      for (const Kind to : {Kind::f64, Kind::f32, Kind::bf16, Kind::f16}) cases.push_back(cast_case(from, to, count));
     }
   }
   cases.push_back(append_case(1, 1, 1, 1));

@@ -17,7 +17,7 @@
 namespace capstan::kernels::testing {
 
 /// The dtype of a field relative to the dtype T that a case is run in.
-enum class Kind { element, accumulation, f64, f32, bf16, i32 };
+enum class Kind { element, accumulation, f64, f32, bf16, f16, i32 };
 
 inline DType dtype_of(Kind kind, DType t) {
   switch (kind) {
@@ -31,6 +31,8 @@ inline DType dtype_of(Kind kind, DType t) {
       return DType::f32;
     case Kind::bf16:
       return DType::bf16;
+    case Kind::f16:
+      return DType::f16;
     case Kind::i32:
       break;
   }
@@ -91,8 +93,9 @@ struct KernelCase {
   std::function<Values(const Values&)> formula;  ///< outputs of forward, written independently, in double
   bool exact = false;                            ///< backends must equal the reference in the same dtype bit for bit
   bool needs_f64 = false;                        ///< only for backends that compute in f64
+  bool needs_f16 = false;                        ///< only for backends that compute in f16
   double formula_tolerance = 1e-12;
-  double loosen = 1.0;  ///< factor on the tolerances of f32 and bf16
+  double loosen = 1.0;  ///< factor on the tolerances of f32, bf16 and f16
 };
 
 inline void PrintTo(const KernelCase& c, std::ostream* to) { *to << c.name; }

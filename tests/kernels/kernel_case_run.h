@@ -53,6 +53,9 @@ inline void put(void* to, size_t i, DType dtype, double value) {
     case DType::bf16:
       static_cast<BFloat16*>(to)[i] = BFloat16(static_cast<float>(value));
       break;
+    case DType::f16:
+      static_cast<Float16*>(to)[i] = Float16(static_cast<float>(value));
+      break;
     default:
       static_cast<int32_t*>(to)[i] = static_cast<int32_t>(value);
   }
@@ -66,6 +69,8 @@ inline double fetch(const void* from, size_t i, DType dtype) {
       return static_cast<const float*>(from)[i];
     case DType::bf16:
       return static_cast<float>(static_cast<const BFloat16*>(from)[i]);
+    case DType::f16:
+      return static_cast<float>(static_cast<const Float16*>(from)[i]);
     default:
       return static_cast<const int32_t*>(from)[i];
   }

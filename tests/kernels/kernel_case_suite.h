@@ -118,7 +118,8 @@ inline void check_gradient(const KernelCase& c, const Values& at, const Field& f
 inline double tolerance_of(const KernelCase& c, const Field& field, DType dtype) {
   if (dtype == DType::f64) return 1e-13;
   if (dtype == DType::f32) return 4e-6 * c.loosen;
-  return (field.kind == Kind::element ? 4e-3 : 1e-4) * c.loosen;
+  if (field.kind != Kind::element) return 1e-4 * c.loosen;
+  return (dtype == DType::f16 ? 5e-4 : 4e-3) * c.loosen;
 }
 
 /// Equal numbers; unwritten is equal to unwritten, whatever lay there.
@@ -178,8 +179,8 @@ inline void check_gradients(const KernelCase& c) {
 }
 
 inline void check_backend(const KernelCase& c, const Backend& backend) {
-  const bool has_f64 = std::count(backend.dtypes.begin(), backend.dtypes.end(), DType::f64) > 0;
-  if (c.needs_f64 && !has_f64) return;
+  const auto has = [&](DType t) { return std::count(backend.dtypes.begin(), backend.dtypes.end(), t) > 0; };
+  if ((c.needs_f64 && !has(DType::f64)) || (c.needs_f16 && !has(DType::f16))) return;
   for (const DType dtype : backend.dtypes) {
     for (const int threads : {1, 3}) {
       SCOPED_TRACE(backend.name + " " + backend.instruction_set + " " + name_of(dtype) + ", " +

@@ -2,6 +2,8 @@
 // AdamW over several steps, the norm, clipping, and steps that must change nothing.
 #include "kernels/optimizer.h"
 
+#include <array>
+#include <bit>
 #include <cstddef>
 #include <numeric>
 
@@ -10,12 +12,16 @@
 namespace capstan::kernels::testing {
 namespace {
 
-static_assert(sizeof(StepScalars) == 9 * sizeof(double) && offsetof(StepScalars, skip) == 8 * sizeof(double));
+constexpr size_t place_of(size_t offset) { return offset / sizeof(double); }
+constexpr size_t kClipScale = place_of(offsetof(StepScalars, clip_scale));
+constexpr size_t kNorm = place_of(offsetof(StepScalars, gradient_norm));
+constexpr size_t kSkip = place_of(offsetof(StepScalars, skip));
+constexpr size_t kUsedScale = place_of(offsetof(StepScalars, used_loss_scale));
 
-/// StepScalars as a field of nine doubles.
+/// StepScalars as a field of doubles.
 std::vector<double> scalars_field(const StepScalars& s) {
-  return {s.learning_rate, s.correction1, s.correction2,   s.clip_limit, s.gradient_scale,
-          s.loss_scale,    s.clip_scale,  s.gradient_norm, s.skip};
+  const auto values = std::bit_cast<std::array<double, kStepScalars>>(s);
+  return {values.begin(), values.end()};
 }
 
 struct AdamWSetting {
@@ -126,18 +132,20 @@ KernelCase clip_case(const ClipSetting& s) {
                             .loss_scale = s.loss_scale,
                             .clip_scale = 77,
                             .gradient_norm = 78,
-                            .skip = 0.5};
+                            .skip = 0.5,
+                            .used_loss_scale = 79};
   c.forward.inputs = {{"square_sums", Kind::f64, s.square_sums}, {"before", Kind::f64, scalars_field(scalars)}};
-  c.forward.outputs = {{.name = "after", .kind = Kind::f64, .values = sized(9), .starts_as = "before"}};
+  c.forward.outputs = {{.name = "after", .kind = Kind::f64, .values = sized(kStepScalars), .starts_as = "before"}};
   c.forward.run = [count = static_cast<int64_t>(s.square_sums.size())](const Call& call) {
     call.backend.clip({call.at.get<const double>("square_sums"), call.at.get<StepScalars>("after"), count});
   };
   c.formula = [=](const Values& in) {
     Values out{{"after", in.at("before")}};
     const double norm = std::pow(std::accumulate(s.square_sums.begin(), s.square_sums.end(), 0.0), 0.5) / s.loss_scale;
-    out["after"][6] = (s.limit > 0 ? std::min(1.0, s.limit / norm) : 1.0) / s.loss_scale;
-    out["after"][7] = norm;
-    out["after"][8] = 0;
+    out["after"][kClipScale] = (s.limit > 0 ? std::min(1.0, s.limit / norm) : 1.0) / s.loss_scale;
+    out["after"][kNorm] = norm;
+    out["after"][kSkip] = 0;
+    out["after"][kUsedScale] = s.loss_scale;
     return out;
   };
   c.loosen = 1e-6;
@@ -179,6 +187,38 @@ TEST(Clip, SkipsAStepWhoseNormIsNotFinite) {
       EXPECT_EQ(scalars.gradient_norm, 2.0);
       EXPECT_EQ(scalars.clip_scale, 0.5);
     }
+  }
+}
+
+TEST(Clip, LossScaleIsHalvedAtOnceAndDoubledAfterGoodSteps) {
+  const double good = 64.0, bad = INFINITY;
+  for (const Backend& backend : all_backends()) {
+    StepScalars s{.loss_scale_window = 3, .minimum_loss_scale = 2.0, .loss_scale = 16.0};
+    const auto step = [&](const double& sum) { backend.clip({&sum, &s}); };
+    const auto expect = [&](double used, double next, double good_steps, double skip) {
+      EXPECT_EQ(s.used_loss_scale, used) << backend.name << " " << backend.instruction_set;
+      EXPECT_EQ(s.loss_scale, next);
+      EXPECT_EQ(s.good_steps, good_steps);
+      EXPECT_EQ(s.skip, skip);
+      if (skip == 0) {
+        EXPECT_EQ(s.gradient_norm, 8.0 / used);
+        EXPECT_EQ(s.clip_scale, 1.0 / used);
+      }
+    };
+    step(good), expect(16, 16, 1, 0);
+    step(good), expect(16, 16, 2, 0);
+    step(bad), expect(16, 8, 0, 1);  // what was good before it does not count
+    step(good), expect(8, 8, 1, 0);
+    step(good), expect(8, 8, 2, 0);
+    step(good), expect(8, 16, 0, 0);
+    step(good), expect(16, 16, 1, 0);
+    for (const double used : {16.0, 8.0, 4.0}) step(bad), expect(used, used / 2, 0, 1);
+    step(bad), expect(2, 2, 0, 1);  // the least
+    s.loss_scale = kLargestLossScale, s.good_steps = 2;
+    step(good), expect(kLargestLossScale, kLargestLossScale, 0, 0);
+    s.loss_scale = 4.0, s.loss_scale_window = 0;  // fixed
+    for (int i = 0; i < 5; ++i) step(good), expect(4, 4, 0, 0);
+    step(bad), expect(4, 4, 0, 1);
   }
 }
 

@@ -38,11 +38,14 @@ inline double number(int rank, size_t i, uint64_t stream) {
 }
 
 template <typename T>
+constexpr bool kHalf = std::is_same_v<T, BFloat16> || std::is_same_v<T, Float16>;
+
+template <typename T>
 T element(int rank, size_t i, uint64_t stream) {
   if constexpr (std::is_integral_v<T>)
     return static_cast<T>(bits_of(rank, i, stream) % 2000) - 1000;
-  else if constexpr (std::is_same_v<T, BFloat16>)
-    return BFloat16(static_cast<float>(number(rank, i, stream)));
+  else if constexpr (kHalf<T>)
+    return T(static_cast<float>(number(rank, i, stream)));
   else
     return static_cast<T>(number(rank, i, stream));
 }
@@ -59,6 +62,7 @@ constexpr DType dtype_of() {
   if constexpr (std::is_same_v<T, double>) return DType::f64;
   if constexpr (std::is_same_v<T, float>) return DType::f32;
   if constexpr (std::is_same_v<T, BFloat16>) return DType::bf16;
+  if constexpr (std::is_same_v<T, Float16>) return DType::f16;
   if constexpr (std::is_same_v<T, int64_t>) return DType::i64;
   return DType::i32;
 }
@@ -66,7 +70,7 @@ constexpr DType dtype_of() {
 // ---- the tree, element by element: ((0+1)+(2+3))+..., missing leaves left out
 
 template <typename T>
-using Partial = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
+using Partial = std::conditional_t<kHalf<T>, float, T>;
 
 template <typename T>
 Partial<T> tree(int low, int width, int ranks, size_t i, uint64_t stream, ReduceOp op) {
@@ -93,10 +97,10 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
 
 template <typename T>
 bool near(const std::vector<T>& a, const std::vector<T>& b) {
-  constexpr double tolerance = std::is_same_v<T, BFloat16> ? 2e-2 : std::is_same_v<T, float> ? 1e-6 : 1e-14;
+  constexpr double tolerance = kHalf<T> ? 2e-2 : std::is_same_v<T, float> ? 1e-6 : 1e-14;
   for (size_t i = 0; i < a.size(); ++i) {
     double x, y;
-    if constexpr (std::is_same_v<T, BFloat16>)
+    if constexpr (kHalf<T>)
       x = static_cast<float>(a[i]), y = static_cast<float>(b[i]);
     else
       x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
@@ -145,6 +149,7 @@ inline void check_all_reduce(Communicator& group) {
   all_reduce_type<float>(group);
   all_reduce_type<double>(group);
   all_reduce_type<BFloat16>(group);
+  all_reduce_type<Float16>(group);
   all_reduce_type<int64_t>(group);
   all_reduce_type<int32_t>(group);
   all_reduce_of<float>(group, kLargeCount, ReduceOp::sum);
@@ -182,6 +187,7 @@ inline void check_reduce_scatter(Communicator& group) {
     for (size_t count : kCounts) {
       reduce_scatter_of<float>(group, count, order);
       reduce_scatter_of<BFloat16>(group, count, order);
+      reduce_scatter_of<Float16>(group, count, order);
       reduce_scatter_of<double>(group, count, order);
       reduce_scatter_of<int32_t>(group, count, order);
     }

@@ -189,7 +189,8 @@ struct Attended {
     add("documents", {kSamples, kTokens}, DType::i32, tokens), add("targets", {kSamples, kTokens}, DType::i32, tokens);
     add("weights", {kSamples, kTokens}, DType::f32, tokens);
     add("prefix", {kSamples}, DType::i32), add("slopes", {4}, DType::f32);
-    add("step.scalars", {9}, DType::f64), add("step.random", {2}, DType::i64), add("loss", {1}, DType::f64, owed);
+    add("step.scalars", {kernels::kStepScalars}, DType::f64), add("step.random", {2}, DType::i64),
+        add("loss", {1}, DType::f64, owed);
     for (const char* name : kWeights) {
       const Shape shape{name[0] == 'q' ? kWide : kWide / 2, kWide};  // two query heads to a key/value head
       program_.parameters().declare({name, shape, {}});
@@ -227,7 +228,7 @@ struct Attended {
         }
     }
     for (int h = 0; h < 4; ++h) program_.at<float>("slopes")[h] = 0.3f / static_cast<float>(1 + h);
-    program_.at<kernels::StepScalars>("step.scalars")->gradient_scale = 0.1;
+    *program_.at<kernels::StepScalars>("step.scalars") = {.gradient_scale = 0.1};
     program_.at<uint64_t>("step.random")[0] = 17, program_.at<uint64_t>("step.random")[1] = 4;
     for (uint64_t w = 0; w < 3; ++w)
       for (int64_t i = 0; i < kWide * kWide / (w == 0 ? 1 : 2); ++i)
@@ -276,7 +277,7 @@ thread_local int64_t pairs_seen = 0, calls_seen = 0;
 /// In a causal ring every rank has the same work: in the first step three blocks, then two.
 TEST(Ring, CausalWorkIsTheSameOnAllRanks) {
   kernels::Backend backend = kernels::reference_backend();
-  static void (*const run)(const kernels::AttentionArgs&) = backend.attention;
+  static const auto run = backend.attention;
   backend.attention = [](const kernels::AttentionArgs& args) {
     const kernels::AttentionShape& s = args.shape;
     for (int64_t i = 0; i < s.queries; ++i) pairs_seen += std::clamp<int64_t>(i + s.offset(s.keys) + 1, 0, s.keys);

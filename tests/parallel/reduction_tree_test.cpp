@@ -39,6 +39,7 @@ TEST(ReductionTree, EqualsTheRecursion) {
         expect_tree<float>(ranks, count, op);
         expect_tree<double>(ranks, count, op);
         expect_tree<BFloat16>(ranks, count, op);
+        expect_tree<Float16>(ranks, count, op);
         expect_tree<int32_t>(ranks, count, op);
         expect_tree<int64_t>(ranks, count, op);
       }
@@ -75,6 +76,16 @@ TEST(ReductionTree, Bf16IsRoundedOnce) {  // 1 + 2^-8 is a tie that rounds to 1:
   BFloat16 sum;
   reduce_tree(&sum, inputs, 3, 1, DType::bf16, ReduceOp::sum);
   EXPECT_EQ(static_cast<float>(sum), 1.0f + 0x1p-7f);
+}
+
+TEST(ReductionTree, F16OverflowsOnlyAtTheEnd) {  // 60000 + 60000 is none of f16, but a partial sum in f32
+  const Float16 high(60000.0f), low(-60000.0f);
+  const void* inputs[] = {&high, &high, &low, &low};
+  Float16 sum;
+  reduce_tree(&sum, inputs, 4, 1, DType::f16, ReduceOp::sum);
+  EXPECT_EQ(static_cast<float>(sum), 0.0f);
+  reduce_tree(&sum, inputs, 2, 1, DType::f16, ReduceOp::sum);
+  EXPECT_TRUE(std::isinf(static_cast<float>(sum)));
 }
 
 TEST(ReductionTree, MaximumKeepsNanOfAnyInput) {

@@ -107,7 +107,7 @@ template <class T>
 void backward(const CrossEntropyBackwardArgs& a) {
   T* logits = static_cast<T*>(a.logits);
   const float* logsumexp = static_cast<const float*>(a.logsumexp);
-  const double scale = *a.gradient_scale;
+  const double scale = *a.gradient_scale * (a.loss_scale ? *a.loss_scale : 1.0);
   const int64_t bytes = 2 * a.rows * a.padded * static_cast<int64_t>(sizeof(T));
   parallel_shares(a.rows, 1, bytes, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {

@@ -83,14 +83,9 @@ void square_sum(const SquareSumArgs& args) {
 }
 
 void clip(const ClipArgs& args) {
-  StepScalars& s = *args.scalars;
   double sum = 0;
   for (int64_t i = 0; i < args.count; ++i) sum += args.square_sums[i];
-  const double norm = __builtin_sqrt(sum) / s.loss_scale;
-  const bool shortens = s.clip_limit > 0 && norm > s.clip_limit;
-  s.gradient_norm = norm;
-  s.skip = __builtin_isfinite(norm) ? 0.0 : 1.0;
-  s.clip_scale = (shortens ? s.clip_limit / norm : 1.0) / s.loss_scale;
+  decide_step(*args.scalars, __builtin_sqrt(sum));
 }
 
 void adamw(const AdamWArgs& args) {

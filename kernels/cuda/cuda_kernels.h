@@ -1,0 +1,48 @@
+#pragma once
+// The kernels of the CUDA backend but for products (matmul.h) and attention (attention_own.h). Each queues its work on the
+// stream of its arguments and returns; none allocates or waits, so all may be captured into a graph. Contract headers
+// say what they compute; sums are formed in an order fixed by shapes alone, without atomics.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/backend.h"
+
+namespace capstan::kernels::cuda {
+
+size_t bias_gradient_scratch(int64_t rows, int64_t n);
+void bias_gradient(const BiasGradientArgs& args);
+
+void activation(const ActivationArgs& args);
+void activation_backward(const ActivationBackwardArgs& args);
+
+void norm(const NormArgs& args);
+size_t norm_backward_scratch(int64_t rows, int64_t width, DType dtype);
+void norm_backward(const NormBackwardArgs& args);
+
+void rotary(const RotaryArgs& args);
+
+void embedding(const EmbeddingArgs& args);
+size_t embedding_backward_scratch(int64_t rows, int64_t entries);
+void embedding_backward(const EmbeddingBackwardArgs& args);
+
+void dropout(const DropoutArgs& args);
+
+void cross_entropy(const CrossEntropyArgs& args);
+void cross_entropy_backward(const CrossEntropyBackwardArgs& args);
+void cross_entropy_statistics(const CrossEntropyStatisticsArgs& args);
+void cross_entropy_combine(const CrossEntropyCombineArgs& args);
+
+void copy(const CopyArgs& args);
+void fill(const FillArgs& args);
+void add(const AddArgs& args);
+void scale(const ScaleArgs& args);
+void cast(const CastArgs& args);
+void cache_append(const CacheAppendArgs& args);
+
+size_t square_sum_scratch();
+void square_sum(const SquareSumArgs& args);
+void clip(const ClipArgs& args);
+void adamw(const AdamWArgs& args);
+
+}  // namespace capstan::kernels::cuda
