@@ -141,9 +141,11 @@ class ThreadDevice final : public kernels::DeviceRuntime {
 
   kernels::Stream main_stream() const override { return main_; }
   kernels::Stream open_stream() override { return open(false); }
-  kernels::Event make_event() override { return events_.emplace_back(std::make_unique<Event>()).get(); }
+  kernels::Event make_event() override {
+    return reinterpret_cast<kernels::Event>(events_.emplace_back(std::make_unique<Event>()).get());
+  }
   void record(kernels::Event handle, kernels::Stream stream) override {
-    auto* event = static_cast<Event*>(handle);
+    auto* event = reinterpret_cast<Event*>(handle);
     uint64_t number = 0;
     {
       const std::lock_guard lock(event->mutex);
@@ -156,7 +158,7 @@ class ThreadDevice final : public kernels::DeviceRuntime {
     });
   }
   void wait(kernels::Stream stream, kernels::Event handle) override {
-    auto* event = static_cast<Event*>(handle);
+    auto* event = reinterpret_cast<Event*>(handle);
     uint64_t number = 0;
     {
       const std::lock_guard lock(event->mutex);
@@ -165,12 +167,12 @@ class ThreadDevice final : public kernels::DeviceRuntime {
     enqueue(stream, [this, event, number] { wait_for(*event, number); });
   }
   bool is_past(kernels::Event handle) const override {
-    auto* event = static_cast<Event*>(handle);
+    auto* event = reinterpret_cast<Event*>(handle);
     const std::lock_guard lock(event->mutex);
     return event->past == event->recorded;
   }
   void finish(kernels::Event handle) const override {
-    auto* event = static_cast<Event*>(handle);
+    auto* event = reinterpret_cast<Event*>(handle);
     wait_for(*event, event->recorded);
   }
   void finish(kernels::Stream stream) const override {
