@@ -11,8 +11,18 @@ namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
 }
 
-Arena::Arena(size_t bytes) : bytes_((bytes + kHugePage - 1) / kHugePage * kHugePage) {
+Arena::Arena(size_t bytes, kernels::DeviceRuntime* device)
+    : bytes_((bytes + kHugePage - 1) / kHugePage * kHugePage), device_(device) {
   if (bytes_ == 0) return;
+  if (device_ != nullptr) {
+    try {
+      data_ = static_cast<char*>(device_->allocate(bytes_));
+    } catch (const kernels::OutOfDeviceMemory& e) {
+      throw Error::make(ExitCode::config,
+                        "{}; lower train.microbatch, set layout.recompute or divide the model further", e.what());
+    }
+    return;
+  }
   // Over-allocate by one huge page, then give back what lies outside the aligned run.
   void* map =
       mmap(nullptr, bytes_ + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -29,15 +39,20 @@ Arena::Arena(size_t bytes) : bytes_((bytes + kHugePage - 1) / kHugePage * kHugeP
 }
 
 Arena::~Arena() {
-  if (data_ != nullptr) munmap(data_, bytes_);
+  if (data_ == nullptr) return;
+  if (device_ != nullptr)
+    device_->release(data_);
+  else
+    munmap(data_, bytes_);
 }
 
 Arena::Arena(Arena&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)), device_(other.device_) {}
 
 Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
+  std::swap(device_, other.device_);
   return *this;
 }
 

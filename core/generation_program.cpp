@@ -65,21 +65,21 @@ void GenerationProgram::record(const std::string& plan, bool with_logits) {
 
 void GenerationProgram::allocate() {
   program_.allocate();
-  for (const Constant& constant : model_->constants()) constant.fill(program_.address(constant.name));
+  for (const Constant& constant : model_->constants()) program_.fill(constant.name, constant.fill);
 }
 
 void GenerationProgram::prefill(const std::vector<int32_t>& tokens) {
   CAPSTAN_CHECK(length_ + static_cast<int64_t>(tokens.size()) <= context(), "{} tokens do not fit after {} of {}",
                 tokens.size(), length_, context());
-  int32_t* ids = program_.at<int32_t>("prefill.tokens");
-  int32_t* positions = program_.at<int32_t>("prefill.positions");
   for (size_t first = 0; first < tokens.size(); first += kPrefillChunk) {
     const int64_t count = std::min<int64_t>(kPrefillChunk, static_cast<int64_t>(tokens.size() - first));
+    int32_t* ids = program_.write<int32_t>("prefill.tokens");
+    int32_t* positions = program_.write<int32_t>("prefill.positions");
     for (int64_t i = 0; i < kPrefillChunk; ++i) {
       ids[i] = i < count ? tokens[first + static_cast<size_t>(i)] : 0;
       positions[i] = static_cast<int32_t>(std::min(length_ + i, context() - 1));
     }
-    *program_.at<int32_t>("key_lengths") = static_cast<int32_t>(length_ + kPrefillChunk);
+    *program_.write<int32_t>("key_lengths") = static_cast<int32_t>(length_ + kPrefillChunk);
     program_.run("prefill", Part::forward);
     length_ += count;
   }
@@ -87,13 +87,13 @@ void GenerationProgram::prefill(const std::vector<int32_t>& tokens) {
 
 std::vector<float> GenerationProgram::decode(int32_t token) {
   CAPSTAN_CHECK(length_ < context(), "the cache of {} tokens is full", context());
-  *program_.at<int32_t>("decode.tokens") = token;
-  *program_.at<int32_t>("decode.positions") = static_cast<int32_t>(length_);
-  *program_.at<int32_t>("key_lengths") = static_cast<int32_t>(++length_);
+  *program_.write<int32_t>("decode.tokens") = token;
+  *program_.write<int32_t>("decode.positions") = static_cast<int32_t>(length_);
+  *program_.write<int32_t>("key_lengths") = static_cast<int32_t>(++length_);
   program_.run("decode", Part::forward);
   std::vector<float> logits(static_cast<size_t>(model_->config().vocabulary));
-  for (size_t i = 0; i < logits.size(); ++i)
-    logits[i] = as_float(program_.address("logits"), dtype(), static_cast<int64_t>(i));
+  const void* held = program_.read<char>("logits");
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = as_float(held, dtype(), static_cast<int64_t>(i));
   return logits;
 }
 

@@ -113,6 +113,8 @@ class Op {
   /// Writes an output that has a place already, whatever its shape and placement.
   virtual bool shapes_follow_output() const { return false; }
   virtual bool is_collective() const { return false; }
+  /// Work of it may be queued while a device captures a graph.
+  virtual bool capturable() const { return true; }
   /// Of a collective, from local shapes: what one rank sends.
   virtual Wire wire(std::span<const TensorSpec> in_local, std::span<const TensorSpec> out_local,
                     const Mesh& mesh) const;

@@ -13,6 +13,7 @@
 #include "core/passes/windows.h"
 #include "core/persistent.h"
 #include "core/tape.h"
+#include "kernels/device.h"
 
 namespace capstan {
 
@@ -31,6 +32,9 @@ struct Device {
   /// Runs what communicates beside the computation, over groups of its own; null: that runs in its place.
   Lane* lane = nullptr;
   AxisCommunicators lane_communicators{};
+  /// Of a device with memory of its own; null: plans live in the host's.
+  kernels::DeviceRuntime* runtime = nullptr;
+  bool capture = true;  ///< runs of nodes are replayed as graphs of the device
 };
 
 struct PassTime {

@@ -12,6 +12,10 @@ namespace capstan {
 namespace {
 constexpr unsigned char kGuardByte = 0xA5;
 
+bool adds(Accumulate accumulate, const Replay& replay) {
+  return accumulate == Accumulate::always || (accumulate == Accumulate::after_first_microbatch && replay.accumulate);
+}
+
 /// A persistent tensor must stand on the tape as it was declared: its bytes are laid out by the declaration.
 void check_declarations(const std::string& plan, const Tape& tape, const PersistentSpace& space) {
   for (size_t i = 0; i < tape.nodes.size(); ++i)
@@ -31,6 +35,12 @@ Program::Program(const Mesh& mesh, const Device& device, PlanOptions options)
 
 /// Nothing may touch memory that is given back.
 Program::~Program() {
+  if (device_.runtime != nullptr && arena_.bytes() > 0) {
+    try {
+      device_.runtime->finish(stream());
+    } catch (const std::exception&) {  // the device is lost; what it still held is too
+    }
+  }
   if (device_.lane == nullptr || lane_posted_ == lane_done_) return;
   if (std::uncaught_exceptions() == exceptions_) {
     try {
@@ -81,9 +91,11 @@ size_t Program::transient_bytes() const {
 
 void Program::allocate() {
   persistent_.lay_out(options_.memory.guard);
-  arena_ = Arena(std::max<size_t>(persistent_.bytes() + transient_bytes(), kAlignment));
+  arena_ = Arena(std::max<size_t>(persistent_.bytes() + transient_bytes(), kAlignment), device_.runtime);
   transient_ = arena_.data() + persistent_.bytes();
   for (const auto& [name, plan] : plans_) link(plan);
+  for (auto& [key, sequence] : sequences_) find_segments(sequence);
+  if (device_.runtime != nullptr) mirrors_ = std::make_unique<HostMirrors>(*device_.runtime);
 }
 
 void* Program::address(int index, int64_t microbatch) const {
@@ -186,28 +198,44 @@ void Program::run(const std::string& name, Part part, const Replay& replay) {
                 replay.chunk, replay.level);
   const Plan& plan = *found->second.plan;
   if (std::exchange(running_, &plan) != &plan) settle();  // a plan knows what of its own lane it has to wait for
-  for (BoundNode& node : found->second.nodes) {
-    const bool add = node.accumulate == Accumulate::always ||
-                     (node.accumulate == Accumulate::after_first_microbatch && replay.accumulate);
-    if (node.lane != nullptr) {
-      if (!std::exchange(node.lane->posted, false)) post(*node.lane, add);
-      continue;
-    }
-    for (const OnLane* lane : node.waits) wait_for(*lane);
+  if (mirrors_) mirrors_->upload();
+  for (Segment& segment : found->second.segments) this->replay(found->second, segment, replay);
+  for (const OnLane* lane : found->second.at_end) wait_for(*lane);
+}
+
+/// Nothing inside a segment waits or hands over: what does stands at its ends.
+void Program::replay(Sequence& sequence, Segment& segment, const Replay& replay) {
+  BoundNode& first = sequence.nodes[segment.first];
+  if (first.lane != nullptr) {
+    if (!std::exchange(first.lane->posted, false)) post(*first.lane, adds(first.accumulate, replay));
+    return;
+  }
+  for (const OnLane* lane : first.waits) wait_for(*lane);
+  if (segment.capturable && captures())
+    replay_graph(sequence, segment, replay);
+  else
+    replay_nodes(sequence, segment, replay);
+  if (!replay.last) return;
+  for (OnLane* lane : sequence.nodes[segment.last - 1].releases)
+    if (--lane->owed == 0) post(*lane, false), lane->posted = true;
+}
+
+void Program::replay_nodes(Sequence& sequence, const Segment& segment, const Replay& replay) {
+  for (size_t n = segment.first; n < segment.last; ++n) {
+    BoundNode& node = sequence.nodes[n];
     for (size_t i = 0; i < node.in_slots.size(); ++i) node.in[i] = node.in_slots[i].at(replay.microbatch);
     for (size_t i = 0; i < node.out_slots.size(); ++i) node.out[i] = node.out_slots[i].at(replay.microbatch);
-    execute(plan, node, add);
-    if (!replay.last) continue;
-    for (OnLane* lane : node.releases)
-      if (--lane->owed == 0) post(*lane, false), lane->posted = true;
+    execute(*sequence.plan, node, adds(node.accumulate, replay));
   }
-  for (const OnLane* lane : found->second.at_end) wait_for(*lane);
 }
 
 void Program::execute(const Plan& plan, BoundNode& node, bool add) {
   if (__builtin_expect(observer_ != nullptr, false)) observer_->before(plan, node.node);
-  node.bound->run({node.in.data(), node.out.data(), node.scratch, add});
-  if (__builtin_expect(observer_ != nullptr, false)) observer_->after(plan, node.node);
+  node.bound->run({node.in.data(), node.out.data(), node.scratch, add, stream()});
+  if (__builtin_expect(observer_ != nullptr, false)) {
+    if (device_.runtime != nullptr && observer_->wants_every_op()) device_.runtime->finish(stream());
+    observer_->after(plan, node.node);
+  }
 }
 
 void Program::post(OnLane& lane, bool add) {
@@ -215,7 +243,7 @@ void Program::post(OnLane& lane, bool add) {
   lane.owed = lane.releases;
   if (device_.lane == nullptr) return execute(*lane.plan, node, add);
   lane.ticket = lane_posted_ =
-      device_.lane->post(node.bound->run, {node.in.data(), node.out.data(), node.scratch, add});
+      device_.lane->post(node.bound->run, {node.in.data(), node.out.data(), node.scratch, add, stream()});
 }
 
 void Program::wait_for(const OnLane& lane) const {
@@ -270,8 +298,8 @@ void Program::each_guard(const std::string& name,
 }
 
 void Program::fill_guards(const std::string& name) {
-  each_guard(name, [](char* at, size_t bytes, const std::string&) {
-    std::memset(at, kGuardByte, bytes);
+  each_guard(name, [&](char* at, size_t bytes, const std::string&) {
+    put(at, bytes, [](void* to, size_t, size_t count) { std::memset(to, kGuardByte, count); });
     return true;
   });
 }
@@ -279,8 +307,11 @@ void Program::fill_guards(const std::string& name) {
 std::string Program::find_broken_guard(const std::string& name) const {
   std::string broken;
   each_guard(name, [&](char* at, size_t bytes, const std::string& what) {
-    for (size_t i = 0; i < bytes && broken.empty(); ++i)
-      if (static_cast<unsigned char>(at[i]) != kGuardByte) broken = fmt::format("{} byte {} after its end", what, i);
+    get(at, bytes, [&](const void* from, size_t first, size_t count) {
+      for (size_t i = 0; i < count && broken.empty(); ++i)
+        if (static_cast<const unsigned char*>(from)[i] != kGuardByte)
+          broken = fmt::format("{} byte {} after its end", what, first + i);
+    });
     return broken.empty();
   });
   return broken;

@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "core/arena.h"
+#include "core/error.h"
+#include "core/host_mirrors.h"
 #include "core/plan.h"
 #include "core/recorder.h"
 
@@ -25,6 +27,9 @@ class StepObserver {
   /// Around the time for which computation stands still for a node of the lane that was posted before.
   virtual void waiting(const Plan&, size_t) {}
   virtual void waited(const Plan&, size_t) {}
+  /// Whether it looks at every op for itself: on a device each is then run alone and finished. Else it sees only the
+  /// first and the last op of what is replayed at once, as it is queued.
+  virtual bool wants_every_op() const { return true; }
 };
 
 /// Which replay of a part.
@@ -67,14 +72,35 @@ class Program {
   /// Lays out the persistent tensors and takes the arena. No plan may be added after it.
   void allocate();
   bool allocated() const { return arena_.bytes() > 0; }
-  /// Address of a persistent tensor of this rank; of one with copies, the copy of `microbatch`. What the lane touches
-  /// is waited for.
+  /// Address of a persistent tensor of this rank, in its device's memory; of one with copies, the copy of `microbatch`.
+  /// What the lane touches is waited for.
   void* address(const std::string& name, int64_t microbatch = 0) const;
   void* address(int persistent_index, int64_t microbatch = 0) const;
+  /// The same where plans live in the host's memory; elsewhere Error(internal).
   template <typename T>
   T* at(const std::string& name, int64_t microbatch = 0) const {
+    CAPSTAN_CHECK(device_.runtime == nullptr, "{} lies in the device's memory", name);
     return static_cast<T*>(address(name, microbatch));
   }
+  /// How the host reaches small tensors wherever they live: write() gives room for all of a tensor, which the caller
+  /// fills before the next run; read() waits for what was queued. Either is good until the next run.
+  template <typename T>
+  T* write(const std::string& name, int64_t microbatch = 0) {
+    return static_cast<T*>(write_bytes(name, microbatch));
+  }
+  template <typename T>
+  const T* read(const std::string& name, int64_t microbatch = 0) const {
+    return static_cast<const T*>(read_bytes(name, microbatch));
+  }
+  /// And large ones, part by part: fill(to, first, count) writes bytes [first, first + count) of `bytes` at `at`, an
+  /// address of the device; visit(from, first, count) reads them.
+  void put(void* at, size_t bytes, const std::function<void(void* to, size_t first, size_t count)>& fill);
+  void get(const void* at, size_t bytes,
+           const std::function<void(const void* from, size_t first, size_t count)>& visit) const;
+  /// All of a tensor by one call.
+  void fill(const std::string& name, const std::function<void(void*)>& fill);
+  /// Returns when all that was queued is done.
+  void finish() const;
   /// Address of any tensor of a plan (tests, observers).
   void* address(const Plan& plan, TensorId id) const;
 
@@ -121,15 +147,37 @@ class Program {
     OnLane* lane = nullptr;
     std::vector<OnLane*> waits, releases;
   };
+  /// Which replays of a segment are alike: gradients are added to, and where what moves from microbatch to microbatch
+  /// stands.
+  using GraphKey = std::pair<bool, int64_t>;
+  /// Nodes [first, last) between two places where others are waited for or handed work.
+  struct Segment {
+    size_t first = 0, last = 0;
+    bool capturable = true;
+    int64_t period = 1;  ///< microbatches after which all operands are where they were
+    std::map<GraphKey, std::unique_ptr<kernels::DeviceGraph>> graphs;  ///< null: replayed once
+  };
   struct Sequence {
     const Plan* plan = nullptr;
     std::deque<BoundNode> nodes;  ///< the lane points at them
     std::vector<OnLane*> at_end;  ///< holds memory of the arena until it is done
+    std::vector<Segment> segments;
   };
   using SequenceKey = std::tuple<std::string, Part, int, int>;  ///< level, chunk
 
   void link(const Plan& plan);
   void link_lane(const Plan& plan, const std::vector<BoundNode*>& nodes);
+  // program_device.cpp
+  void* write_bytes(const std::string& name, int64_t microbatch);
+  const void* read_bytes(const std::string& name, int64_t microbatch) const;
+  size_t index_of(const std::string& name) const;
+  void find_segments(Sequence& sequence);
+  bool captures() const;
+  void replay(Sequence& sequence, Segment& segment, const Replay& replay);
+  void replay_graph(Sequence& sequence, Segment& segment, const Replay& replay);
+  void replay_nodes(Sequence& sequence, const Segment& segment, const Replay& replay);
+
+  kernels::Stream stream() const { return device_.runtime ? device_.runtime->main_stream() : nullptr; }
   void execute(const Plan& plan, BoundNode& node, bool add);
   void post(OnLane& lane, bool add);
   void wait_for(const OnLane& lane) const;
@@ -151,6 +199,7 @@ class Program {
   std::vector<std::vector<const OnLane*>> lane_touches_;  ///< by persistent tensor without parent
   mutable uint64_t lane_posted_ = 0, lane_done_ = 0;
   Arena arena_;
+  std::unique_ptr<HostMirrors> mirrors_;  ///< of a device with memory of its own
   char* transient_ = nullptr;
   StepObserver* observer_ = nullptr;
 };

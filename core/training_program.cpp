@@ -199,12 +199,12 @@ void TrainingProgram::set_step(const StepSetting& setting) {
   scalars.gradient_scale = setting.weights > 0.0 ? 1.0 / setting.weights : 0.0;
   scalars.loss_scale_window = scales_loss() ? static_cast<double>(spec_.loss_scale.window) : 0.0;
   scalars.minimum_loss_scale = spec_.loss_scale.minimum;
-  std::memcpy(program_.address("step.scalars"), &scalars, kernels::kSetByHost * sizeof(double));
-  double* report = program_.at<double>("step.report");
+  std::memcpy(program_.write<double>("step.setting"), &scalars, kernels::kSetByHost * sizeof(double));
+  double* report = program_.write<double>("step.report");
   std::fill(report, report + kBadRanks + program_.mesh().data_ranks(), 0.0);
   if (knows_own_gradients()) {  // what makes the gradient of the own mean loss of that of the mean over all ranks
     const double factor = setting.own_weights > 0.0 ? setting.weights / setting.own_weights : NAN;
-    *program_.at<double>("step.own_weight") = factor * factor;
+    *program_.write<double>("step.own_weight") = factor * factor;
   }
   random_key_ = setting.random_key;
 }
@@ -217,7 +217,7 @@ void TrainingProgram::run_microbatches(const std::function<void(int64_t m)>& pla
     Replay replay{action.chunk, m, !ordered() && m > 0};
     replay.last = reduce && !ordered() && is_last(action);
     if (action.kind == Kind::forward && action.chunk == view_.stage) {
-      uint64_t* random = program_.at<uint64_t>("step.random", m);
+      uint64_t* random = program_.write<uint64_t>("step.random", m);
       random[0] = random_key_, random[1] = static_cast<uint64_t>(first + m * spec_.microbatch);
       place(m);
     }
@@ -254,12 +254,10 @@ void TrainingProgram::begin() {
 }
 
 StepOutcome TrainingProgram::finish_step() {
-  const int ranks = program_.mesh().data_ranks(), rank = program_.mesh().data_rank();
-  double* report = program_.at<double>("step.report");
-  if (!std::isfinite(report[kLossSum])) report[kBadRanks + rank] = 1.0;
+  const int ranks = program_.mesh().data_ranks();
   program_.run("train", Part::update);
-  const double* reduced = program_.at<double>("step.report.reduced");
-  const kernels::StepScalars& scalars = *program_.at<kernels::StepScalars>("step.scalars");
+  const double* reduced = program_.read<double>("step.report.reduced");
+  const kernels::StepScalars& scalars = *program_.read<kernels::StepScalars>("step.scalars");
   StepOutcome outcome{reduced[kLossSum], scalars.gradient_norm, scalars.skip != 0.0, {}, reduced[kOwnSquares] / ranks};
   outcome.loss_scale = scalars.used_loss_scale;
   outcome.own_square /= outcome.loss_scale * outcome.loss_scale;

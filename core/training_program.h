@@ -174,6 +174,7 @@ class TrainingProgram {
 
   // training_program_state.cpp
   TensorSpec spec_of(const Parameter& parameter, DType dtype) const;
+  void fill_initial(const Parameter& parameter, const StatePiece& piece, int64_t first, void* to, int64_t count) const;
   void declare_state();
   void declare_inputs(PersistentSpace& space) const;
   struct Place {

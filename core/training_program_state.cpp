@@ -191,7 +191,8 @@ void TrainingProgram::declare_inputs(PersistentSpace& space) const {
   for (const char* name : {"input.tokens", "input.targets", "input.positions", "input.document_ids"})
     space.add(name, {shape, DType::i32, sharded}, Purpose::input, copies);
   space.add("input.loss_weights", {shape, DType::f32, sharded}, Purpose::input, copies);
-  space.add("step.scalars", {{kernels::kStepScalars}, DType::f64}, Purpose::scalar);
+  const int scalars = space.add("step.scalars", {{kernels::kStepScalars}, DType::f64}, Purpose::scalar);
+  space.add_view("step.setting", {{kernels::kSetByHost}, DType::f64}, scalars, 0);
   space.add("step.random", {{2}, DType::i64}, Purpose::scalar, copies);
   const auto reduced = [&](const std::string& name, int64_t slots, const Placements& placements) {
     const int parent = space.add(name, {{slots}, DType::f64, placements}, Purpose::scalar);
@@ -210,6 +211,8 @@ void TrainingProgram::declare_inputs(PersistentSpace& space) const {
   }
   const int report = reduced("step.report", kBadRanks + ranks, of_tokens);
   space.add_view("step.loss_sum", {{1}, DType::f64, of_tokens}, report, kLossSum * sizeof(double));
+  space.add_own_piece("step.bad_rank", {{1}, DType::f64, of_tokens}, report,
+                      static_cast<size_t>(kBadRanks + mesh.data_rank()) * sizeof(double));
   space.add_view("step.own_squares", {{1}, DType::f64, partial}, report, kOwnSquares * sizeof(double));
   space.add("step.own_weight", {{ranks}, DType::f64, effective(batch, mesh)}, Purpose::scalar);
   const size_t scratch = std::max<size_t>(program_.backend().square_sum_scratch(), 1);
@@ -218,36 +221,49 @@ void TrainingProgram::declare_inputs(PersistentSpace& space) const {
   space.add_view("evaluate.loss_sum", {{1}, DType::f64, of_tokens}, evaluation, kEvaluationLoss * sizeof(double));
 }
 
+/// Initial values of `count` elements of a piece, from its element `first` on.
+void TrainingProgram::fill_initial(const Parameter& parameter, const StatePiece& piece, int64_t first, void* to,
+                                   int64_t count) const {
+#pragma omp parallel for
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t j = first + i;
+    const double value =
+        initial_value(parameter, spec_.seed, piece.first + j / piece.count * piece.stride + j % piece.count);
+    if (master_dtype() == DType::f64)
+      static_cast<double*>(to)[i] = value;
+    else
+      static_cast<float*>(to)[i] = static_cast<float>(value);
+  }
+}
+
 void TrainingProgram::allocate_and_initialise() {
   program_.allocate();
-  *program_.at<kernels::StepScalars>("step.scalars") = {};
+  *program_.write<kernels::StepScalars>("step.scalars") = {};
   set_loss_scale({scales_loss() ? spec_.loss_scale.initial : 1.0});
-  for (const Constant& constant : model_->constants()) constant.fill(program_.address(constant.name));
+  for (const Constant& constant : model_->constants()) program_.fill(constant.name, constant.fill);
   for (size_t i = 0; i < program_.parameters().size(); ++i) {
     const Parameter& parameter = program_.parameters().at(static_cast<int>(i));
     for (const StatePiece& piece : state_pieces("", static_cast<int>(i))) {
-#pragma omp parallel for
-      for (int64_t j = 0; j < piece.count * piece.runs; ++j) {
-        const double value =
-            initial_value(parameter, spec_.seed, piece.first + j / piece.count * piece.stride + j % piece.count);
-        if (master_dtype() == DType::f64)
-          static_cast<double*>(piece.data)[j] = value;
-        else
-          static_cast<float*>(piece.data)[j] = static_cast<float>(value);
-      }
+      const size_t element = bytes_of(master_dtype());
+      program_.put(piece.data, static_cast<size_t>(piece.count * piece.runs) * element,
+                   [&](void* to, size_t first, size_t bytes) {
+                     fill_initial(parameter, piece, static_cast<int64_t>(first / element), to,
+                                  static_cast<int64_t>(bytes / element));
+                   });
     }
   }
   refresh_working_copies();
 }
 
 LossScale TrainingProgram::loss_scale() const {
-  const kernels::StepScalars& scalars = *program_.at<kernels::StepScalars>("step.scalars");
+  const kernels::StepScalars& scalars = *program_.read<kernels::StepScalars>("step.scalars");
   return {scalars.loss_scale, scalars.good_steps};
 }
 
 void TrainingProgram::set_loss_scale(const LossScale& value) {
-  kernels::StepScalars& scalars = *program_.at<kernels::StepScalars>("step.scalars");
+  kernels::StepScalars scalars = *program_.read<kernels::StepScalars>("step.scalars");
   scalars.loss_scale = value.scale, scalars.good_steps = value.good_steps;
+  *program_.write<kernels::StepScalars>("step.scalars") = scalars;
 }
 
 void TrainingProgram::refresh_working_copies() {
@@ -293,7 +309,7 @@ std::vector<StatePiece> TrainingProgram::state_pieces(const std::string& prefix,
     memory = prefix.empty() ? "parameters" : prefix.substr(0, prefix.size() - 1);
     offset = static_cast<size_t>(run.first / ranks + begin - first) * size;
   }
-  char* data = program_.allocated() ? program_.at<char>(memory) + offset : nullptr;
+  char* data = program_.allocated() ? static_cast<char*>(program_.address(memory)) + offset : nullptr;
   const int64_t logical = element_count(parameter.logical_shape());
   std::vector<StatePiece> pieces;
   each_local_run(spec, program_.mesh(), [&](int64_t global, int64_t local, int64_t count) {

@@ -148,6 +148,7 @@ void TrainingProgram::record_update(Recorder& recorder) {
     gradients[run] = reduced_gradient(recorder, run);
     if (holders_[i].front() == stage) counted[run] = gradients[run];
   }
+  record_not_finite(recorder, recorder.persistent("step.loss_sum"), recorder.persistent("step.bad_rank"));
   reduce_in_place(recorder, "step.report");
   record_norm(recorder, counted);
   for (size_t r = 0; r < layout_.runs.size(); ++r) {

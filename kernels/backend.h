@@ -5,6 +5,8 @@
 // sizes are asked for under the same setting with which the kernel later runs. Results are the same for the same
 // table, instruction set, threads and shapes.
 
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -27,7 +29,8 @@ struct Backend {
   std::string instruction_set;  ///< "plain", "sse4", "avx2", "avx512", "avx512_bf16": what runs, for the run log
   std::vector<DType> dtypes;    ///< of activations
 
-  PrepareMatmul prepare_matmul = nullptr;
+  /// These five may hold what a library keeps between calls (handles, plans, choices), so they are not mere pointers.
+  std::function<std::unique_ptr<PreparedMatmul>(const MatmulShape&)> prepare_matmul;
   size_t (*bias_gradient_scratch)(int64_t rows, int64_t n) = nullptr;
   void (*bias_gradient)(const BiasGradientArgs&) = nullptr;
   void (*activation)(const ActivationArgs&) = nullptr;
@@ -35,10 +38,10 @@ struct Backend {
   void (*norm)(const NormArgs&) = nullptr;
   size_t (*norm_backward_scratch)(int64_t rows, int64_t width, DType dtype) = nullptr;
   void (*norm_backward)(const NormBackwardArgs&) = nullptr;
-  size_t (*attention_scratch)(const AttentionShape&) = nullptr;
-  void (*attention)(const AttentionArgs&) = nullptr;
-  size_t (*attention_backward_scratch)(const AttentionShape&) = nullptr;
-  void (*attention_backward)(const AttentionBackwardArgs&) = nullptr;
+  std::function<size_t(const AttentionShape&)> attention_scratch;
+  std::function<void(const AttentionArgs&)> attention;
+  std::function<size_t(const AttentionShape&)> attention_backward_scratch;
+  std::function<void(const AttentionBackwardArgs&)> attention_backward;
   void (*rotary)(const RotaryArgs&) = nullptr;
   void (*embedding)(const EmbeddingArgs&) = nullptr;
   size_t (*embedding_backward_scratch)(int64_t rows, int64_t entries) = nullptr;
@@ -53,6 +56,7 @@ struct Backend {
   void (*add)(const AddArgs&) = nullptr;
   void (*scale)(const ScaleArgs&) = nullptr;
   void (*cast)(const CastArgs&) = nullptr;
+  void (*not_finite)(const NotFiniteArgs&) = nullptr;
   void (*cache_append)(const CacheAppendArgs&) = nullptr;
   size_t (*square_sum_scratch)() = nullptr;
   void (*square_sum)(const SquareSumArgs&) = nullptr;

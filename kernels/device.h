@@ -16,7 +16,7 @@
 namespace capstan::kernels {
 
 /// A point in the work of a stream (cudaEvent_t).
-using Event = void*;
+using Event = struct EventTag*;
 
 struct OutOfDeviceMemory : std::runtime_error {
   using std::runtime_error::runtime_error;

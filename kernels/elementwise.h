@@ -37,6 +37,13 @@ struct CastArgs {
   Stream stream = nullptr;
 };
 
+/// flag[0] = 1 where value[0] is not finite, else 0.
+struct NotFiniteArgs {
+  const double* value = nullptr;
+  double* flag = nullptr;
+  Stream stream = nullptr;
+};
+
 /// cache[b, start_b + i, :] = x[b, i, :] for i < rows; start_b = key_lengths[b] - rows. Rows beyond `capacity` are our
 /// fault.
 struct CacheAppendArgs {

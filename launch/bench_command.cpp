@@ -35,10 +35,10 @@ void fill_inputs(TrainingProgram& training, int rank) {
       const double u = unit_float(philox_word(static_cast<uint64_t>(rank) + 1, stream, static_cast<uint64_t>(i)));
       return static_cast<int32_t>(u * u * u * static_cast<double>(spec.model.vocabulary));
     };
-    program.at<int32_t>("input.tokens")[i] = token(0);
-    program.at<int32_t>("input.targets")[i] = token(1);
-    program.at<int32_t>("input.positions")[i] = static_cast<int32_t>(i % spec.model.context);
-    program.at<float>("input.loss_weights")[i] = 1.0f;
+    program.write<int32_t>("input.tokens")[i] = token(0);
+    program.write<int32_t>("input.targets")[i] = token(1);
+    program.write<int32_t>("input.positions")[i] = static_cast<int32_t>(i % spec.model.context);
+    program.write<float>("input.loss_weights")[i] = 1.0f;
   }
 }
 
@@ -46,14 +46,14 @@ void fill_inputs(TrainingProgram& training, int rank) {
 double run_step(TrainingProgram& training, const RunConfig& config, int64_t step, bool settle) {
   const auto start = std::chrono::steady_clock::now();
   Program& program = training.program();
-  double* control = program.at<double>("step.control");
+  double* control = program.write<double>("step.control");
   control[kWeightSum] = static_cast<double>(config.train.microbatch * config.accumulation() * config.model.context);
   training.begin();
   training.set_step({config.optimizer.learning_rate, step, config.optimizer.clip,
-                     program.at<double>("step.control.reduced")[kWeightSum], 1});
+                     program.read<double>("step.control.reduced")[kWeightSum], 1});
   training.run_microbatches([](int64_t) {});
   training.finish_step();
-  if (settle) program.settle();
+  if (settle) program.finish();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 

@@ -32,7 +32,7 @@ SampleTally DataFeed::read(uint64_t cursor, uint64_t global_batch) {
 
 void DataFeed::place(Program& program, int64_t first, int64_t count, int64_t microbatch, int64_t index) const {
   const auto copy = [&](const char* name, const auto& field) {
-    auto* to = program.at<std::decay_t<decltype(field[0])>>(name, index);
+    auto* to = program.write<std::decay_t<decltype(field[0])>>(name, index);
     for (int64_t sample = first; sample < first + count; ++sample)
       for (const Extent& run : runs_) to = std::copy_n(field.data() + sample * context_ + run.first, run.count, to);
     return to;

@@ -22,16 +22,17 @@ Evaluation evaluate(TrainingProgram& training, CorpusStream& stream, int64_t sam
     tally += feed.read_range(static_cast<uint64_t>(first), count);
     feed.place(program, 0, count, micro);
     training.evaluate_microbatch();
-    nats += program.at<double>("evaluate.loss_sum")[0];
+    nats += program.read<double>("evaluate.report")[kEvaluationLoss];
     if (progress) progress(std::min((round + 1) * micro * ranks, samples));
   }
-  double* report = program.at<double>("evaluate.report");
+  double* report = program.write<double>("evaluate.report");
   const bool counts = training.has_loss();  // of the stages of a pipeline, all of which read the same samples
   const bool tells = counts && program.mesh().coordinate(Axis::cp) == 0;  // of ranks that read the same samples
   report[kEvaluationLoss] = counts ? nats : 0.0, report[kEvaluationWeights] = tells ? tally.weight : 0.0;
   report[kEvaluationBytes] = tells ? static_cast<double>(tally.text_bytes) : 0.0;
   if (program.has("evaluate", Part::update)) program.run("evaluate", Part::update);
-  return {report[kEvaluationLoss], report[kEvaluationWeights], report[kEvaluationBytes], samples};
+  const double* sums = program.read<double>("evaluate.report");
+  return {sums[kEvaluationLoss], sums[kEvaluationWeights], sums[kEvaluationBytes], samples};
 }
 
 }  // namespace capstan

@@ -251,12 +251,12 @@ void Trainer::check_resumed(const TrainingState& found) const {
 
 double Trainer::reduce_control(double weights) {
   Program& program = training_->program();
-  double* control = program.at<double>("step.control");
+  double* control = program.write<double>("step.control");
   control[kWeightSum] = weights;
   control[kStopRequests] = stop_.requested() ? 1.0 : 0.0;
   control[kSavesWriting] = save_.writing() ? 1.0 : 0.0;
   training_->begin();
-  return program.at<double>("step.control.reduced")[kWeightSum];
+  return program.read<double>("step.control.reduced")[kWeightSum];
 }
 
 Trainer::StepResult Trainer::step() {
@@ -276,7 +276,7 @@ Trainer::StepResult Trainer::step() {
   setting.clip = config_.optimizer.clip;
   setting.random_key =
       static_cast<uint64_t>(config_.train.seed) * 0x9E3779B97F4A7C15ull + static_cast<uint64_t>(state_.step);
-  const double* votes = program.at<double>("step.control.reduced");
+  const double* votes = program.read<double>("step.control.reduced");
   result.stop = votes[kStopRequests] > 0.0;
   result.written = save_.under_way() && votes[kSavesWriting] == 0.0;
   const int64_t micro = config_.train.microbatch;
@@ -286,10 +286,12 @@ Trainer::StepResult Trainer::step() {
     training_->run_microbatches(
         [&](int64_t m) {
           feed_->place(program, m * micro, micro, micro, m);
-          if (failpoint("train.microbatch")) program.at<float>("input.loss_weights", m)[0] = NAN;
+          if (failpoint("train.microbatch")) program.write<float>("input.loss_weights", m)[0] = NAN;
         },
         reduce);
-    if (poisoned) std::memset(program.address("gradients"), 0xff, bytes_of(training_->master_dtype()));
+    if (poisoned)
+      program.put(program.address("gradients"), bytes_of(training_->master_dtype()),
+                  [](void* to, size_t, size_t bytes) { std::memset(to, 0xff, bytes); });
   };
   run_microbatches(!poisoned);
   result.outcome = training_->finish_step();

@@ -1,6 +1,5 @@
 #include "core/ops/attention.h"
 
-
 #include "core/backward.h"
 #include "core/error.h"
 #include "core/ops/attention_base.h"

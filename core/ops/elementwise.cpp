@@ -1,6 +1,5 @@
 #include "core/ops/elementwise.h"
 
-
 #include "core/backward.h"
 #include "core/error.h"
 #include "core/ops/signatures.h"

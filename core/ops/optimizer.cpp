@@ -51,6 +51,23 @@ class Clip final : public Op {
   }
 };
 
+class NotFinite final : public Op {
+ public:
+  std::string_view name() const override { return "not finite"; }
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
+    return {{in[0].spec.shape, in[0].spec.dtype}};
+  }
+  // A rank looks at what it holds itself, be it an addend.
+  std::vector<Signature> signatures(std::span<const InputSpec>) const override {
+    return {all_replicate(1, 1), {{Partial}, {Partial}}};
+  }
+  Bound bind(const BindContext& c) const override {
+    return {0, [run = c.backend.not_finite](const RunArgs& a) {
+              run({static_cast<const double*>(a.in[0]), static_cast<double*>(a.out[0]), a.stream});
+            }};
+  }
+};
+
 class AdamW final : public Op {
  public:
   explicit AdamW(const AdamWSpec& spec) : spec_(spec) {}
@@ -113,6 +130,10 @@ void record_weighted_square_sum(Recorder& recorder, Value x, Value weight, Value
 void record_clip(Recorder& recorder, Value sums) {
   const Value scalars = recorder.persistent("step.scalars");
   recorder.record_into(std::make_shared<Clip>(), {sums, scalars}, {scalars}, Accumulate::never);
+}
+
+void record_not_finite(Recorder& recorder, Value value, Value flag) {
+  recorder.record_into(std::make_shared<NotFinite>(), {value}, {flag}, Accumulate::never);
 }
 
 void record_adamw(Recorder& recorder, const AdamWSpec& spec, Value gradient, Value master, Value moment1, Value moment2,

@@ -16,6 +16,8 @@ void record_square_sum(Recorder& recorder, Value x, Value sum);
 /// added.
 void record_weighted_square_sum(Recorder& recorder, Value x, Value weight, Value scratch, Value sum,
                                 Accumulate accumulate);
+/// Writes 1 into the f64 cell `flag` when this rank's own f64 `value` is not finite, else 0.
+void record_not_finite(Recorder& recorder, Value value, Value flag);
 /// Fills clip_scale, gradient_norm and skip of step.scalars from `sums` (any number of f64), added up in order.
 void record_clip(Recorder& recorder, Value sums);
 /// One run of flat state; working may be absent. All persistent, same element count.

@@ -8,6 +8,7 @@ namespace {
 
 class Send final : public Op {
  public:
+  bool capturable() const override { return false; }  // paths have streams of their own
   Send(int path, int to) : path_(path), to_(to) {}
   std::string_view name() const override { return "send"; }
   std::string attributes() const override { return fmt::format("pp path {} to stage {}", path_, to_); }
@@ -27,6 +28,7 @@ class Send final : public Op {
 
 class Receive final : public Op {
  public:
+  bool capturable() const override { return false; }
   Receive(int path, int from, const TensorSpec& spec) : path_(path), from_(from), spec_(spec) {}
   std::string_view name() const override { return "receive"; }
   std::string attributes() const override { return fmt::format("pp path {} from stage {}", path_, from_); }

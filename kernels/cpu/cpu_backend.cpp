@@ -26,6 +26,7 @@ Backend cpu_backend(const std::string& instruction_set) {
   table.dtypes = {DType::f32, DType::bf16};
   table.copy = reference::copy;  // memcpy and plain stores: nothing to gain
   table.fill = reference::fill;
+  table.not_finite = reference::not_finite;
   table.prepare_matmul = cpu_matmul_for(set);
   vector_kernels_of(set)->fill_table(table);
   return table;

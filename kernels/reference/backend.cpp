@@ -35,6 +35,7 @@ Backend reference_backend() {
   b.add = reference::add;
   b.scale = reference::scale;
   b.cast = reference::cast;
+  b.not_finite = reference::not_finite;
   b.cache_append = reference::cache_append;
   b.square_sum_scratch = reference::square_sum_scratch;
   b.square_sum = reference::square_sum;

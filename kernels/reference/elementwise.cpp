@@ -1,6 +1,7 @@
 #include "kernels/elementwise.h"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
 #include "kernels/reference/element.h"
@@ -30,6 +31,8 @@ void cast(const CastArgs& args) {
     });
   });
 }
+
+void not_finite(const NotFiniteArgs& args) { *args.flag = std::isfinite(*args.value) ? 0.0 : 1.0; }
 
 void cache_append(const CacheAppendArgs& args) {
   with_element(args.dtype, "cache_append", [&]<typename T>(T) {

@@ -44,6 +44,7 @@ void fill(const FillArgs& args);
 void add(const AddArgs& args);
 void scale(const ScaleArgs& args);
 void cast(const CastArgs& args);
+void not_finite(const NotFiniteArgs& args);
 void cache_append(const CacheAppendArgs& args);
 
 size_t square_sum_scratch();

@@ -277,7 +277,7 @@ thread_local int64_t pairs_seen = 0, calls_seen = 0;
 /// In a causal ring every rank has the same work: in the first step three blocks, then two.
 TEST(Ring, CausalWorkIsTheSameOnAllRanks) {
   kernels::Backend backend = kernels::reference_backend();
-  static void (*const run)(const kernels::AttentionArgs&) = backend.attention;
+  static const auto run = backend.attention;
   backend.attention = [](const kernels::AttentionArgs& args) {
     const kernels::AttentionShape& s = args.shape;
     for (int64_t i = 0; i < s.queries; ++i) pairs_seen += std::clamp<int64_t>(i + s.offset(s.keys) + 1, 0, s.keys);

@@ -1,0 +1,140 @@
+// Program on a device with memory of its own: how the host reaches what lies there, and graphs instead of single ops.
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/program.h"
+
+namespace capstan {
+namespace {
+
+constexpr size_t kStage = size_t{32} << 20;  ///< bytes of the host's side of a large copy
+
+/// Memory of the host that copies reach without a detour.
+class Stage {
+ public:
+  Stage(kernels::DeviceRuntime& device, size_t bytes) : device_(device), memory_(device.allocate_pinned(bytes)) {}
+  ~Stage() { device_.release_pinned(memory_); }
+  Stage(const Stage&) = delete;
+  Stage& operator=(const Stage&) = delete;
+  void* data() const { return memory_; }
+
+ private:
+  kernels::DeviceRuntime& device_;
+  void* memory_;
+};
+
+}  // namespace
+
+size_t Program::index_of(const std::string& name) const {
+  const int index = persistent_.find(name);
+  CAPSTAN_CHECK(index >= 0 && allocated(), "there is no persistent tensor {}", name);
+  return static_cast<size_t>(index);
+}
+
+void* Program::write_bytes(const std::string& name, int64_t microbatch) {
+  const int index = static_cast<int>(index_of(name));
+  void* at = address(index, microbatch);
+  return mirrors_ ? mirrors_->write(at, persistent_.at(index).bytes) : at;
+}
+
+const void* Program::read_bytes(const std::string& name, int64_t microbatch) const {
+  const int index = static_cast<int>(index_of(name));
+  void* at = address(index, microbatch);
+  return mirrors_ ? mirrors_->read(at, persistent_.at(index).bytes) : at;
+}
+
+void Program::put(void* at, size_t bytes, const std::function<void(void*, size_t, size_t)>& fill) {
+  if (bytes == 0) return;
+  if (device_.runtime == nullptr) return fill(at, 0, bytes);
+  const size_t most = std::min(bytes, kStage);
+  const Stage stage(*device_.runtime, most);
+  for (size_t first = 0; first < bytes; first += most) {
+    const size_t count = std::min(most, bytes - first);
+    fill(stage.data(), first, count);
+    device_.runtime->copy_in(static_cast<char*>(at) + first, stage.data(), count, stream());
+    device_.runtime->finish(stream());
+  }
+}
+
+void Program::get(const void* at, size_t bytes, const std::function<void(const void*, size_t, size_t)>& visit) const {
+  if (bytes == 0) return;
+  if (device_.runtime == nullptr) return visit(at, 0, bytes);
+  const size_t most = std::min(bytes, kStage);
+  const Stage stage(*device_.runtime, most);
+  for (size_t first = 0; first < bytes; first += most) {
+    const size_t count = std::min(most, bytes - first);
+    device_.runtime->copy_out(stage.data(), static_cast<const char*>(at) + first, count, stream());
+    device_.runtime->finish(stream());
+    visit(stage.data(), first, count);
+  }
+}
+
+void Program::fill(const std::string& name, const std::function<void(void*)>& fill) {
+  const int index = static_cast<int>(index_of(name));
+  void* at = address(index);
+  if (device_.runtime == nullptr) return fill(at);
+  const size_t bytes = persistent_.at(index).bytes;
+  const Stage stage(*device_.runtime, bytes);
+  fill(stage.data());
+  device_.runtime->copy_in(at, stage.data(), bytes, stream());
+  device_.runtime->finish(stream());
+}
+
+void Program::finish() const {
+  settle();
+  if (device_.runtime != nullptr) device_.runtime->finish(stream());
+}
+
+void Program::find_segments(Sequence& sequence) {
+  const Tape& tape = sequence.plan->tape;
+  sequence.segments.clear();
+  bool open = false;
+  for (size_t i = 0; i < sequence.nodes.size(); ++i) {
+    const BoundNode& node = sequence.nodes[i];
+    const bool capturable = tape.nodes[node.node].op->capturable();
+    const bool apart = node.lane != nullptr || !capturable;
+    if (!open || apart || !node.waits.empty()) {
+      Segment& segment = sequence.segments.emplace_back();
+      segment.first = i, segment.capturable = !apart;
+    }
+    Segment& segment = sequence.segments.back();
+    segment.last = i + 1;
+    for (const auto* slots : {&node.in_slots, &node.out_slots})
+      for (const Operand& operand : *slots) segment.period = std::lcm(segment.period, int64_t{operand.slots});
+    open = !apart && node.releases.empty();
+  }
+}
+
+/// Whoever looks at every op sees them run one by one.
+bool Program::captures() const {
+  return device_.runtime != nullptr && device_.capture && (observer_ == nullptr || !observer_->wants_every_op());
+}
+
+/// The first replay runs op by op, so that libraries load what they need; the second is captured.
+void Program::replay_graph(Sequence& sequence, Segment& segment, const Replay& replay) {
+  const GraphKey key{replay.accumulate, replay.microbatch % segment.period};
+  const auto found = segment.graphs.find(key);
+  if (found == segment.graphs.end()) {
+    segment.graphs.emplace(key, nullptr);
+    return replay_nodes(sequence, segment, replay);
+  }
+  std::unique_ptr<kernels::DeviceGraph>& graph = found->second;
+  if (!graph) {
+    device_.runtime->begin_capture(stream());
+    try {
+      replay_nodes(sequence, segment, replay);
+    } catch (...) {
+      device_.runtime->drop_capture(stream());
+      throw;
+    }
+    graph = device_.runtime->end_capture(stream());
+  } else if (observer_ != nullptr) {
+    observer_->before(*sequence.plan, sequence.nodes[segment.first].node);
+    observer_->after(*sequence.plan, sequence.nodes[segment.last - 1].node);
+  }
+  graph->launch(stream());
+}
+
+}  // namespace capstan
