@@ -44,24 +44,25 @@ template <typename T, int D, int Rows, int Threads>
 CAPSTAN_WARP_FUNCTION void load_rows(T* tile, const T* from, int64_t stride, int row0, int first, int last, int dims,
                                      bool vectors) {
   constexpr int kStride = AttentionTiles<T, D, false>::kStride;
+  constexpr int kChunk = 16 / static_cast<int>(sizeof(T)), kChunks = D / kChunk;
   const int used = (dims + kDimsAtOnce - 1) / kDimsAtOnce * kDimsAtOnce;
-  if (vectors) {
-    constexpr int kChunk = 16 / static_cast<int>(sizeof(T)), kChunks = D / kChunk;
-#pragma unroll 4
-    for (int n = static_cast<int>(threadIdx.x); n < Rows * kChunks; n += Threads) {
-      const int r = n / kChunks, d = n % kChunks * kChunk, row = row0 + r;
-      if (d >= used) continue;
-      const bool valid = row >= first && row < last && d < dims;
-      copy_chunk(tile + r * kStride + d, valid ? from + row * stride + d : from, valid);
-    }
-  } else {
-    for (int n = static_cast<int>(threadIdx.x); n < Rows * D; n += Threads) {
-      const int r = n / D, d = n % D, row = row0 + r;
-      if (d >= used) continue;
-      if (row >= first && row < last && d < dims)
-        tile[r * kStride + d] = from[row * stride + d];
-      else
-        narrow(tile[r * kStride + d], 0.0f);
+#pragma unroll 1
+  for (int n = static_cast<int>(threadIdx.x); n < Rows * kChunks; n += Threads) {
+    const int r = n / kChunks, d = n % kChunks * kChunk, row = row0 + r;
+    if (d >= used) continue;
+    const bool valid = row >= first && row < last && d < dims;
+    T* to = tile + r * kStride + d;
+    const T* at = valid ? from + row * stride + d : from;
+    if (vectors) {
+      copy_chunk(to, at, valid);
+    } else {
+#pragma unroll 1
+      for (int e = 0; e < kChunk; ++e) {
+        if (valid && d + e < dims)
+          to[e] = at[e];
+        else
+          narrow(to[e], 0.0f);
+      }
     }
   }
 }
@@ -188,6 +189,7 @@ CAPSTAN_WARP_FUNCTION void add_weighted(float (&sums)[R][Out / 8][4], const floa
 template <typename T, int N, int M, typename Left, typename Right>
 CAPSTAN_WARP_FUNCTION void add_gathered(float (&sums)[M][4], int K, Left&& left, Right&& right) {
   if constexpr (sizeof(T) == 2) {
+#pragma unroll 1
     for (int k = 0; k < K; k += 16) {
       LeftTile a;
       gather_left<T>(a, [&](int r, int e) { return left(r, k + e); });
@@ -209,6 +211,44 @@ CAPSTAN_WARP_FUNCTION void add_gathered(float (&sums)[M][4], int K, Left&& left,
           const float column = right(n * 8 + 2 * t + e, k);
           sums[n][e] = fmaf(upper, column, sums[n][e]);
           sums[n][2 + e] = fmaf(lower, column, sums[n][2 + e]);
+        }
+    }
+  }
+}
+
+/// sums(r, d) += sum over rows k < K of left(r, k) tile[k][d], for the dims of sums. The left side by a function.
+template <int D, int N, typename T, typename Left>
+CAPSTAN_WARP_FUNCTION void add_gathered_rows(float (&sums)[N][4], int K, Left&& left, const T* tile) {
+  constexpr int kStride = AttentionTiles<T, D, false>::kStride;
+  if constexpr (sizeof(T) == 2) {
+#pragma unroll 1
+    for (int k = 0; k < K; k += 16) {
+      LeftTile a;
+      gather_left<T>(a, [&](int r, int e) {
+        T x;
+        narrow(x, left(r, k + e));
+        return x;
+      });
+#pragma unroll
+      for (int n = 0; n < N; n += 2) {
+        RightTile b[2];
+        load_right_columns(b, tile + k * kStride + n * 8, kStride);
+        multiply_add(sums[n], a, b[0], T{});
+        multiply_add(sums[n + 1], a, b[1], T{});
+      }
+    }
+  } else {
+    const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
+#pragma unroll 1
+    for (int k = 0; k < K; ++k) {
+      const float upper = left(g, k), lower = left(g + 8, k);
+#pragma unroll
+      for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const float x = tile[k * kStride + n * 8 + 2 * t + e];
+          sums[n][e] = fmaf(upper, x, sums[n][e]);
+          sums[n][2 + e] = fmaf(lower, x, sums[n][2 + e]);
         }
     }
   }
@@ -345,13 +385,16 @@ void with_attention_dims(const AttentionProblem& p, F&& f) {
     }
     f(AttentionKind<T, D, true>{});
   };
-  if (p.head_size <= 64) return with_extras(std::integral_constant<int, 64>{});
+  if constexpr (Plain) {
+    if (p.head_size <= 64) return with_extras(std::integral_constant<int, 64>{});
+  }
   if (p.head_size <= 128) return with_extras(std::integral_constant<int, 128>{});
   with_extras(std::integral_constant<int, 256>{});
 }
 
 /// Calls f with the kind of kernel for a call. Biases and dropout have instantiations of their own, so that others stay
-/// lean; f32, f16 and heads beyond 128 have only these (they do everything), so that the whole compiles in time.
+/// lean. Only bf16 has all: f32, f16 and heads beyond 128 have only the kernels that do everything, f32 and f16 no
+/// narrow ones, so that the whole compiles in time.
 template <typename F>
 void with_attention_kind(DType dtype, const AttentionProblem& p, F&& f) {
   switch (dtype) {
