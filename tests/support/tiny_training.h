@@ -45,13 +45,19 @@ constexpr int64_t second_document(int64_t context) { return context / 2 | 1; }
 class TinyTraining {
  public:
   using MakeLane = std::function<std::unique_ptr<Lane>(std::shared_ptr<const AxisGroups>)>;
+  /// A device with memory of its own; the lane's groups are then made from a world of the lane's stream.
+  struct OnDevice {
+    kernels::DeviceRuntime* runtime = nullptr;
+    Communicator* lane_world = nullptr;
+    bool capture = true;
+  };
   /// make_lane: what communicates over dp runs beside the computation, over groups of its own.
   TinyTraining(const TrainingSpec& spec, const kernels::Backend& backend, Communicator& world, int tp = 1, int pp = 1,
-               int cp = 1, int rep = 1, const MakeLane& make_lane = {})
+               int cp = 1, int rep = 1, const MakeLane& make_lane = {}, const OnDevice& device = {})
       : backend_(backend),
         mesh_({world.size() / (tp * pp * cp * rep), pp, cp, tp, 1, rep}, world.rank()),
         groups_(mesh_, world),
-        training_(make(spec, world, make_lane)) {
+        training_(make(spec, world, make_lane, device)) {
     training_->allocate_and_initialise();
   }
 
@@ -65,8 +71,10 @@ class TinyTraining {
     const TrainingSpec& spec = training_->spec();
     const int64_t per_rank = spec.microbatch * spec.microbatches, context = spec.model.context;
     const int64_t first = (step * data_ranks() + mesh_.data_rank()) * per_rank + m * spec.microbatch;
-    const auto at = [&](const char* name) { return program().at<int32_t>(name, m); };
-    float* weights = program().at<float>("input.loss_weights", m);
+    const auto at = [&](const char* name) { return program().write<int32_t>(name, m); };
+    int32_t *tokens = at("input.tokens"), *targets = at("input.targets"), *documents = at("input.document_ids"),
+            *positions = at("input.positions");
+    float* weights = program().write<float>("input.loss_weights", m);
     const std::vector<Extent> runs = local_runs({{context}, DType::i32, with({}, Axis::cp, Shard(0))}, 0, mesh_);
     const int64_t cut = second_document(context);
     int64_t i = -1;
@@ -78,10 +86,10 @@ class TinyTraining {
           return static_cast<int32_t>(philox_word(7, 1, index) % static_cast<uint64_t>(spec.model.vocabulary));
         };
         const bool second = t >= cut && (first + s) % 2 == 1;
-        at("input.tokens")[i] = token(t);
-        at("input.targets")[i] = token(t + 1);
-        at("input.document_ids")[i] = second ? 1 : 0;
-        at("input.positions")[i] = static_cast<int32_t>(second ? t - cut : t);
+        tokens[i] = token(t);
+        targets[i] = token(t + 1);
+        documents[i] = second ? 1 : 0;
+        positions[i] = static_cast<int32_t>(second ? t - cut : t);
         weights[i] = t % 5 == 3 ? 0.0f : 1.0f;
       }
   }
@@ -132,11 +140,14 @@ class TinyTraining {
     return tokens;
   }
   int64_t data_ranks() const { return mesh_.data_ranks(); }
-  std::unique_ptr<TrainingProgram> make(const TrainingSpec& spec, Communicator& world, const MakeLane& make_lane) {
+  std::unique_ptr<TrainingProgram> make(const TrainingSpec& spec, Communicator& world, const MakeLane& make_lane,
+                                        const OnDevice& on) {
     Device device{&backend_, groups_.communicators()};
+    device.runtime = on.runtime, device.capture = on.capture;
     if (make_lane) {
+      Communicator& lane_world = on.lane_world != nullptr ? *on.lane_world : world;
       const auto groups =
-          std::make_shared<const AxisGroups>(mesh_, world, std::initializer_list<Axis>{Axis::dp, Axis::rep});
+          std::make_shared<const AxisGroups>(mesh_, lane_world, std::initializer_list<Axis>{Axis::dp, Axis::rep});
       device.lane_communicators = groups->communicators();
       lane_ = make_lane(groups), device.lane = lane_.get();
     }
