@@ -295,10 +295,10 @@ void add_train_keys(std::vector<Key>& keys) {
   keys.push_back(
       choice("train.precision", t(&T::precision), {"fp64", "fp32", "bf16", "fp16"}, kFixed,
              "Type of activations and working weights; masters and gradient sums are fp32 (fp64 for fp64)."));
-  keys.push_back(real("train.initial_loss_scale", t(&T::initial_loss_scale), "", between(1, 0x1p32), kMayChange,
+  keys.push_back(real("train.initial_loss_scale", t(&T::initial_loss_scale), "", between(1, 0x1p30), kMayChange,
                       "fp16: what multiplies the loss at first, so that small gradients do not vanish; a power of "
                       "two. A resumed run goes on with the scale it had."));
-  keys.push_back(real("train.minimum_loss_scale", t(&T::minimum_loss_scale), "", between(1, 0x1p32), kMayChange,
+  keys.push_back(real("train.minimum_loss_scale", t(&T::minimum_loss_scale), "", between(1, 0x1p30), kMayChange,
                       "fp16: gradients that are not finite halve the scale down to this; below it they count as bad "
                       "steps."));
   keys.push_back(integer("train.loss_scale_window", t(&T::loss_scale_window), "steps", at_least(1), kMayChange,
