@@ -1,7 +1,7 @@
 // label: ranks, links: capstan_nccl_emulated
-// Training as on GPUs: a program in a device's memory, kernels and NCCL's calls queued on streams, paths and the lane on
-// streams of their own, graphs between. The device is a set of threads, so that a wait that is missing is a race; the
-// result is that of the same layout in the host's memory, bit for bit (groups of two sum alike in every order).
+// Training as on GPUs: a program in a device's memory, kernels and NCCL's calls queued on streams, paths and the lane
+// on streams of their own, graphs between. The device is a set of threads, so that a wait that is missing is a race;
+// the result is that of the same layout in the host's memory, bit for bit (groups of two sum alike in every order).
 #include <gtest/gtest.h>
 
 #include "parallel/stream_lane.h"
@@ -54,7 +54,7 @@ TwinOutcome train_on_devices(const Case& c, bool capture) {
           return std::make_unique<StreamLane>(rank.device, beside, rank.device.main_stream(), std::move(groups));
         };
         TinyTraining training(spec, backend, *world, layout.tp, layout.pp, layout.cp, layout.replicas(), make_lane,
-                              {&rank.device, lane_world.get(), capture});
+                              &rank.device, capture, lane_world.get());
         std::vector<Step>& mine = steps[static_cast<size_t>(rank.control.rank())];
         for (int i = 0; i < kTwinSteps; ++i) mine.push_back(training.step(i, kTwinRate));
         training.program().finish();

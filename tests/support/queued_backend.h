@@ -1,6 +1,6 @@
 #pragma once
-// The kernels of a backend for hosts as kernels of a device of threads (tests/support/thread_device.h): each call is put
-// into the stream it names, with its arguments as they were.
+// The kernels of a backend for hosts as kernels of a device of threads (tests/support/thread_device.h): each call is
+// put into the stream it names, with its arguments as they were.
 
 #include "kernels/backend.h"
 #include "tests/support/thread_device.h"
