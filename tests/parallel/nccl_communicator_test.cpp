@@ -212,6 +212,8 @@ TEST(Nccl, AFailureEndsTheWaitsOfAll) {
     const std::unique_ptr<void, std::function<void(void*)>> data(rank.device.allocate(64),
                                                                  [&](void* p) { rank.device.release(p); });
     const auto group = rank.group();
+    group->barrier();
+    rank.device.finish(rank.device.main_stream());
     if (rank.control.rank() == 1) {
       group->abort("shard 7 is torn", 65);
       throw Error(ExitCode::bad_data, "shard 7 is torn");

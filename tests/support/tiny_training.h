@@ -46,16 +46,17 @@ constexpr int64_t second_document(int64_t context) { return context / 2 | 1; }
 class TinyTraining {
  public:
   using MakeLane = std::function<std::unique_ptr<Lane>(std::shared_ptr<const AxisGroups>)>;
-  /// make_lane: what communicates over dp runs beside the computation, over groups of its own.
+  /// make_lane: what communicates over dp runs beside the computation, over groups of its own, made from lane_world
+  /// where that is another.
   TinyTraining(const TrainingSpec& spec, const kernels::Backend& backend, Communicator& world, int tp = 1, int pp = 1,
                int cp = 1, int rep = 1, const MakeLane& make_lane = {}, kernels::DeviceRuntime* runtime = nullptr,
-               bool capture = true)
+               bool capture = true, Communicator* lane_world = nullptr)
       : backend_(backend),
         runtime_(runtime),
         capture_(capture),
         mesh_({world.size() / (tp * pp * cp * rep), pp, cp, tp, 1, rep}, world.rank()),
         groups_(mesh_, world),
-        training_(make(spec, world, make_lane)) {
+        training_(make(spec, lane_world != nullptr ? *lane_world : world, make_lane)) {
     training_->allocate_and_initialise();
   }
 
