@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/profiler_range.h"
 
 namespace capstan {
 namespace {
@@ -231,7 +232,10 @@ void Program::replay_nodes(Sequence& sequence, const Segment& segment, const Rep
 
 void Program::execute(const Plan& plan, BoundNode& node, bool add) {
   if (__builtin_expect(observer_ != nullptr, false)) observer_->before(plan, node.node);
-  node.bound->run({node.in.data(), node.out.data(), node.scratch, add, stream()});
+  {
+    const ProfilerRange range(device_.runtime, plan.tape.nodes[node.node].op->name());
+    node.bound->run({node.in.data(), node.out.data(), node.scratch, add, stream()});
+  }
   if (__builtin_expect(observer_ != nullptr, false)) {
     if (device_.runtime != nullptr && observer_->wants_every_op()) device_.runtime->finish(stream());
     observer_->after(plan, node.node);

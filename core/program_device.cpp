@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/profiler_range.h"
 #include "core/program.h"
 
 namespace capstan {
@@ -123,6 +124,8 @@ void Program::replay_graph(Sequence& sequence, Segment& segment, const Replay& r
     observer_->before(*sequence.plan, sequence.nodes[segment.first].node);
     observer_->after(*sequence.plan, sequence.nodes[segment.last - 1].node);
   }
+  const Plan& plan = *sequence.plan;
+  const ProfilerRange range(device_.runtime, plan.tape.nodes[sequence.nodes[segment.first].node].op->name());
   graph->launch(stream());
 }
 

@@ -49,14 +49,23 @@ void ask_driver(GpuReport& report) {
   auto* version = function_of<int(int*)>(cuda, "cuDriverGetVersion");
   auto* count = function_of<int(int*)>(cuda, "cuDeviceGetCount");
   auto* name = function_of<int(char*, int, int)>(cuda, "cuDeviceGetName");
-  if (!init || !version || !count || !name) return;
+  auto* attribute = function_of<int(int*, int, int)>(cuda, "cuDeviceGetAttribute");
+  auto* memory = function_of<int(size_t*, int)>(cuda, "cuDeviceTotalMem_v2");
+  if (!init || !version || !count || !name || !attribute || !memory) return;
+  constexpr int kMajor = 75, kMinor = 76;  // of the compute capability, as cuda.h numbers attributes
   report.driver = true;
   int number = 0, devices = 0;
   if (version(&number) == 0) report.driver_version = fmt::format("{}.{}", number / 1000, number % 1000 / 10);
   if (init(0) != 0 || count(&devices) != 0) return;
   for (int device = 0; device < devices; ++device) {
     char text[256] = {};
-    if (name(text, sizeof text - 1, device) == 0) report.names.emplace_back(text);
+    GpuReport::Gpu gpu;
+    size_t bytes = 0;
+    if (name(text, sizeof text - 1, device) != 0) continue;
+    gpu.name = text;
+    (void)attribute(&gpu.major, kMajor, device), (void)attribute(&gpu.minor, kMinor, device);
+    if (memory(&bytes, device) == 0) gpu.memory_bytes = static_cast<double>(bytes);
+    report.gpus.push_back(std::move(gpu));
   }
 }
 
@@ -69,14 +78,6 @@ std::string toolkit_place() {
   for (const std::string& place : places)
     if (std::filesystem::exists(place + "/bin/nvcc", ignored)) return place + "/bin/nvcc";
   return "";
-}
-
-std::string nccl_version() {
-  auto* version = function_of<int(int*)>(dlopen("libnccl.so.2", RTLD_LAZY | RTLD_LOCAL), "ncclGetVersion");
-  int number = 0;
-  if (!version || version(&number) != 0) return "";
-  if (number < 10000) return fmt::format("{}.{}.{}", number / 1000, number % 1000 / 100, number % 100);
-  return fmt::format("{}.{}.{}", number / 10000, number % 10000 / 100, number % 100);
 }
 
 }  // namespace
@@ -117,7 +118,6 @@ GpuReport gpu_report() {
   GpuReport report;
   ask_driver(report);
   report.toolkit = toolkit_place();
-  report.nccl = nccl_version();
   return report;
 }
 

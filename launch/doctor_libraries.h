@@ -14,11 +14,15 @@ std::string onednn_text();           ///< "2.6.3, runs avx512_core_bf16"
 std::string hdf5_text();             ///< "1.10.8"; empty: not loaded
 
 struct GpuReport {
+  struct Gpu {
+    std::string name;
+    int major = 0, minor = 0;  ///< compute capability
+    double memory_bytes = 0;
+  };
   bool driver = false;
-  std::string driver_version;      ///< of CUDA, as "12.2"
-  std::vector<std::string> names;  ///< one per device
-  std::string toolkit;             ///< where it is; empty: none
-  std::string nccl;                ///< version; empty: none
+  std::string driver_version;  ///< of CUDA, as "12.2"
+  std::vector<Gpu> gpus;
+  std::string toolkit;  ///< where it is; empty: none
 };
 GpuReport gpu_report();
 

@@ -15,6 +15,7 @@
 #include <sstream>
 
 #include "launch/console.h"
+#include "launch/doctor_gpu.h"
 #include "launch/doctor_libraries.h"
 
 namespace capstan {
@@ -102,29 +103,6 @@ Finding hdf5() {
   return good("HDF5", version);
 }
 
-std::string names_text(const std::vector<std::string>& names) {
-  std::string out;
-  for (const std::string& name : names) out += (out.empty() ? "" : ", ") + name;
-  return out;
-}
-
-std::vector<Finding> gpu() {
-  const GpuReport report = gpu_report();
-  std::vector<Finding> out;
-  if (!report.driver)
-    out.push_back(good("GPU", "none (no CUDA driver); train.device = \"cpu\" needs none"));
-  else if (report.names.empty())
-    out.push_back(doubtful("GPU", "CUDA driver " + report.driver_version + ", but it shows no device",
-                           "see nvidia-smi; in a container, pass the GPUs in. The CPU is used meanwhile"));
-  else
-    out.push_back(
-        good("GPU", fmt::format("{} x {} (CUDA driver {}); this version trains on the CPU", report.names.size(),
-                                names_text({report.names.front()}), report.driver_version)));
-  out.push_back(good("CUDA toolkit", report.toolkit.empty() ? "none" : report.toolkit));
-  out.push_back(good("NCCL", report.nccl.empty() ? "none" : report.nccl));
-  return out;
-}
-
 std::string file_system_name(long type) {
   switch (static_cast<unsigned long>(type) & 0xffffffffUL) {
     case 0xef53:
@@ -163,7 +141,7 @@ std::string file_system_name(long type) {
 std::vector<Finding> machine_findings(int ranks_here) {
   std::vector<Finding> out = {processor(ranks_here),         memory(), shared_memory(), open_files(),
                               good("oneDNN", onednn_text()), hdf5()};
-  for (Finding& finding : gpu()) out.push_back(std::move(finding));
+  for (Finding& finding : gpu_findings(gpu_report(), kernels::cuda_build())) out.push_back(std::move(finding));
   return out;
 }
 

@@ -62,6 +62,7 @@ void RankDevice::open_gpu(const TrainConfig& train, Communicator& world) {
     options.products.tf32 = train.tf32;
     options.products.choices = choices_;
     backend_ = kernels::cuda_backend(*runtime_, options);
+    if (world.size() > 1) (void)NcclSession::version();  // loads it: a rank without it is named here
   } catch (const std::exception& e) {
     failure = e.what();
   }

@@ -379,6 +379,7 @@ void Trainer::log_step(const StepResult& result) {
   if (training_->scales_loss()) line.push_back({"loss_scale", result.outcome.loss_scale});
   if (result.outcome.skipped) line.push_back({"skipped", int64_t{1}});
   if (std::isfinite(noise_scale_.tokens())) line.push_back({"noise_scale", noise_scale_.tokens()});
+  if (log_) meter_.add_to(line);
   const bool last = state_.step == config_.train.steps;
   if (due(config_.train.evaluate_every) || last) evaluate(line);
   if (log_) log_->append(line);
@@ -423,6 +424,7 @@ int Trainer::run() {
         fmt::format("done     the run has its {} steps already; raise train.steps to go on", config_.train.steps));
     return 0;
   }
+  if (device_.runtime() != nullptr) meter_ = DeviceMeter([runtime = device_.runtime()] { return runtime->state(); });
   std::string source;
   product_rate_ = device_.product_rate(activation_dtype(precision_of(config_.train)), source);
   if (device_.runtime() != nullptr)

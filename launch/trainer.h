@@ -10,6 +10,7 @@
 #include "launch/background_save.h"
 #include "launch/console.h"
 #include "launch/data_feed.h"
+#include "launch/device_meter.h"
 #include "launch/noise_scale.h"
 #include "launch/run_directory.h"
 #include "launch/training_setup.h"
@@ -70,6 +71,7 @@ class Trainer {
   Mesh mesh_;
   int threads_ = 1;
   RankDevice device_;
+  DeviceMeter meter_;  ///< of rank 0, which logs
   RankGroups groups_;
   std::unique_ptr<CorpusStream> train_stream_, validation_stream_;
   std::unique_ptr<TrainingProgram> training_;

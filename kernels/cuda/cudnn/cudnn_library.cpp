@@ -1,8 +1,11 @@
 #include "kernels/cuda/cudnn/cudnn_library.h"
 
 #include <cudnn.h>
-#include <dlfcn.h>
 #include <nvrtc.h>
+
+#include <type_traits>
+
+#include "kernels/cuda/cuda_library.h"
 
 // Hidden, so that libcudnn's own calls of these names are not caught.
 #define CAPSTAN_PASSED_ON extern "C" __attribute__((visibility("hidden")))
@@ -12,7 +15,8 @@ namespace {
 
 /// Loaded once, never changed and never unloaded: kernels of it may be in graphs until the process ends.
 struct Cudnn {
-  void* library = nullptr;
+  CudaLibrary library{"libcudnn.so.9"};
+  bool usable = false;
   std::string why;
   decltype(&::cudnnGetVersion) get_version = nullptr;
   decltype(&::cudnnGetErrorString) get_error_string = nullptr;
@@ -29,29 +33,22 @@ struct Cudnn {
   decltype(&::cudnnBackendExecute) execute = nullptr;
 
   Cudnn() {
-    library = ::dlopen("libcudnn.so.9", RTLD_NOW | RTLD_LOCAL);
-    if (library == nullptr) {
-      const char* error = ::dlerror();
-      why = error == nullptr ? "libcudnn.so.9 was not found" : error;
+    if (!library.loaded()) {
+      why = library.why();
       return;
     }
-    const bool all = load(get_version, "cudnnGetVersion") && load(get_error_string, "cudnnGetErrorString") &&
-                     load(get_last_error_string, "cudnnGetLastErrorString") && load(create, "cudnnCreate") &&
-                     load(destroy, "cudnnDestroy") && load(set_stream, "cudnnSetStream") &&
-                     load(get_stream, "cudnnGetStream") && load(create_descriptor, "cudnnBackendCreateDescriptor") &&
-                     load(destroy_descriptor, "cudnnBackendDestroyDescriptor") &&
-                     load(set_attribute, "cudnnBackendSetAttribute") &&
-                     load(get_attribute, "cudnnBackendGetAttribute") && load(finalize, "cudnnBackendFinalize") &&
-                     load(execute, "cudnnBackendExecute");
-    if (!all) {
-      ::dlclose(library);
-      library = nullptr;
-    }
+    usable = load(get_version, "cudnnGetVersion") && load(get_error_string, "cudnnGetErrorString") &&
+             load(get_last_error_string, "cudnnGetLastErrorString") && load(create, "cudnnCreate") &&
+             load(destroy, "cudnnDestroy") && load(set_stream, "cudnnSetStream") &&
+             load(get_stream, "cudnnGetStream") && load(create_descriptor, "cudnnBackendCreateDescriptor") &&
+             load(destroy_descriptor, "cudnnBackendDestroyDescriptor") &&
+             load(set_attribute, "cudnnBackendSetAttribute") && load(get_attribute, "cudnnBackendGetAttribute") &&
+             load(finalize, "cudnnBackendFinalize") && load(execute, "cudnnBackendExecute");
   }
 
   template <typename Function>
   bool load(Function& function, const char* name) {
-    function = reinterpret_cast<Function>(::dlsym(library, name));
+    function = library.find<std::remove_pointer_t<Function>>(name);
     if (function == nullptr) why = std::string("libcudnn.so.9 is too old: it has no ") + name;
     return function != nullptr;
   }
@@ -66,7 +63,7 @@ const Cudnn& cudnn() {
 
 bool load_cudnn(std::string& why) {
   why = cudnn().why;
-  return cudnn().library != nullptr;
+  return cudnn().usable;
 }
 
 }  // namespace capstan::kernels::cuda
