@@ -11,7 +11,7 @@ namespace {
 constexpr int kDecodeQueries = 4;  // up to here
 constexpr int kHeads = 8;          // query heads that share one reading of a key
 constexpr int kDecodeThreads = 128;
-constexpr int64_t kBlocksWanted = 264;   // two for each multiprocessor of an H100
+constexpr int64_t kBlocksWanted = 264;  // two for each multiprocessor of an H100
 constexpr int64_t kKeysWorthABlock = 256;
 
 template <typename T, int D>
@@ -57,8 +57,8 @@ CAPSTAN_WARP_FUNCTION float inner_product_of_rows(const float* q, const T* k, in
 
 /// Some keys of one query, for heads of one group. blockIdx: split, (sequence, key/value head, part), query.
 template <typename T, int D>
-__global__ void __launch_bounds__(kDecodeThreads) attention_decode_keys(AttentionProblem p, DecodeLayout layout,
-                                                                        float* results) {
+__global__ void __launch_bounds__(kDecodeThreads)
+    attention_decode_keys(const __grid_constant__ AttentionProblem p, DecodeLayout layout, float* results) {
   using Tiles = DecodeTiles<T, D>;
   constexpr int kKeys = Tiles::kKeys, kStride = Tiles::kStride;
   CAPSTAN_SHARED_MEMORY(memory);
@@ -118,7 +118,8 @@ __global__ void __launch_bounds__(kDecodeThreads) attention_decode_keys(Attentio
       for (int c = lane; c < kKeys; c += 32) {
         const float weight = expf(weights[g * kKeys + c] - base);
         total += weight;
-        weights[g * kKeys + c] = p.kept > 0.0f && j0 + c < end ? weight * head.keep(p, i, j0 + c) : weight;
+        const bool dropped = p.kept > 0.0f && dropped_of(p, head, i, j0 + c) != 0;
+        weights[g * kKeys + c] = dropped ? 0.0f : p.kept > 0.0f ? weight * p.kept : weight;
       }
 #pragma unroll
       for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(0xffffffffu, total, step);
@@ -152,7 +153,8 @@ __global__ void __launch_bounds__(kDecodeThreads) attention_decode_keys(Attentio
 
 /// One row: the splits in ascending order, then what other keys gave. blockIdx.x: row.
 template <typename T>
-__global__ void attention_decode_rows(AttentionProblem p, DecodeLayout layout, const float* results) {
+__global__ void attention_decode_rows(const __grid_constant__ AttentionProblem p, DecodeLayout layout,
+                                      const float* results) {
   const int64_t row = blockIdx.x;
   const float* parts = results + row * layout.splits * layout.row_floats;
   const int i = static_cast<int>(row % p.queries), h = static_cast<int>(row / p.queries % p.heads);
@@ -204,8 +206,7 @@ void attention_decode(const AttentionArgs& args) {
   p.o = args.o, p.logsumexp = static_cast<float*>(args.logsumexp), p.merge = args.merge;
   const DecodeLayout layout(args.shape);
   float* results = static_cast<float*>(args.scratch);
-  const auto any = p;
-  with_attention_kind(args.shape.dtype, any, [&]<typename T, int D, bool Extras>(AttentionKind<T, D, Extras>) {
+  with_attention_kind(args.shape.dtype, p, [&]<typename T, int D, bool Extras>(AttentionKind<T, D, Extras>) {
     const dim3 grid(static_cast<unsigned>(layout.splits), static_cast<unsigned>(p.batch * p.kv_heads * layout.parts),
                     static_cast<unsigned>(p.queries));
     launch(attention_decode_keys<T, D>, grid, dim3(kDecodeThreads), DecodeTiles<T, D>::kSharedBytes, args.stream, p,

@@ -14,10 +14,9 @@ struct ForwardTiles : AttentionTiles<T, D, false> {
   // Two groups of rows share each read of keys and values; what biases need leaves no registers for that.
   static constexpr int kGroups = Base::kHalf && !Extras && D <= 128 ? 2 : 1;
   static constexpr int kRows = 16 * Base::kWarps * kGroups;
-  static constexpr int kWarpMemory = Extras || !Base::kHalf ? kWarpFloats<Base::kColumns> : 0;
-  static constexpr size_t kSharedBytes =
-      sizeof(T) * (kRows * Base::kStride + 2 * Base::kStages * Base::kTileElements) +
-      sizeof(float) * Base::kWarps * kWarpMemory;
+  static constexpr int kWarpMemory = Extras || !Base::kHalf ? kWarpFloats<Base::kColumns, Extras> : 0;
+  static constexpr size_t kSharedBytes = sizeof(T) * (kRows * Base::kStride + 2 * Base::kStages * Base::kTileElements) +
+                                         sizeof(float) * Base::kWarps * kWarpMemory;
 };
 
 /// What one warp carries through the keys. Sums and maxima of rows are those of this lane's columns until the end.
@@ -48,37 +47,22 @@ struct ForwardWarp {
   }
 
   /// Scores of keys from j0 on: scaled, with what is added to them, -inf where a key is not seen.
-  CAPSTAN_WARP_FUNCTION void mask(const AttentionProblem& p, const AttentionSegment& s, const AttentionHead& head,
-                                  int j0, float* staging, float (&scores)[R][N][4]) {
+  template <typename Addend>
+  CAPSTAN_WARP_FUNCTION void mask(const AttentionProblem& p, const AttentionSegment& s, int j0, Addend&& addend,
+                                  float (&scores)[R][N][4]) {
     const int column = j0 + static_cast<int>(threadIdx.x % 4) * 2;
     const int last = min(s.q1, row0 + 16 * R) - 1;
     const bool full = lowest_key(p, s, last) <= j0 && highest_key(p, s, row0) >= j0 + N * 8;
 #pragma unroll
-    for (int r = 0; r < R; ++r) {
+    for (int r = 0; r < R; ++r)
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        if constexpr (Extras) {
-          if (n % 2 == 0 && p.relative_distances > 0) {
-            const RelativeUnit unit(head, row0 + r * 16, j0 + n * 8);
-            unit.template fill<T>(staging, p, head, s.q1);
-          }
-        }
+      for (int n = 0; n < N; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int j = column + n * 8 + e % 2;
-          float score = scores[r][n][e];
-          if constexpr (Extras) {
-            if (p.relative_distances > 0)
-              score += RelativeUnit::at(staging, static_cast<int>(threadIdx.x % 32) / 4 + e / 2 * 8,
-                                        n % 2 * 8 + static_cast<int>(threadIdx.x % 4) * 2 + e % 2);
-            score = score * p.scale + head.template bias<T>(p, query(r, e / 2), j);
-          } else {
-            score *= p.scale;
-          }
+          const float score = scores[r][n][e] * p.scale + addend(n, e);
           scores[r][n][e] = full || (j >= low[r][e / 2] && j < high[r][e / 2]) ? score : -INFINITY;
         }
-      }
-    }
   }
 
   /// Scores become weights relative to the maximum so far; what was summed shrinks to it.
@@ -89,8 +73,7 @@ struct ForwardWarp {
       for (int half = 0; half < 2; ++half) {
         float highest = top[r][half];
 #pragma unroll
-        for (int n = 0; n < N; ++n)
-          highest = fmaxf(highest, fmaxf(scores[r][n][half * 2], scores[r][n][half * 2 + 1]));
+        for (int n = 0; n < N; ++n) highest = fmaxf(highest, fmaxf(scores[r][n][half * 2], scores[r][n][half * 2 + 1]));
         highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
         highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
         const float base = highest == -INFINITY ? 0.0f : highest;
@@ -113,21 +96,6 @@ struct ForwardWarp {
       }
   }
 
-  CAPSTAN_WARP_FUNCTION void drop(const AttentionProblem& p, const AttentionHead& head, int j0,
-                                  float (&weights)[R][N][4]) {
-    const int column = j0 + static_cast<int>(threadIdx.x % 4) * 2;
-#pragma unroll
-    for (int r = 0; r < R; ++r)
-#pragma unroll 1
-      for (int n = 0; n < N; ++n)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const KeptPair kept = keep_two(p, head, query(r, half), column + n * 8);
-          weights[r][n][half * 2] *= kept.first;
-          weights[r][n][half * 2 + 1] *= kept.second;
-        }
-  }
-
   CAPSTAN_WARP_FUNCTION void add_tile(const AttentionProblem& p, const AttentionSegment& s, const AttentionHead& head,
                                       int j0, const T* queries, const T* keys, const T* values, float* staging) {
     if (row0 >= s.q1) return;
@@ -135,11 +103,21 @@ struct ForwardWarp {
     if (highest_key(p, s, last) <= j0 || lowest_key(p, s, row0) >= j0 + N * 8) return;
     float scores[R][N][4];
     clear(scores);
-    add_products<D>(scores, queries, keys, p.head_size);
-    mask(p, s, head, j0, staging, scores);
-    soften(scores);
     if constexpr (Extras) {
-      if (p.kept > 0.0f) drop(p, head, j0, scores);
+      const TileExtras<T, N, true> extras(p, head, row0, j0, s.q1, staging);
+      add_products<D>(scores, queries, keys, p.head_size);
+      mask(
+          p, s, j0, [&](int n, int e) { return extras.addend(n, e); }, scores);
+      soften(scores);
+#pragma unroll
+      for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) scores[0][n][e] *= extras.factor(p, n, e);
+    } else {
+      add_products<D>(scores, queries, keys, p.head_size);
+      mask(
+          p, s, j0, [](int, int) { return 0.0f; }, scores);
+      soften(scores);
     }
     add_weighted<D, D>(out, scores, values, staging, p.head_size);
   }
@@ -190,15 +168,18 @@ struct ForwardWarp {
 };
 
 template <typename T, int D, bool Extras>
-__global__ void __launch_bounds__(AttentionTiles<T, D, false>::kThreads) attention_forward(AttentionProblem p) {
+__global__ void __launch_bounds__(AttentionTiles<T, D, false>::kThreads)
+    attention_forward(const __grid_constant__ AttentionProblem p) {
   using Tiles = ForwardTiles<T, D, Extras>;
   CAPSTAN_SHARED_MEMORY(memory);
   T* queries = reinterpret_cast<T*>(memory);
   T* tiles = queries + Tiles::kRows * Tiles::kStride;
   const int warp = static_cast<int>(threadIdx.x / 32);
-  float* staging = reinterpret_cast<float*>(tiles + 2 * Tiles::kStages * Tiles::kTileElements) + warp * Tiles::kWarpMemory;
+  float* staging =
+      reinterpret_cast<float*>(tiles + 2 * Tiles::kStages * Tiles::kTileElements) + warp * Tiles::kWarpMemory;
   const int b = static_cast<int>(blockIdx.x) / p.heads, h = static_cast<int>(blockIdx.x) % p.heads;
-  const int begin = static_cast<int>(gridDim.y - 1 - blockIdx.y) * Tiles::kRows, end = min(p.queries, begin + Tiles::kRows);
+  const int begin = static_cast<int>(gridDim.y - 1 - blockIdx.y) * Tiles::kRows,
+            end = min(p.queries, begin + Tiles::kRows);
   for (int q0 = begin; q0 < end;) {
     const AttentionSegment s = segment_of_queries(p, b, q0, end);
     const AttentionHead head(p, b, h, s.offset);

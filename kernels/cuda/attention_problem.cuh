@@ -1,8 +1,8 @@
 #pragma once
-// One call of attention as its kernels see it, and its rules for single scores. By the contract (ids of a sequence never
-// decrease) the keys that a query sees are one run [low, high), and both ends never fall from query to query. Documents
-// become segments: runs of queries with runs of keys, each attended to as if it were alone, with rows outside it read
-// as zeros. So inner loops know no documents, and not even a NaN passes from one to another.
+// One call of attention as its kernels see it, and its rules for single scores. By the contract (ids of a sequence
+// never decrease) the keys that a query sees are one run [low, high), and both ends never fall from query to query.
+// Documents become segments: runs of queries with runs of keys, each attended to as if it were alone, with rows outside
+// it read as zeros. So inner loops know no documents, and not even a NaN passes from one to another.
 
 #include <cmath>
 #include <stdexcept>
@@ -18,7 +18,8 @@ struct AttentionProblem {
   int batch, queries, keys, heads, kv_heads, group, head_size;
   int64_t q_stride, kv_stride, o_stride, statistic_stride;
   float scale;
-  bool causal, is_block, vectors, merge, accumulate;
+  bool causal, is_block, merge, accumulate;
+  bool vectors, relative_vectors;  // rows of all operands, of relative queries, begin at multiples of 16 bytes
   int window;
   int block_offset;  // the place of query 0 where this is a block
   int first_key;
@@ -83,6 +84,8 @@ AttentionProblem attention_problem(const Args& args) {
   p.vectors = rows_are_vectors(args.q, s.q_stride, s.head_size, element) &&
               rows_are_vectors(args.k, s.kv_stride, s.head_size, element) &&
               rows_are_vectors(args.v, s.kv_stride, s.head_size, element);
+  p.relative_vectors =
+      s.relative_distances > 0 && rows_are_vectors(args.mask.relative_q, s.q_stride, s.head_size, element);
   return p;
 }
 
@@ -217,9 +220,6 @@ struct AttentionHead {
   CAPSTAN_WARP_FUNCTION uint64_t dropout_index(const AttentionProblem& p, int i, int j) const {
     return first_index + static_cast<uint64_t>(static_cast<int64_t>(i) * static_cast<int64_t>(p.dropout_columns) + j);
   }
-  CAPSTAN_WARP_FUNCTION float keep(const AttentionProblem& p, int i, int j) const {
-    return philox_word(key, p.dropout_stream, dropout_index(p, i, j)) < p.drop_below ? 0.0f : p.kept;
-  }
 
   CAPSTAN_WARP_FUNCTION int64_t query_at(const AttentionProblem& p, int i) const {
     return (static_cast<int64_t>(b) * p.queries + i) * p.q_stride + static_cast<int64_t>(h) * p.head_size;
@@ -256,18 +256,19 @@ struct AttentionHead {
   }
 };
 
-/// What dropout multiplies the weights of keys j and j + 1 with; most pairs lie in one block of random words.
-struct KeptPair {
-  float first, second;
-};
-CAPSTAN_WARP_FUNCTION KeptPair keep_two(const AttentionProblem& p, const AttentionHead& head, int i, int j) {
+/// Whether the weight of a pair is dropped: 0 or 1.
+CAPSTAN_WARP_FUNCTION uint32_t dropped_of(const AttentionProblem& p, const AttentionHead& head, int i, int j) {
+  return philox_word(head.key, p.dropout_stream, head.dropout_index(p, i, j)) < p.drop_below;
+}
+/// Of keys j and j + 1, as two bits; most such pairs lie in one block of random words.
+CAPSTAN_WARP_FUNCTION uint32_t dropped_of_row(const AttentionProblem& p, const AttentionHead& head, int i, int j) {
   const uint64_t index = head.dropout_index(p, i, j);
   const PhiloxBlock x = philox(head.key, index >> 2, p.dropout_stream);
   const int at = static_cast<int>(index & 3u);
   const uint32_t first = at == 0 ? x[0] : at == 1 ? x[1] : at == 2 ? x[2] : x[3];
   uint32_t second = at == 0 ? x[1] : at == 1 ? x[2] : x[3];
   if (at == 3) second = philox_word(head.key, p.dropout_stream, index + 1);
-  return {first < p.drop_below ? 0.0f : p.kept, second < p.drop_below ? 0.0f : p.kept};
+  return (first < p.drop_below ? 1u : 0u) | (second < p.drop_below ? 2u : 0u);
 }
 
 }  // namespace capstan::kernels::cuda

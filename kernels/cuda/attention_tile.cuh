@@ -21,40 +21,48 @@ struct AttentionTiles {
   static constexpr int kWarps = !kHalf && D == 256 ? 2 : 4;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kStride = D + 16 / static_cast<int>(sizeof(T));  // odd multiples of 16 bytes: no bank conflicts
-  static constexpr int kColumns = kHalf ? (D == 64 ? 64 : D == 128 ? 32 : Backward ? 16 : 32)
-                                        : (D == 64 ? 32 : D == 128 ? 16 : Backward ? 8 : 16);
+  static constexpr int kColumns = kHalf ? (D == 64    ? 64
+                                           : D == 128 ? 32
+                                           : Backward ? 16
+                                                      : 32)
+                                        : (D == 64    ? 32
+                                           : D == 128 ? 16
+                                           : Backward ? 8
+                                                      : 16);
   static constexpr int kStages = D == 64 || (D == 128 && (kHalf || !Backward)) ? 2 : 1;
   static constexpr int kTileElements = kColumns * kStride;
 };
 
-/// Shared memory of one warp, for what is not in tiles: weights of f32, scores by distance (RelativeUnit).
+/// Shared memory of one warp, for what is not in tiles: a unit of the relative term, and rows of `staging`, Columns + 1
+/// apart, for what is added to scores and, in f32, for weights.
 constexpr int kUnitStride = 33;
-template <int Columns>
-constexpr int kWarpFloats = 16 * (Columns + 1 > kUnitStride ? Columns + 1 : kUnitStride);
+template <int Columns, bool Extras>
+constexpr int kWarpFloats = 16 * (Columns + 1) + (Extras ? 16 * kUnitStride : 0);
 
 /// Rows row0 .. row0 + Rows of `from` into a tile; zeros for rows outside [first, last), which are not read.
 template <typename T, int D, int Rows, int Threads>
 CAPSTAN_WARP_FUNCTION void load_rows(T* tile, const T* from, int64_t stride, int row0, int first, int last, int dims,
                                      bool vectors) {
   constexpr int kStride = AttentionTiles<T, D, false>::kStride;
+  constexpr int kChunk = 16 / static_cast<int>(sizeof(T)), kChunks = D / kChunk;
   const int used = (dims + kDimsAtOnce - 1) / kDimsAtOnce * kDimsAtOnce;
-  if (vectors) {
-    constexpr int kChunk = 16 / static_cast<int>(sizeof(T)), kChunks = D / kChunk;
-#pragma unroll 4
-    for (int n = static_cast<int>(threadIdx.x); n < Rows * kChunks; n += Threads) {
-      const int r = n / kChunks, d = n % kChunks * kChunk, row = row0 + r;
-      if (d >= used) continue;
-      const bool valid = row >= first && row < last && d < dims;
-      copy_chunk(tile + r * kStride + d, valid ? from + row * stride + d : from, valid);
-    }
-  } else {
-    for (int n = static_cast<int>(threadIdx.x); n < Rows * D; n += Threads) {
-      const int r = n / D, d = n % D, row = row0 + r;
-      if (d >= used) continue;
-      if (row >= first && row < last && d < dims)
-        tile[r * kStride + d] = from[row * stride + d];
-      else
-        narrow(tile[r * kStride + d], 0.0f);
+#pragma unroll 1
+  for (int n = static_cast<int>(threadIdx.x); n < Rows * kChunks; n += Threads) {
+    const int r = n / kChunks, d = n % kChunks * kChunk, row = row0 + r;
+    if (d >= used) continue;
+    const bool valid = row >= first && row < last && d < dims;
+    T* to = tile + r * kStride + d;
+    const T* at = valid ? from + row * stride + d : from;
+    if (vectors) {
+      copy_chunk(to, at, valid);
+    } else {
+#pragma unroll 1
+      for (int e = 0; e < kChunk; ++e) {
+        if (valid && d + e < dims)
+          to[e] = at[e];
+        else
+          narrow(to[e], 0.0f);
+      }
     }
   }
 }
@@ -104,7 +112,8 @@ CAPSTAN_WARP_FUNCTION void add_products(float (&sums)[R][N][4], const T* left, c
     for (int d = 0; d < dims; d += 4) {  // up to 3 of them zeros
 #pragma unroll
       for (int r = 0; r < R; ++r) {
-        const float4 upper = four(left + (r * 16 + g) * kStride + d), lower = four(left + (r * 16 + g + 8) * kStride + d);
+        const float4 upper = four(left + (r * 16 + g) * kStride + d),
+                     lower = four(left + (r * 16 + g + 8) * kStride + d);
 #pragma unroll
         for (int n = 0; n < N; ++n) {
 #pragma unroll
@@ -158,8 +167,7 @@ CAPSTAN_WARP_FUNCTION void add_weighted(float (&sums)[R][Out / 8][4], const floa
 #pragma unroll
     for (int n = 0; n < N; ++n)
 #pragma unroll
-      for (int e = 0; e < 4; ++e)
-        staging[(g + e / 2 * 8) * kRow + n * 8 + 2 * t + e % 2] = weights[0][n][e];
+      for (int e = 0; e < 4; ++e) staging[(g + e / 2 * 8) * kRow + n * 8 + 2 * t + e % 2] = weights[0][n][e];
     __syncwarp();
     for (int k = 0; k < N * 8; ++k) {
       const float upper = staging[g * kRow + k], lower = staging[(g + 8) * kRow + k];
@@ -181,6 +189,7 @@ CAPSTAN_WARP_FUNCTION void add_weighted(float (&sums)[R][Out / 8][4], const floa
 template <typename T, int N, int M, typename Left, typename Right>
 CAPSTAN_WARP_FUNCTION void add_gathered(float (&sums)[M][4], int K, Left&& left, Right&& right) {
   if constexpr (sizeof(T) == 2) {
+#pragma unroll 1
     for (int k = 0; k < K; k += 16) {
       LeftTile a;
       gather_left<T>(a, [&](int r, int e) { return left(r, k + e); });
@@ -202,6 +211,44 @@ CAPSTAN_WARP_FUNCTION void add_gathered(float (&sums)[M][4], int K, Left&& left,
           const float column = right(n * 8 + 2 * t + e, k);
           sums[n][e] = fmaf(upper, column, sums[n][e]);
           sums[n][2 + e] = fmaf(lower, column, sums[n][2 + e]);
+        }
+    }
+  }
+}
+
+/// sums(r, d) += sum over rows k < K of left(r, k) tile[k][d], for the dims of sums. The left side by a function.
+template <int D, int N, typename T, typename Left>
+CAPSTAN_WARP_FUNCTION void add_gathered_rows(float (&sums)[N][4], int K, Left&& left, const T* tile) {
+  constexpr int kStride = AttentionTiles<T, D, false>::kStride;
+  if constexpr (sizeof(T) == 2) {
+#pragma unroll 1
+    for (int k = 0; k < K; k += 16) {
+      LeftTile a;
+      gather_left<T>(a, [&](int r, int e) {
+        T x;
+        narrow(x, left(r, k + e));
+        return x;
+      });
+#pragma unroll
+      for (int n = 0; n < N; n += 2) {
+        RightTile b[2];
+        load_right_columns(b, tile + k * kStride + n * 8, kStride);
+        multiply_add(sums[n], a, b[0], T{});
+        multiply_add(sums[n + 1], a, b[1], T{});
+      }
+    }
+  } else {
+    const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
+#pragma unroll 1
+    for (int k = 0; k < K; ++k) {
+      const float upper = left(g, k), lower = left(g + 8, k);
+#pragma unroll
+      for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const float x = tile[k * kStride + n * 8 + 2 * t + e];
+          sums[n][e] = fmaf(upper, x, sums[n][e]);
+          sums[n][2 + e] = fmaf(lower, x, sums[n][2 + e]);
         }
     }
   }
@@ -230,6 +277,59 @@ struct RelativeUnit {
     __syncwarp();
   }
   CAPSTAN_WARP_FUNCTION static float at(const float* unit, int r, int c) { return unit[r * kUnitStride + r - c + 15]; }
+};
+
+/// What biases and dropout do to the 16 by 8 N pairs of a warp. Prepared in a loop that is not unrolled (random words
+/// and relative units are long code): addends go to `staging`, where the lane that wrote them reads them; dropout is a
+/// bit for each number that the lane owns.
+template <typename T, int N, bool QueriesAreRows>
+struct TileExtras {
+  static constexpr int kRow = N * 8 + 1;
+  uint32_t dropped = 0;
+  bool biased;
+  const float* addends;
+
+  CAPSTAN_WARP_FUNCTION TileExtras(const AttentionProblem& p, const AttentionHead& head, int row0, int column0, int end,
+                                   float* staging)
+      : biased(p.mask.alibi_slopes || p.bias_distances > 0 || p.relative_distances > 0) {
+    static_assert(N <= 8, "a bit for each number");
+    const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
+    addends = staging + g * kRow + 2 * t;
+    float* unit = staging + 16 * kRow;
+    __syncwarp();  // staging may still be read
+#pragma unroll 1
+    for (int n0 = 0; n0 < N; n0 += 2) {
+      const int i0 = QueriesAreRows ? row0 : column0 + n0 * 8, j0 = QueriesAreRows ? column0 + n0 * 8 : row0;
+      if (p.relative_distances > 0) RelativeUnit(head, i0, j0).template fill<T>(unit, p, head, end);
+#pragma unroll 1
+      for (int x = 0; x < 4; ++x) {  // two neighbours of a row
+        const int n = n0 + x / 2, r = g + x % 2 * 8, c = x / 2 * 8 + 2 * t;
+        if (n >= N) break;
+        const int i = i0 + (QueriesAreRows ? r : c), j = j0 + (QueriesAreRows ? c : r);
+        if (biased) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const int query = QueriesAreRows ? r : c + e, key = QueriesAreRows ? c + e : r;
+            float sum = head.template bias<T>(p, i0 + query, j0 + key);
+            if (p.relative_distances > 0) sum += p.scale * RelativeUnit::at(unit, query, key);
+            staging[r * kRow + n * 8 + 2 * t + e] = sum;
+          }
+        }
+        if (p.kept > 0.0f) {
+          const uint32_t two = QueriesAreRows ? dropped_of_row(p, head, i, j)
+                                              : dropped_of(p, head, i, j) | dropped_of(p, head, i + 1, j) << 1;
+          dropped |= two << (n * 4 + x % 2 * 2);
+        }
+      }
+    }
+  }
+  CAPSTAN_WARP_FUNCTION float addend(int n, int e) const {
+    return biased ? addends[e / 2 * 8 * kRow + n * 8 + e % 2] : 0.0f;
+  }
+  /// What dropout multiplies a weight with.
+  CAPSTAN_WARP_FUNCTION float factor(const AttentionProblem& p, int n, int e) const {
+    return p.kept > 0.0f ? (dropped >> (n * 4 + e) & 1u ? 0.0f : p.kept) : 1.0f;
+  }
 };
 
 /// Two neighbours of a row of results; `dims` are left in it from here.
@@ -285,13 +385,16 @@ void with_attention_dims(const AttentionProblem& p, F&& f) {
     }
     f(AttentionKind<T, D, true>{});
   };
-  if (p.head_size <= 64) return with_extras(std::integral_constant<int, 64>{});
+  if constexpr (Plain) {
+    if (p.head_size <= 64) return with_extras(std::integral_constant<int, 64>{});
+  }
   if (p.head_size <= 128) return with_extras(std::integral_constant<int, 128>{});
   with_extras(std::integral_constant<int, 256>{});
 }
 
 /// Calls f with the kind of kernel for a call. Biases and dropout have instantiations of their own, so that others stay
-/// lean; f32, f16 and heads beyond 128 have only these (they do everything), so that the whole compiles in time.
+/// lean. Only bf16 has all: f32, f16 and heads beyond 128 have only the kernels that do everything, f32 and f16 no
+/// narrow ones, so that the whole compiles in time.
 template <typename F>
 void with_attention_kind(DType dtype, const AttentionProblem& p, F&& f) {
   switch (dtype) {

@@ -1,5 +1,5 @@
-// Sums over rows by column. A block owns a strip of columns and a slice of the rows: eight warps take turns at its rows,
-// each lane holding a pack of columns, and are added up in order; the slices are then added up in order.
+// Sums over rows by column. A block owns a strip of columns and a slice of the rows: eight warps take turns at its
+// rows, each lane holding a pack of columns, and are added up in order; the slices are then added up in order.
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/reduce.cuh"

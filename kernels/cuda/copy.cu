@@ -60,9 +60,8 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 template <typename U>
-__global__ void __launch_bounds__(kBlock)
-    append_kernel(const U* x, U* cache, const int32_t* key_lengths, int64_t batch, int64_t rows, int64_t capacity,
-                  int64_t width) {
+__global__ void __launch_bounds__(kBlock) append_kernel(const U* x, U* cache, const int32_t* key_lengths, int64_t batch,
+                                                        int64_t rows, int64_t capacity, int64_t width) {
   each_row_unit(batch, rows * width, [=](int64_t b, int64_t u) {
     const int64_t start = key_lengths[b] - rows;
     if (start < 0 || start + rows > capacity) return;  // our own fault; nothing outside the cache is written

@@ -93,8 +93,7 @@ __global__ void __launch_bounds__(kLossThreads) cross_entropy_kernel(CrossEntrop
   const RunningSum all = merge_block(sum_row<T, N>(logits, a.vocabulary), shared);
   if (threadIdx.x != 0) return;
   const int64_t target = a.targets[row];
-  loss.write(row, all.highest + logf(all.sum),
-             target >= 0 && target < a.vocabulary ? to_float(logits[target]) : 0.0f);
+  loss.write(row, all.highest + logf(all.sum), target >= 0 && target < a.vocabulary ? to_float(logits[target]) : 0.0f);
 }
 
 template <typename T, int N>

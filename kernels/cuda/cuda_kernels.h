@@ -1,7 +1,7 @@
 #pragma once
-// The kernels of the CUDA backend but for products (matmul.h) and attention (attention_own.h). Each queues its work on the
-// stream of its arguments and returns; none allocates or waits, so all may be captured into a graph. Contract headers
-// say what they compute; sums are formed in an order fixed by shapes alone, without atomics.
+// The kernels of the CUDA backend but for products (matmul.h) and attention (attention_own.h). Each queues its work on
+// the stream of its arguments and returns; none allocates or waits, so all may be captured into a graph. Contract
+// headers say what they compute; sums are formed in an order fixed by shapes alone, without atomics.
 
 #include <cstddef>
 #include <cstdint>
@@ -38,6 +38,7 @@ void fill(const FillArgs& args);
 void add(const AddArgs& args);
 void scale(const ScaleArgs& args);
 void cast(const CastArgs& args);
+void not_finite(const NotFiniteArgs& args);
 void cache_append(const CacheAppendArgs& args);
 
 size_t square_sum_scratch();

@@ -1,7 +1,8 @@
 #pragma once
 // What the row and element kernels know about element types: loads into float and rounding back, packs of elements that
-// move as 128 bits, and a kernel that walks an array by packs. An element's bits never depend on whether a whole pack or
-// the end of an array held it: these files are compiled without contraction and fuse only where the source says fmaf.
+// move as 128 bits, and a kernel that walks an array by packs. An element's bits never depend on whether a whole pack
+// or the end of an array held it: these files are compiled without contraction and fuse only where the source says
+// fmaf.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -80,9 +81,8 @@ void with_element(DType dtype, const char* kernel, F&& f) {
     case DType::f16:
       return f(__half{});
     default:
-      throw std::invalid_argument(std::string(kernel) +
-                                  ": the CUDA kernels compute in f32, bf16 and f16, not in " + name_of(dtype) +
-                                  "; fp64 runs on device = \"reference\"");
+      throw std::invalid_argument(std::string(kernel) + ": the CUDA kernels compute in f32, bf16 and f16, not in " +
+                                  name_of(dtype) + "; fp64 runs on device = \"reference\"");
   }
 }
 

@@ -2,6 +2,8 @@
 
 #include "kernels/elementwise.h"
 
+#include <cmath>
+
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/element.cuh"
 
@@ -54,6 +56,8 @@ struct CastPass {
   }
 };
 
+__global__ void not_finite_kernel(NotFiniteArgs a) { *a.flag = fabs(*a.value) < INFINITY ? 0.0 : 1.0; }
+
 }  // namespace
 
 void add(const AddArgs& args) {
@@ -80,5 +84,7 @@ void cast(const CastArgs& args) {
     });
   });
 }
+
+void not_finite(const NotFiniteArgs& args) { launch(not_finite_kernel, dim3(1), dim3(1), 0, args.stream, args); }
 
 }  // namespace capstan::kernels::cuda

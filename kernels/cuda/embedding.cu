@@ -10,7 +10,7 @@
 namespace capstan::kernels::cuda {
 namespace {
 
-constexpr int kBand = 64;  ///< entries that a block sorts the rows of
+constexpr int kBand = 128;  ///< entries that a block sorts the rows of
 
 /// A row in the list of a band, and which entry of the band its id is.
 struct BandRow {
@@ -65,30 +65,34 @@ __device__ int32_t sum_before(int32_t mine, int32_t* shared) {
   return shared[t];
 }
 
-/// Sorts the rows of entries [band kBand, + kBand). Threads read runs of ids, so that what they find is in order.
+/// Sorts the rows of entries [band kBand, + kBand). Each warp reads a run of ids, so that what they find is in order.
 __global__ void __launch_bounds__(kBlock)
     sort_rows_kernel(const int32_t* ids, SortedRows sorted, int64_t rows, int64_t entries, int64_t first) {
-  __shared__ int32_t shared[kBlock + 1];
-  const int t = static_cast<int>(threadIdx.x);
-  const int64_t band = static_cast<int64_t>(blockIdx.x) * kBand, band_end = band + kBand < entries ? band + kBand : entries;
-  const int64_t each = (rows + kBlock - 1) / kBlock;
-  const int64_t begin = t * each < rows ? t * each : rows, end = begin + each < rows ? begin + each : rows;
+  __shared__ int32_t shared[kBlock + 1], sums[kMostWarps];
+  const int t = static_cast<int>(threadIdx.x), lane = t % kWarp;
+  const int64_t band = static_cast<int64_t>(blockIdx.x) * kBand;
+  const int64_t band_end = band + kBand < entries ? band + kBand : entries;
+  const int64_t each = (rows + kBlock / kWarp - 1) / (kBlock / kWarp);
+  const int64_t begin = t / kWarp * each, end = begin + each < rows ? begin + each : rows;
   int32_t below = 0, inside = 0;
-  for (int64_t r = begin; r < end; ++r) {
+  for (int64_t r = begin + lane; r < end; r += kWarp) {
     const int64_t entry = ids[r] - first;
     below += entry >= 0 && entry < band ? 1 : 0;
     inside += entry >= band && entry < band_end ? 1 : 0;
   }
-  sum_before(below, shared);
-  const int32_t offset = shared[kBlock];
-  __syncthreads();
-  BandRow* place = sorted.bands + offset + sum_before(inside, shared);
+  const int32_t offset = block_sum(below, sums);
+  inside = warp_sum(inside);
+  BandRow* place = sorted.bands + offset + sum_before(lane == 0 ? inside : 0, shared);
+  place -= lane == 0 ? 0 : inside;  // what is before the warp
   const int32_t count = shared[kBlock];
-  for (int64_t r = begin; r < end; ++r) {
-    const int64_t entry = ids[r] - first;
-    if (entry >= band && entry < band_end) {
-      *place++ = {static_cast<int32_t>(r), static_cast<int32_t>(entry - band)};
+  for (int64_t next = begin; next < end; next += kWarp) {
+    const int64_t entry = next + lane < end ? ids[next + lane] - first : -1;
+    const bool found = entry >= band && entry < band_end;
+    const unsigned all = __ballot_sync(kAllLanes, found);
+    if (found) {
+      place[__popc(all & ((1u << lane) - 1))] = {static_cast<int32_t>(next + lane), static_cast<int32_t>(entry - band)};
     }
+    place += __popc(all);
   }
   __syncthreads();  // the list of the band is there for all threads of the block
 

@@ -25,6 +25,9 @@ namespace capstan::kernels::cuda {
 #define CAPSTAN_WARP_FUNCTION __device__ __forceinline__
 #else
 #define CAPSTAN_WARP_FUNCTION inline
+#ifndef __grid_constant__
+#define __grid_constant__
+#endif
 #endif
 
 struct LeftTile {
@@ -140,11 +143,11 @@ struct WarpExchange {
   RightTile right[2][32];
   int turn[32] = {};
 };
+inline thread_local WarpExchange warp_exchanges[32];  // by warp of the block that this thread runs
 
 template <typename T>
 void multiply_add(float (&sums)[4], const LeftTile& a, const RightTile& b, T) {
-  static thread_local WarpExchange exchanges[32];
-  WarpExchange& exchange = exchanges[threadIdx.x / 32];
+  WarpExchange& exchange = warp_exchanges[threadIdx.x / 32];
   const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4, turn = exchange.turn[lane];
   exchange.turn[lane] = 1 - turn;
   exchange.left[turn][lane] = a, exchange.right[turn][lane] = b;

@@ -138,8 +138,7 @@ struct NormPack {
 };
 
 template <typename T, int N>
-__global__ void __launch_bounds__(kNormThreads)
-    norm_backward_kernel(NormBackwardArgs a, int threads, int64_t slices) {
+__global__ void __launch_bounds__(kNormThreads) norm_backward_kernel(NormBackwardArgs a, int threads, int64_t slices) {
   __shared__ float shared[kMostWarps];
   const int64_t slice = static_cast<int64_t>(blockIdx.x) * (blockDim.x / threads) + threadIdx.x / threads;
   const bool mine = slice < slices;
@@ -216,8 +215,7 @@ void run_norm_backward(const NormBackwardArgs& a) {
 void norm(const NormArgs& args) {
   if (args.rows <= 0 || args.width <= 0) return;
   with_element(args.dtype, "norm", [&]<typename T>(T) {
-    if (args.width % kPack<T> == 0 &&
-        aligned({args.x, args.residual, args.sum, args.weight, args.bias, args.y})) {
+    if (args.width % kPack<T> == 0 && aligned({args.x, args.residual, args.sum, args.weight, args.bias, args.y})) {
       run_norm<T, kPack<T>>(args);
     } else {
       run_norm<T, 1>(args);
@@ -232,8 +230,7 @@ size_t norm_backward_scratch(int64_t rows, int64_t width, DType) {
 void norm_backward(const NormBackwardArgs& args) {
   if (args.width <= 0) return;
   with_element(args.dtype, "norm_backward", [&]<typename T>(T) {
-    if (args.width % kPack<T> == 0 &&
-        aligned({args.s, args.weight, args.dy, args.dsum, args.ds, args.scratch})) {
+    if (args.width % kPack<T> == 0 && aligned({args.s, args.weight, args.dy, args.dsum, args.ds, args.scratch})) {
       run_norm_backward<T, kPack<T>>(args);
     } else {
       run_norm_backward<T, 1>(args);

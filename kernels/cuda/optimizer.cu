@@ -116,18 +116,12 @@ void adamw(const AdamWArgs& args) {
                                 name_of(args.dtype));
   }
   with_element(args.working ? args.working_dtype : DType::f32, "adamw", [&]<typename W>(W) {
-    const AdamWPass<W> pass{static_cast<float*>(args.parameter),
-                            static_cast<float*>(args.moment1),
-                            static_cast<float*>(args.moment2),
-                            static_cast<const float*>(args.gradient),
-                            static_cast<W*>(args.working),
-                            args.scalars,
-                            static_cast<float>(args.beta1),
-                            static_cast<float>(args.beta2),
-                            static_cast<float>(1.0 - args.beta1),
-                            static_cast<float>(1.0 - args.beta2),
-                            static_cast<float>(args.epsilon),
-                            args.weight_decay};
+    const AdamWPass<W> pass{static_cast<float*>(args.parameter),  static_cast<float*>(args.moment1),
+                            static_cast<float*>(args.moment2),    static_cast<const float*>(args.gradient),
+                            static_cast<W*>(args.working),        args.scalars,
+                            static_cast<float>(args.beta1),       static_cast<float>(args.beta2),
+                            static_cast<float>(1.0 - args.beta1), static_cast<float>(1.0 - args.beta2),
+                            static_cast<float>(args.epsilon),     args.weight_decay};
     const bool by_packs = aligned({args.parameter, args.moment1, args.moment2, args.gradient}) &&
                           aligned({args.working}, std::min<size_t>(16, 4 * sizeof(W)));
     each_element<4>(pass, args.count, by_packs, args.stream);

@@ -112,13 +112,34 @@ struct Attending {
                    64);
     args.scratch = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64;
   }
+  /// Everything that a call may be pointed to.
+  void tell(Mirror& mirror, Attending& of) {
+    for (const Array* array : {&q, &k, &v, &d_o, &of.o, &of.logsumexp, &dq, &dk, &dv, &table, &relative_q, &relative_k,
+                               &d_table, &d_relative_q, &d_relative_k})
+      mirror.add(array->bytes);
+    mirror.add(setting.documents), mirror.add(setting.prefix_lengths), mirror.add(setting.slopes);
+    mirror.add(scratch);
+  }
+  template <typename Args>
+  static void move(const Mirror& mirror, Args& args) {
+    AttentionMask& m = args.mask;
+    mirror.move(m.prefix_lengths), mirror.move(m.alibi_slopes), mirror.move(m.distance_bias);
+    mirror.move(m.relative_q), mirror.move(m.relative_k);
+    mirror.move(m.query_documents), mirror.move(m.key_documents);
+    mirror.move(args.q), mirror.move(args.k), mirror.move(args.v), mirror.move(args.o), mirror.move(args.logsumexp);
+    mirror.move(args.scratch);
+  }
   void forward(const Block* block) {
     AttentionArgs args;
     point(args, block);
     const int64_t query = block ? block->query : 0;
     args.o = o.at(query * args.shape.o_stride), args.logsumexp = logsumexp.at(query);
     args.merge = block != nullptr;
+    Mirror mirror(backend);
+    tell(mirror, *this);
+    move(mirror, args);
     backend.attention(args);
+    mirror.back();
   }
   /// Given the outputs of another run.
   void backward(const Block* block, Attending& of) {
@@ -131,7 +152,13 @@ struct Attending {
     args.d_distance_bias = d_table.at(0), args.d_relative_k = d_relative_k.at(0);
     args.d_relative_q = d_relative_q.at(query * args.shape.q_stride);
     args.accumulate = block != nullptr;
+    Mirror mirror(backend);
+    tell(mirror, of);
+    move(mirror, args);
+    mirror.move(args.d_o), mirror.move(args.dq), mirror.move(args.dk), mirror.move(args.dv);
+    mirror.move(args.d_distance_bias), mirror.move(args.d_relative_q), mirror.move(args.d_relative_k);
     backend.attention_backward(args);
+    mirror.back();
   }
 };
 

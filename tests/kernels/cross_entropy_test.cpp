@@ -86,22 +86,16 @@ KernelCase cross_entropy_case(const CrossEntropySetting& s) {
   return c;
 }
 
-/// Columns [first, first + count) of a row-major matrix, dense, as bytes.
-std::vector<char> columns_of(const void* matrix, int64_t rows, int64_t columns, int64_t first, int64_t count,
-                             size_t size) {
-  std::vector<char> out(static_cast<size_t>(rows * count) * size);
-  for (int64_t r = 0; r < rows; ++r)
-    std::memcpy(out.data() + static_cast<size_t>(r * count) * size,
-                static_cast<const char*>(matrix) + static_cast<size_t>(r * columns + first) * size,
-                static_cast<size_t>(count) * size);
-  return out;
-}
-
-void put_columns(const std::vector<char>& from, void* matrix, int64_t rows, int64_t columns, int64_t first,
-                 int64_t count, size_t size) {
-  for (int64_t r = 0; r < rows; ++r)
-    std::memcpy(static_cast<char*>(matrix) + static_cast<size_t>(r * columns + first) * size,
-                from.data() + static_cast<size_t>(r * count) * size, static_cast<size_t>(count) * size);
+/// Columns [first, first + count) of a row-major matrix, from or to where they lie dense.
+void copy_columns(const Backend& backend, void* matrix, void* dense, bool out, int64_t rows, int64_t columns,
+                  int64_t first, int64_t count, size_t size) {
+  void* at = static_cast<char*>(matrix) + static_cast<size_t>(first) * size;
+  const size_t run = static_cast<size_t>(count) * size, stride = static_cast<size_t>(columns) * size;
+  if (out) {
+    backend.copy({at, dense, run, rows, stride, run});
+  } else {
+    backend.copy({dense, at, run, rows, run, stride});
+  }
 }
 
 /// The same loss and gradient formed over `shards` equal shards of the columns, some of them perhaps all padding.
@@ -113,28 +107,31 @@ KernelCase sharded_case(const CrossEntropySetting& s, int64_t shards) {
   c.forward.run = [=](const Call& call) {
     const Bindings& at = call.at;
     const size_t size = bytes_of(call.dtype), wide = bytes_of(accumulation_of(call.dtype));
-    std::vector<char> all(static_cast<size_t>(s.rows * shards * kCrossEntropyStatistics) * wide), mine(all.size());
+    const size_t statistics = static_cast<size_t>(s.rows * shards * kCrossEntropyStatistics) * wide;
+    const BackendMemory all(call.backend, statistics), mine(call.backend, statistics);
+    const BackendMemory logits(call.backend, static_cast<size_t>(s.rows * columns) * size);
     for (int64_t i = 0; i < shards; ++i) {
-      const std::vector<char> logits = columns_of(at.at("logits"), s.rows, s.padded, i * columns, columns, size);
-      call.backend.cross_entropy_statistics({logits.data(), at.get<const int32_t>("targets"), mine.data(), s.rows,
+      copy_columns(call.backend, at.at("logits"), logits.at(), true, s.rows, s.padded, i * columns, columns, size);
+      call.backend.cross_entropy_statistics({logits.at(), at.get<const int32_t>("targets"), mine.at(), s.rows,
                                              meant(i * columns), columns, i * columns, call.dtype});
-      put_columns(mine, all.data(), s.rows, shards * kCrossEntropyStatistics, i * kCrossEntropyStatistics,
-                  kCrossEntropyStatistics, wide);
+      copy_columns(call.backend, all.at(), mine.at(), false, s.rows, shards * kCrossEntropyStatistics,
+                   i * kCrossEntropyStatistics, kCrossEntropyStatistics, wide);
     }
-    call.backend.cross_entropy_combine({all.data(), at.get<const int32_t>("targets"), at.get<const float>("weights"),
+    call.backend.cross_entropy_combine({all.at(), at.get<const int32_t>("targets"), at.get<const float>("weights"),
                                         at.at("logsumexp"), at.at("nll"), at.get<double>("loss_sum"), call.accumulate,
                                         s.rows, shards, s.vocabulary, call.dtype});
   };
   c.backward.run = [=](const Call& call) {
     const Bindings& at = call.at;
     const size_t size = bytes_of(call.dtype);
+    const BackendMemory logits(call.backend, static_cast<size_t>(s.rows * columns) * size);
     for (int64_t i = 0; i < shards; ++i) {
-      std::vector<char> logits = columns_of(at.at("d_logits"), s.rows, s.padded, i * columns, columns, size);
-      call.backend.cross_entropy_backward({logits.data(), at.get<const int32_t>("targets"),
+      copy_columns(call.backend, at.at("d_logits"), logits.at(), true, s.rows, s.padded, i * columns, columns, size);
+      call.backend.cross_entropy_backward({logits.at(), at.get<const int32_t>("targets"),
                                            at.get<const float>("weights"), at.at("logsumexp"),
                                            at.get<const double>("d_loss_sum"), s.rows, meant(i * columns), columns,
                                            call.dtype, i * columns, s.vocabulary});
-      put_columns(logits, at.at("d_logits"), s.rows, s.padded, i * columns, columns, size);
+      copy_columns(call.backend, at.at("d_logits"), logits.at(), false, s.rows, s.padded, i * columns, columns, size);
     }
   };
   return c;

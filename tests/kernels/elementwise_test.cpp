@@ -161,7 +161,12 @@ TEST(Cast, KeepsNotANumber) {
   for (const Backend& backend : all_backends()) {
     const float x[3] = {NAN, 1.0f, -NAN};
     BFloat16 y[3];
-    backend.cast({x, y, 3, DType::f32, DType::bf16});
+    CastArgs args{x, y, 3, DType::f32, DType::bf16};
+    Mirror mirror(backend);
+    mirror.add(x, sizeof x), mirror.add(y, sizeof y);
+    mirror.move(args.x), mirror.move(args.y);
+    backend.cast(args);
+    mirror.back();
     EXPECT_TRUE(std::isnan(static_cast<float>(y[0]))) << backend.instruction_set;
     EXPECT_EQ(static_cast<float>(y[1]), 1.0f);
     EXPECT_TRUE(std::isnan(static_cast<float>(y[2])));

@@ -1,28 +1,55 @@
 #pragma once
 // Runs one stage of a kernel case in guarded memory. Every buffer and the scratch have 64 bytes of pattern in front and
-// behind; outputs and scratch are filled with NaN before the call. After it guards and inputs must be untouched.
+// behind; outputs and scratch are filled with NaN before the call. After it guards and inputs must be untouched. Where a
+// backend computes in memory of a device, guards and all lie there during the call.
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
+#include "tests/kernels/kernel_backends.h"
 #include "tests/kernels/kernel_case.h"
 
 namespace capstan::kernels::testing {
 
 class GuardedBuffer {
  public:
-  explicit GuardedBuffer(size_t bytes = 0) : bytes_(bytes), storage_(bytes + 3 * kGuard, kPattern) {
+  explicit GuardedBuffer(size_t bytes, DeviceRuntime* device)
+      : bytes_(bytes), storage_(bytes + 3 * kGuard, kPattern), device_(device) {
     const auto address = reinterpret_cast<uintptr_t>(storage_.data());
     start_ = (address + kGuard - 1) / kGuard * kGuard + kGuard - address;
     std::memset(data(), 0xff, bytes_);  // NaN in every floating dtype
+    if (device_ != nullptr) there_ = static_cast<uint8_t*>(device_->allocate(bytes_ + 2 * kGuard));
   }
-  GuardedBuffer(GuardedBuffer&&) = default;  // a moved vector keeps its address
-  GuardedBuffer& operator=(GuardedBuffer&&) = default;
+  ~GuardedBuffer() {
+    if (device_ != nullptr) device_->release(there_);
+  }
+  GuardedBuffer(GuardedBuffer&& other) noexcept  // a moved vector keeps its address
+      : bytes_(other.bytes_),
+        storage_(std::move(other.storage_)),
+        start_(other.start_),
+        device_(std::exchange(other.device_, nullptr)),
+        there_(other.there_) {}
+  GuardedBuffer(const GuardedBuffer&) = delete;
+  GuardedBuffer& operator=(const GuardedBuffer&) = delete;
 
-  void* data() { return storage_.data() + start_; }
+  /// Contents, to be read and written here.
+  uint8_t* data() { return storage_.data() + start_; }
+  /// What a kernel is told.
+  void* address() { return device_ != nullptr ? there_ + kGuard : data(); }
+  void send() {
+    if (device_ == nullptr) return;
+    device_->copy_in(there_, data() - kGuard, bytes_ + 2 * kGuard, device_->main_stream());
+    device_->finish(device_->main_stream());
+  }
+  void fetch_back() {
+    if (device_ == nullptr) return;
+    device_->copy_out(data() - kGuard, there_, bytes_ + 2 * kGuard, device_->main_stream());
+    device_->finish(device_->main_stream());
+  }
   std::vector<uint8_t> contents() const {
     const auto begin = storage_.begin() + static_cast<std::ptrdiff_t>(start_);
     return {begin, begin + static_cast<std::ptrdiff_t>(bytes_)};
@@ -40,6 +67,8 @@ class GuardedBuffer {
   size_t bytes_;
   std::vector<uint8_t> storage_;
   size_t start_ = 0;
+  DeviceRuntime* device_;
+  uint8_t* there_ = nullptr;  // guard, contents, guard
 };
 
 inline void put(void* to, size_t i, DType dtype, double value) {
@@ -106,17 +135,20 @@ inline RunResult run_stage(const Stage& stage, const Backend& backend, DType dty
                            const RunOptions& options = {}) {
   std::map<std::string, GuardedBuffer> memory;
   Bindings at;
+  DeviceRuntime* const device = device_of(backend);
   const auto make = [&](const Field& field, const std::vector<double>* values) {
     const DType type = dtype_of(field.kind, dtype);
-    GuardedBuffer buffer((values ? values->size() : field.values.size()) * bytes_of(type));
+    GuardedBuffer buffer((values ? values->size() : field.values.size()) * bytes_of(type), device);
     for (size_t i = 0; values && i < values->size(); ++i) put(buffer.data(), i, type, (*values)[i]);
-    at.set(field.name, memory.insert_or_assign(field.name, std::move(buffer)).first->second.data());
+    buffer.send();
+    memory.erase(field.name);
+    at.set(field.name, memory.emplace(field.name, std::move(buffer)).first->second.address());
   };
   for (const Field& field : stage.inputs) make(field, &inputs.at(field.name));
   for (const Field& field : stage.outputs) {
     const std::vector<double> start = start_of(field);
     if (field.name == options.alias.first) {
-      at.set(field.name, memory.at(options.alias.second).data());
+      at.set(field.name, memory.at(options.alias.second).address());
     } else if (!field.starts_as.empty()) {
       make(field, &inputs.at(field.starts_as));
     } else {
@@ -125,10 +157,13 @@ inline RunResult run_stage(const Stage& stage, const Backend& backend, DType dty
   }
   std::map<std::string, std::vector<uint8_t>> before;
   for (const Field& field : stage.inputs) before[field.name] = memory.at(field.name).contents();
-  GuardedBuffer scratch(stage.scratch ? stage.scratch(backend, dtype) : 0);
+  GuardedBuffer scratch(stage.scratch ? stage.scratch(backend, dtype) : 0, device);
+  scratch.send();
 
-  stage.run({backend, dtype, at, options.accumulate, scratch.data()});
+  stage.run({backend, dtype, at, options.accumulate, scratch.address()});
 
+  scratch.fetch_back();
+  for (auto& [name, buffer] : memory) buffer.fetch_back();
   EXPECT_TRUE(scratch.guards_intact()) << "wrote outside its scratch";
   for (const auto& [name, buffer] : memory) EXPECT_TRUE(buffer.guards_intact()) << "wrote outside " << name;
   for (const Field& field : stage.inputs) {
