@@ -222,7 +222,8 @@ void finish(const Round& round, const Collective& call, const End& end) {
     std::memcpy(out, sent.data(), sent.size());
     return;
   }
-  for (const auto& [from, sent] : round.inputs) std::memcpy(out + static_cast<size_t>(from) * bytes, sent.data(), bytes);
+  for (const auto& [from, sent] : round.inputs)
+    std::memcpy(out + static_cast<size_t>(from) * bytes, sent.data(), bytes);
 }
 
 void run_collective(const Collective& call, End& end) {
@@ -496,9 +497,14 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error) {
 }
 
 const char* ncclGetErrorString(ncclResult_t result) {
-  constexpr const char* texts[] = {"no error",         "unhandled cuda error", "unhandled system error",
-                                   "internal error",   "invalid argument",     "invalid usage",
-                                   "remote process exited or there was a network error", "NCCL operation in progress"};
+  constexpr const char* texts[] = {"no error",
+                                   "unhandled cuda error",
+                                   "unhandled system error",
+                                   "internal error",
+                                   "invalid argument",
+                                   "invalid usage",
+                                   "remote process exited or there was a network error",
+                                   "NCCL operation in progress"};
   return result < ncclNumResults ? texts[result] : "unknown result code";
 }
 const char* ncclGetLastError(ncclComm_t) { return last_error.c_str(); }
@@ -537,8 +543,7 @@ ncclResult_t ncclAllGather(const void* in, void* out, size_t count, ncclDataType
 }
 ncclResult_t ncclBroadcast(const void* in, void* out, size_t count, ncclDataType_t type, int root, ncclComm_t comm,
                            cudaStream_t stream) {
-  return collective(comm, stream, {"broadcast", count, type, 0, root}, in, out,
-                    comm->end->rank == root ? count : 0);
+  return collective(comm, stream, {"broadcast", count, type, 0, root}, in, out, comm->end->rank == root ? count : 0);
 }
 
 ncclResult_t ncclSend(const void* data, size_t count, ncclDataType_t type, int to, ncclComm_t comm,
