@@ -1,7 +1,7 @@
 #pragma once
 // Runs one stage of a kernel case in guarded memory. Every buffer and the scratch have 64 bytes of pattern in front and
-// behind; outputs and scratch are filled with NaN before the call. After it guards and inputs must be untouched. Where a
-// backend computes in memory of a device, guards and all lie there during the call.
+// behind; outputs and scratch are filled with NaN before the call. After it guards and inputs must be untouched. Where
+// a backend computes in memory of a device, guards and all lie there during the call.
 
 #include <gtest/gtest.h>
 
