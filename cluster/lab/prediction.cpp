@@ -19,7 +19,7 @@ CountColumns columns_of(const SweepSpec& spec) {
 namespace {
 
 void set_shape(HeldOutPrediction& out, const SweepSpec& spec, int64_t vocabulary) {
-  const DecoderConfig model = shape_for(spec, out.best_n, vocabulary);
+  const DecoderConfig model = shape_for(spec, out.best_n, vocabulary, common_depth(sweep_sizes(spec, vocabulary)));
   out.width = model.width, out.layers = model.layers;
   out.shape = fmt::format("{}x{}", model.width, model.layers);
   const SweepSize size = sized(spec, out.shape, model, vocabulary);

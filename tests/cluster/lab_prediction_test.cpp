@@ -90,6 +90,17 @@ TEST(LabPrediction, WhereOneViewIsMissingTheOtherSpeaks) {
   EXPECT_THAT(none.basis, HasSubstr("carry no law"));
 }
 
+TEST(LabPrediction, ALadderOfOneDepthIsContinuedAtThatDepth) {
+  SweepSpec spec = ladder("[1e9, 4e9]");
+  spec.sizes.shapes = {"16x3", "24x3", "48x3"};
+  spec.budgets.centre_flops = kBudget, spec.budgets.centre_n = 4e5;
+  const HeldOutPrediction p = predict_held_out(spec, 257, {});
+  EXPECT_EQ(p.layers, 3) << p.shape;
+  EXPECT_NEAR(p.n / 4e5, 1, 0.1) << p.shape;
+  spec.sizes.shapes = {"16x2", "48x3"};
+  EXPECT_NE(predict_held_out(spec, 257, {}).layers, 3);
+}
+
 TEST(LabPrediction, IsReadBackAsItWasWritten) {
   HeldOutPrediction p;
   p.flops = 3e13, p.best_n = 1e5, p.best_d = 1e7, p.best_loss = 1.25, p.n = 9e4, p.d = 1.5e7, p.loss = 1.125;
