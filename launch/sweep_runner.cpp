@@ -300,6 +300,15 @@ void SweepRunner::stop_all() {
   }
 }
 
+/// What the last wave found out.
+void SweepRunner::say_new_notes() {
+  for (const std::string& note : plan_.notes) {
+    if (std::find(notes_.begin(), notes_.end(), note) != notes_.end()) continue;
+    notes_.push_back(note);
+    console_.say("note     " + note);
+  }
+}
+
 bool SweepRunner::run() {
   lock_ = lock_of(folder());
   auto shown = Clock::now();
@@ -314,6 +323,7 @@ bool SweepRunner::run() {
     if (jobs_.empty()) {
       const size_t before = records_.size();
       replan();
+      say_new_notes();
       launch_what_may();
       if (jobs_.empty() && records_.size() == before) return true;
     }

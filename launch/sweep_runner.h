@@ -69,6 +69,7 @@ class SweepRunner {
   void fill_known(RunRecord& record, const PlannedRun& run) const;
   bool see_through(const PlannedRun& run);
   std::optional<PlannedRun> next_of_search(const PlannedRun& last);
+  void say_new_notes();
   void stop_all();
   void show_progress();
   double done_share(const Job& job) const;

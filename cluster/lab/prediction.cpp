@@ -19,7 +19,7 @@ CountColumns columns_of(const SweepSpec& spec) {
 namespace {
 
 void set_shape(HeldOutPrediction& out, const SweepSpec& spec, int64_t vocabulary) {
-  const DecoderConfig model = shape_for(spec, out.best_n, vocabulary);
+  const DecoderConfig model = shape_for(spec, out.best_n, vocabulary, common_depth(sweep_sizes(spec, vocabulary)));
   out.width = model.width, out.layers = model.layers;
   out.shape = fmt::format("{}x{}", model.width, model.layers);
   const SweepSize size = sized(spec, out.shape, model, vocabulary);
@@ -145,6 +145,8 @@ HeldOutPrediction HeldOutPrediction::from_json(const std::string& text, const st
     out.flops = number("flops"), out.best_n = number("best_n"), out.best_d = number("best_d");
     out.best_loss = number("best_loss"), out.n = number("n"), out.d = number("d"), out.loss = number("loss");
     out.low = number("low"), out.high = number("high"), out.trend_loss = number("trend_loss");
+    if (value.as_object().contains("law_weight"))
+      out.law_loss = number("law_loss"), out.law_weight = number("law_weight");
     out.shape = std::string(value.at("shape").as_string()), out.basis = std::string(value.at("basis").as_string());
     out.width = value.at("width").to_number<int64_t>(), out.layers = value.at("layers").to_number<int64_t>();
     if (out.width < 1 || out.width > 1 << 24 || out.layers < 1 || out.layers > 65536)
