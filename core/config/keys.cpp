@@ -295,18 +295,23 @@ void add_train_keys(std::vector<Key>& keys) {
   keys.push_back(
       choice("train.precision", t(&T::precision), {"fp64", "fp32", "bf16", "fp16"}, kFixed,
              "Type of activations and working weights; masters and gradient sums are fp32 (fp64 for fp64)."));
-  keys.push_back(real("train.initial_loss_scale", t(&T::initial_loss_scale), "", between(1, 0x1p32), kMayChange,
+  keys.push_back(real("train.initial_loss_scale", t(&T::initial_loss_scale), "", between(1, 0x1p30), kMayChange,
                       "fp16: what multiplies the loss at first, so that small gradients do not vanish; a power of "
                       "two. A resumed run goes on with the scale it had."));
-  keys.push_back(real("train.minimum_loss_scale", t(&T::minimum_loss_scale), "", between(1, 0x1p32), kMayChange,
+  keys.push_back(real("train.minimum_loss_scale", t(&T::minimum_loss_scale), "", between(1, 0x1p30), kMayChange,
                       "fp16: gradients that are not finite halve the scale down to this; below it they count as bad "
                       "steps."));
   keys.push_back(integer("train.loss_scale_window", t(&T::loss_scale_window), "steps", at_least(1), kMayChange,
                          "fp16: good steps in a row after which the loss scale is doubled."));
   keys.push_back(choice("train.reduction", t(&T::reduction), {"fast", "ordered"}, kMayChange,
                         "Order of gradient sums; ordered gives the same bits on 1, 2, 4, ... data ranks."));
-  keys.push_back(choice("train.device", t(&T::device), {"cpu", "cuda", "reference"}, kMayChange,
-                        "Kernels that run the plan; reference is the plain oracle."));
+  keys.push_back(choice("train.device", t(&T::device), {"auto", "cpu", "cuda", "reference"}, kMayChange,
+                        "What runs the plan; auto is a GPU where every rank has one, else the CPU; reference is the "
+                        "plain oracle."));
+  keys.push_back(boolean("train.tf32", t(&T::tf32), kMayChange,
+                         "GPU, fp32: products may cut their operands to TF32's 10 bits of mantissa."));
+  keys.push_back(boolean("train.capture", t(&T::capture), kMayChange,
+                         "GPU: replay what runs without a wait as one CUDA graph; the same bits either way."));
   keys.push_back(integer("train.seed", t(&T::seed), "", at_least(0), kFixed,
                          "Seed of initial weights, sample order and dropout."));
   keys.push_back(real("train.dropout", t(&T::dropout), "", from_to_below(0, 1), kMayChange,

@@ -17,7 +17,7 @@ namespace capstan::kernels::testing {
 
 class GuardedBuffer {
  public:
-  explicit GuardedBuffer(size_t bytes, DeviceRuntime* device)
+  explicit GuardedBuffer(size_t bytes, DeviceRuntime* device = nullptr)
       : bytes_(bytes), storage_(bytes + 3 * kGuard, kPattern), device_(device) {
     const auto address = reinterpret_cast<uintptr_t>(storage_.data());
     start_ = (address + kGuard - 1) / kGuard * kGuard + kGuard - address;

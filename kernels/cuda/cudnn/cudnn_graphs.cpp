@@ -80,7 +80,7 @@ class Graph {
     const cudnnStatus_t status = cudnnSetStream(handle_->handle, static_cast<cudaStream_t>(stream));
     if (status != CUDNN_STATUS_SUCCESS)
       throw std::runtime_error(std::string("cudnnSetStream for ") + what + ": " + cudnnGetErrorString(status));
-    const fe::error_t error = graph_.execute(handle_->handle, addresses, workspace);
+    fe::error_t error = graph_.execute(handle_->handle, addresses, workspace);
     if (error.is_bad())
       throw std::runtime_error(std::string("cuDNN, ") + what + ": " + error.get_message() +
                                "; our own attention kernels run where libcudnn is not found");

@@ -1,0 +1,255 @@
+// label: cpu, links: capstan_cuda_emulated
+// Products by cuBLASLt over its emulation: what each of them computes, with which algorithm, and how choices travel.
+// (All transposes, types and sizes: matmul_test over the emulated backend.)
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "kernels/cuda/cuda_device.h"
+#include "kernels/cuda/matmul.h"
+#include "tests/emulated_cuda/emulated_cuda.h"
+
+namespace capstan::kernels::testing {
+namespace {
+
+/// A kernel of the reference as work of a stream of the emulated device.
+template <auto Entry, typename Args>
+void on_device(const Args& args) {
+  ASSERT_EQ(emulated_cuda::enqueue(static_cast<cudaStream_t>(args.stream),
+                                   [args] {
+                                     static const Backend reference = reference_backend();
+                                     (reference.*Entry)(args);
+                                   }),
+            cudaSuccess);
+}
+
+struct Operands {
+  std::vector<float> a, b, bias, c;
+};
+
+class CudaProducts : public ::testing::Test {
+ protected:
+  CudaProducts() { use({.time = false}); }
+
+  void use(cuda::ProductOptions options) {
+    options.workspace_bytes = 1 << 18;  // the emulation opens and closes all memory for each call
+    table_ = {};
+    table_.cast = on_device<&Backend::cast, CastArgs>;
+    table_.fill = on_device<&Backend::fill, FillArgs>;
+    table_.activation = on_device<&Backend::activation, ActivationArgs>;
+    cuda::add_products(table_, *device_, options);
+  }
+
+  /// Rounded to `t` and back to floats; on the device at `offset` bytes past a 256-byte boundary.
+  char* send(const std::vector<float>& values, DType t, size_t offset) {
+    std::vector<char> bytes(values.size() * bytes_of(t));
+    static const Backend reference = reference_backend();
+    reference.cast({values.data(), bytes.data(), static_cast<int64_t>(values.size()), DType::f32, t});
+    char* memory = static_cast<char*>(device_->allocate(bytes.size() + 256));
+    memory_.push_back(memory);
+    device_->copy_in(memory + offset, bytes.data(), bytes.size(), device_->main_stream());
+    device_->finish(device_->main_stream());
+    return memory + offset;
+  }
+  std::vector<float> fetch(const void* from, size_t count, DType t) {
+    std::vector<char> bytes(count * bytes_of(t));
+    device_->copy_out(bytes.data(), from, bytes.size(), device_->main_stream());
+    device_->finish(device_->main_stream());
+    std::vector<float> values(count);
+    static const Backend reference = reference_backend();
+    reference.cast({bytes.data(), values.data(), static_cast<int64_t>(count), t, DType::f32});
+    return values;
+  }
+
+  Operands operands(const MatmulShape& s) const {
+    const auto numbers = [](int64_t count, int step) {
+      std::vector<float> values(static_cast<size_t>(count));
+      for (size_t i = 0; i < values.size(); ++i)
+        values[i] = static_cast<float>(static_cast<int>(i * step % 17) - 8) / 8;
+      return values;
+    };
+    Operands all{numbers(s.m * s.k, 5), numbers(s.k * s.n, 7), numbers(s.n, 3), numbers(s.m * s.n, 11)};
+    for (float& value : all.a) value *= factor_;
+    return all;
+  }
+
+  std::vector<float> run(const MatmulShape& s, bool accumulate, size_t offset = 0) {
+    const auto product = table_.prepare_matmul(s);
+    return run(*product, s, accumulate, offset);
+  }
+  std::vector<float> run(const PreparedMatmul& product, const MatmulShape& s, bool accumulate, size_t offset = 0) {
+    const Operands in = operands(s);
+    MatmulArgs args;
+    args.a = send(in.a, s.a, offset);
+    args.b = send(in.b, s.b, offset);
+    if (s.bias) args.bias = send(in.bias, s.a, offset);
+    args.c = send(in.c, s.c, offset);
+    args.accumulate = accumulate;
+    args.stream = device_->main_stream();
+    char* scratch = static_cast<char*>(device_->allocate(product.scratch_bytes() + 64)) + 64;  // as aligned as promised
+    memory_.push_back(scratch - 64);
+    product.run(args, scratch);
+    const std::vector<float> c = fetch(args.c, in.c.size(), s.c);
+    free_memory();
+    return c;
+  }
+
+  double largest_difference(const MatmulShape& s, bool accumulate, const std::vector<float>& got) const {
+    const Operands in = operands(s);
+    std::vector<float> wanted = in.c;
+    MatmulShape plain = s;
+    plain.a = plain.b = plain.c = DType::f32;
+    const auto product = reference_backend().prepare_matmul(plain);
+    std::vector<char> scratch(product->scratch_bytes());
+    product->run({in.a.data(), in.b.data(), in.bias.data(), wanted.data(), accumulate}, scratch.data());
+    double most = 0;
+    for (size_t i = 0; i < wanted.size(); ++i)
+      most = std::max(most, std::abs(double(wanted[i]) - got[i]) / (1 + std::abs(wanted[i])));
+    return most;
+  }
+
+  void free_memory() {
+    for (char* memory : memory_) device_->release(memory);
+    memory_.clear();
+  }
+  ~CudaProducts() override { free_memory(); }
+
+  std::unique_ptr<DeviceRuntime> device_ = open_cuda_device(0);
+  Backend table_;
+  std::vector<char*> memory_;
+  float factor_ = 1.0f;
+};
+
+MatmulShape shape(DType t, DType c) {
+  MatmulShape s;
+  s.m = 24, s.n = 40, s.k = 16;
+  s.transpose_b = true;
+  s.a = s.b = t, s.c = c;
+  return s;
+}
+
+TEST_F(CudaProducts, BiasAndEveryActivation) {
+  for (const DType t : {DType::f32, DType::bf16})
+    for (const DType c : {t, DType::f32})
+      for (const bool bias : {false, true})
+        for (int kind = 0; kind <= 5; ++kind) {
+          MatmulShape s = shape(t, c);
+          s.bias = bias;
+          s.activation = static_cast<ActivationKind>(kind);
+          const double most = largest_difference(s, false, run(s, false));
+          EXPECT_LT(most, c == DType::f32 ? 2e-6 : 8e-3) << name_of(t) << " " << name_of(c) << bias << " act " << kind;
+        }
+}
+
+TEST_F(CudaProducts, SumsAreAddedInTheProduct) {
+  MatmulShape s = shape(DType::bf16, DType::f32);
+  s.transpose_a = true, s.transpose_b = false, s.may_accumulate = true;
+  EXPECT_LT(largest_difference(s, false, run(s, false)), 1e-6);
+  EXPECT_LT(largest_difference(s, true, run(s, true)), 1e-6);
+}
+
+TEST_F(CudaProducts, OperandsAtAnyAddress) {
+  MatmulShape s = shape(DType::bf16, DType::bf16);
+  s.bias = true;
+  EXPECT_LT(largest_difference(s, false, run(s, false, 2)), 8e-3);
+  s = shape(DType::f32, DType::f32);
+  s.n = 41, s.k = 17, s.m = 3;
+  EXPECT_LT(largest_difference(s, false, run(s, false, 4)), 2e-6);
+}
+
+TEST_F(CudaProducts, EmptySumsAreZeroAndEmptyResultsNothing) {
+  MatmulShape s = shape(DType::f32, DType::f32);
+  s.k = 0, s.may_accumulate = true;
+  EXPECT_EQ(run(s, false), std::vector<float>(24 * 40, 0.0f));
+  EXPECT_EQ(run(s, true), operands(s).c);
+  s.k = 5, s.m = 0;
+  EXPECT_TRUE(run(s, false).empty());
+}
+
+TEST_F(CudaProducts, RefusesWhatTheContractRefuses) {
+  EXPECT_THROW(table_.prepare_matmul(shape(DType::f64, DType::f64)), std::invalid_argument);
+  EXPECT_THROW(table_.prepare_matmul(shape(DType::f32, DType::bf16)), std::invalid_argument);
+  MatmulShape s = shape(DType::f32, DType::f32);
+  s.b = DType::bf16;
+  EXPECT_THROW(table_.prepare_matmul(s), std::invalid_argument);
+  s = shape(DType::f32, DType::f32);
+  s.bias = s.may_accumulate = true;
+  EXPECT_THROW(table_.prepare_matmul(s), std::invalid_argument);
+}
+
+TEST_F(CudaProducts, NothingIsAllocatedInARunSoThatItCanBeCaptured) {
+  MatmulShape s = shape(DType::bf16, DType::f32);
+  s.bias = true, s.activation = ActivationKind::silu;
+  const auto product = table_.prepare_matmul(s);
+  const Operands in = operands(s);
+  MatmulArgs args;
+  args.a = send(in.a, s.a, 0), args.b = send(in.b, s.b, 0), args.bias = send(in.bias, s.a, 0);
+  args.c = send(in.c, s.c, 0), args.stream = device_->main_stream();
+  char* scratch = static_cast<char*>(device_->allocate(product->scratch_bytes()));
+  memory_.push_back(scratch);
+  device_->begin_capture(args.stream);
+  product->run(args, scratch);
+  const auto graph = device_->end_capture(args.stream);
+  EXPECT_EQ(fetch(args.c, in.c.size(), s.c), in.c) << "nothing ran yet";
+  graph->launch(args.stream);
+  EXPECT_LT(largest_difference(s, false, fetch(args.c, in.c.size(), s.c)), 2e-6);
+}
+
+TEST_F(CudaProducts, AlgorithmsAreTimedOnceAndRemembered) {
+  std::string directory = (std::filesystem::temp_directory_path() / "capstan-products-XXXXXX").string();
+  ASSERT_NE(::mkdtemp(directory.data()), nullptr);
+  const MatmulShape s = shape(DType::f32, DType::f32);
+  auto& calls = emulated_cuda::switches().library_calls;
+  const auto choices = std::make_shared<ProductChoices>(directory);
+  use({.choices = choices});
+  const uint64_t before = calls;
+  table_.prepare_matmul(s);
+  const uint64_t timed = calls - before;
+  EXPECT_GT(timed, 10u);
+  EXPECT_EQ(choices->size(), 1u);
+  EXPECT_GT(device_->facts().free_bytes, device_->facts().memory_bytes - (size_t{64} << 20)) << "and given back";
+  table_.prepare_matmul(s);
+  EXPECT_EQ(calls - before, timed) << "known by now";
+  EXPECT_EQ(choices->save(), "");
+  use({.choices = std::make_shared<ProductChoices>(directory)});
+  table_.prepare_matmul(s);
+  EXPECT_EQ(calls - before, timed) << "known from the file";
+  use({.tf32 = true, .choices = std::make_shared<ProductChoices>(directory)});
+  table_.prepare_matmul(s);
+  EXPECT_GT(calls - before, timed) << "other arithmetic, another product";
+  std::filesystem::remove_all(directory);
+}
+
+TEST_F(CudaProducts, APreparedProductFollowsTheChoiceOfAnotherRank) {
+  factor_ = 1.0f / 3;  // so that the order of a sum shows
+  MatmulShape s = shape(DType::f32, DType::f32);
+  s.k = 300;
+  const auto choices = std::make_shared<ProductChoices>();
+  use({.time = false, .choices = choices});
+  const auto product = table_.prepare_matmul(s);
+  const std::vector<float> ours = run(*product, s, false);
+  const std::string bytes = choices->to_bytes();
+  const size_t line = bytes.find('\n') + 1;
+  const std::string key = bytes.substr(line, bytes.find('\t') - line);
+  std::array<uint64_t, 8> algorithm = choices->find(key)->algorithm;
+  const auto other_rank_takes = [&](const std::array<uint64_t, 8>& theirs) {
+    ProductChoices other;
+    other.open(choices->hardware());
+    other.put(key, theirs, 1.0);
+    choices->settle();
+    EXPECT_TRUE(choices->take(other.to_bytes()));
+  };
+  algorithm[1] ^= 1;  // the emulated library's number of an algorithm
+  other_rank_takes(algorithm);
+  const std::vector<float> theirs = run(*product, s, false);
+  EXPECT_FALSE(theirs == ours) << "the same algorithm still";
+  EXPECT_TRUE(run(s, false) == theirs) << "and who prepares it now takes it too";
+  algorithm.fill(~0ull);
+  other_rank_takes(algorithm);
+  EXPECT_TRUE(run(*product, s, false) == theirs) << "an algorithm that the library refuses is left";
+}
+
+}  // namespace
+}  // namespace capstan::kernels::testing

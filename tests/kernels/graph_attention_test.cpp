@@ -1,0 +1,228 @@
+// label: cpu, links: capstan_cuda_emulated
+// Which calls of attention go to a library's graphs and which to our own kernels, and that every call finds its
+// scratch.
+#include "kernels/cuda/graph_attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+namespace capstan::kernels::testing {
+namespace {
+
+using cuda::AttentionGraphs;
+using cuda::BackwardGraph;
+using cuda::ForwardGraph;
+using cuda::graphs_cover;
+
+/// What ran last, and with what.
+struct Trace {
+  int built = 0, graph_runs = 0, own_runs = 0;
+  const void* logsumexp = nullptr;
+  size_t workspace = 1000;  ///< of graphs built from here on
+};
+
+struct FakeForward final : ForwardGraph {
+  explicit FakeForward(Trace& t) : trace(t), bytes(t.workspace) {}
+  size_t workspace_bytes() const override { return bytes; }
+  void run(const AttentionArgs& args, void* workspace) const override {
+    ++trace.graph_runs;
+    trace.logsumexp = args.logsumexp;
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(workspace) % 256, 0u);
+    std::memset(workspace, 1, bytes);
+    std::memset(args.logsumexp, 1, static_cast<size_t>(args.shape.batch * args.shape.heads * args.shape.queries) * 4);
+  }
+  Trace& trace;
+  size_t bytes;
+};
+
+struct FakeBackward final : BackwardGraph {
+  explicit FakeBackward(Trace& t) : trace(t), bytes(t.workspace) {}
+  size_t workspace_bytes() const override { return bytes; }
+  void run(const AttentionBackwardArgs&, void* workspace) const override {
+    ++trace.graph_runs;
+    std::memset(workspace, 1, bytes);
+  }
+  Trace& trace;
+  size_t bytes;
+};
+
+/// Graphs for all but head size 40.
+struct FakeGraphs final : AttentionGraphs {
+  explicit FakeGraphs(Trace& t) : trace(t) {}
+  std::string version() const override { return "fake"; }
+  std::unique_ptr<ForwardGraph> forward(const AttentionShape& s) override { return make<FakeForward, ForwardGraph>(s); }
+  std::unique_ptr<BackwardGraph> backward(const AttentionShape& s) override {
+    return make<FakeBackward, BackwardGraph>(s);
+  }
+  template <typename Graph, typename Base>
+  std::unique_ptr<Base> make(const AttentionShape& s) {
+    ++trace.built;
+    if (s.head_size == 40) return nullptr;
+    return std::make_unique<Graph>(trace);
+  }
+  Trace& trace;
+};
+
+AttentionShape usual() {
+  AttentionShape s;
+  s.batch = 2, s.queries = s.keys = 64, s.heads = 4, s.kv_heads = 2, s.head_size = 64;
+  s.q_stride = 4 * 64, s.kv_stride = 2 * 64, s.o_stride = 4 * 64;
+  s.dtype = DType::bf16;
+  return s;
+}
+
+DeviceFacts ampere() {
+  DeviceFacts facts;
+  facts.major = 8;
+  return facts;
+}
+
+class GraphAttention : public ::testing::Test {
+ protected:
+  GraphAttention() {
+    table_.attention = [this](const AttentionArgs&) { ++trace_.own_runs; };
+    table_.attention_backward = [this](const AttentionBackwardArgs&) { ++trace_.own_runs; };
+    table_.attention_scratch = table_.attention_backward_scratch = [](const AttentionShape&) { return size_t{100}; };
+    cuda::AttentionOptions options;
+    options.workspace_limit = 5000;
+    cuda::add_attention_graphs(table_, std::make_shared<FakeGraphs>(trace_), ampere(), options);
+  }
+
+  AttentionArgs call(const AttentionShape& shape) {
+    scratch_.assign(table_.attention_scratch(shape), 0);
+    AttentionArgs args;
+    args.shape = shape;
+    args.q = args.k = args.v = operand_;
+    args.o = operand_;
+    args.logsumexp = logsumexp_.data();
+    args.scratch = scratch_.data();
+    return args;
+  }
+  AttentionBackwardArgs backward_call(const AttentionShape& shape) {
+    scratch_.assign(table_.attention_backward_scratch(shape), 0);
+    AttentionBackwardArgs args;
+    args.shape = shape;
+    args.q = args.k = args.v = args.o = args.d_o = operand_;
+    args.dq = args.dk = args.dv = operand_;
+    args.logsumexp = logsumexp_.data();
+    args.scratch = scratch_.data();
+    return args;
+  }
+  bool by_graph(const AttentionArgs& args) {
+    const int before = trace_.graph_runs, own = trace_.own_runs;
+    table_.attention(args);
+    EXPECT_EQ(trace_.graph_runs + trace_.own_runs, before + own + 1);
+    return trace_.graph_runs > before;
+  }
+  bool by_graph(const AttentionBackwardArgs& args) {
+    const int before = trace_.graph_runs;
+    table_.attention_backward(args);
+    return trace_.graph_runs > before;
+  }
+
+  Trace trace_;
+  Backend table_;
+  std::vector<char> scratch_;
+  std::vector<float> logsumexp_ = std::vector<float>(2 * 4 * 64);
+  alignas(16) char operand_[32] = {};
+};
+
+TEST_F(GraphAttention, APlainCallGoesToItsGraphWhichIsBuiltOnce) {
+  EXPECT_TRUE(by_graph(call(usual())));
+  EXPECT_TRUE(by_graph(call(usual())));
+  EXPECT_EQ(trace_.built, 1);
+  EXPECT_TRUE(by_graph(backward_call(usual())));
+  EXPECT_EQ(trace_.built, 2);
+  AttentionShape part = usual();
+  part.first_head = 4, part.all_heads = 8;  // matters to dropout only
+  EXPECT_TRUE(by_graph(call(part)));
+  EXPECT_EQ(trace_.built, 2);
+  AttentionShape other = usual();
+  other.scale = 0.5;
+  EXPECT_TRUE(by_graph(call(other)));
+  EXPECT_EQ(trace_.built, 3);
+}
+
+TEST_F(GraphAttention, WithoutBackwardTheStatisticsLieInTheScratch) {
+  AttentionArgs args = call(usual());
+  args.logsumexp = nullptr;
+  EXPECT_TRUE(by_graph(args));
+  const char* statistics = static_cast<const char*>(trace_.logsumexp);
+  EXPECT_GE(statistics, scratch_.data());
+  EXPECT_LE(statistics + 2 * 4 * 64 * 4, scratch_.data() + scratch_.size());
+}
+
+TEST_F(GraphAttention, AShapeThatWasNeverBoundRunsOnOurKernel) {
+  AttentionArgs args = call(usual());
+  args.shape.queries = args.shape.keys = 32;
+  EXPECT_FALSE(by_graph(args));
+  EXPECT_EQ(trace_.built, 1) << "nothing is built in a call";
+}
+
+TEST_F(GraphAttention, WhatTheLibraryDoesNotOfferRunsOnOurKernel) {
+  AttentionShape s = usual();
+  s.head_size = 40, s.q_stride = s.o_stride = 160, s.kv_stride = 80;
+  EXPECT_EQ(table_.attention_scratch(s), 100u);
+  EXPECT_FALSE(by_graph(call(s)));
+  EXPECT_EQ(trace_.built, 1) << "asked once only";
+  trace_.workspace = 6000;
+  EXPECT_EQ(table_.attention_backward_scratch(usual()), 100u) << "a workspace beyond the limit";
+  EXPECT_FALSE(by_graph(backward_call(usual())));
+}
+
+TEST_F(GraphAttention, MasksAndModesThatGraphsDoNotHaveRunOnOurKernel) {
+  const int32_t ids[1] = {};
+  const float slopes[1] = {};
+  const auto refused = [&](auto&& change) {
+    AttentionArgs args = call(usual());
+    change(args);
+    return !by_graph(args);
+  };
+  EXPECT_TRUE(refused([&](auto& a) { a.mask.query_documents = a.mask.key_documents = ids; }));
+  EXPECT_TRUE(refused([&](auto& a) { a.mask.key_lengths = ids; }));
+  EXPECT_TRUE(refused([&](auto& a) { a.mask.prefix_lengths = ids; }));
+  EXPECT_TRUE(refused([&](auto& a) { a.mask.alibi_slopes = slopes; }));
+  EXPECT_TRUE(refused([&](auto& a) { a.mask.distance_bias = slopes; }));
+  EXPECT_TRUE(refused([&](auto& a) { a.mask.relative_q = slopes; }));
+  EXPECT_TRUE(refused([&](auto& a) { a.dropout.probability = 0.1; }));
+  EXPECT_TRUE(refused([&](auto& a) { a.merge = true; }));
+  EXPECT_TRUE(refused([&](auto& a) { a.q = operand_ + 2; }));
+  EXPECT_TRUE(refused([&](auto& a) { a.o = operand_ + 8; }));
+  EXPECT_FALSE(refused([&](auto&) {}));
+  AttentionBackwardArgs backward = backward_call(usual());
+  EXPECT_TRUE(by_graph(backward));
+  backward.accumulate = true;
+  EXPECT_FALSE(by_graph(backward));
+  backward.accumulate = false, backward.dk = operand_ + 2;
+  EXPECT_FALSE(by_graph(backward));
+}
+
+TEST(GraphsCover, ShapesByDevice) {
+  const auto covered = [](auto&& change, int major = 8) {
+    AttentionShape s = usual();
+    change(s);
+    DeviceFacts facts;
+    facts.major = major;
+    return graphs_cover(s, facts);
+  };
+  EXPECT_TRUE(covered([](auto&) {}));
+  EXPECT_TRUE(covered([](auto& s) { s.dtype = DType::f16; }));
+  EXPECT_TRUE(covered([](auto& s) { s.causal = false, s.window = 5; }));
+  EXPECT_TRUE(covered([](auto& s) { s.kv_stride = 3 * 64; })) << "k beside v in one projection";
+  EXPECT_FALSE(covered([](auto& s) { s.dtype = DType::f32; }));
+  EXPECT_FALSE(covered([](auto& s) { s.queries = 1; })) << "decoding";
+  EXPECT_FALSE(covered([](auto& s) { s.queries = s.keys = 1; }));
+  EXPECT_FALSE(covered([](auto& s) { s.keys = 128; }));
+  EXPECT_FALSE(covered([](auto& s) { s.all_queries = s.all_keys = 128; })) << "a block of longer sequences";
+  EXPECT_FALSE(covered([](auto& s) { s.bias_distances = 8; }));
+  EXPECT_FALSE(covered([](auto& s) { s.relative_distances = 8; }));
+  EXPECT_FALSE(covered([](auto& s) { s.head_size = 60; }));
+  EXPECT_FALSE(covered([](auto& s) { s.head_size = 192; }));
+  EXPECT_TRUE(covered([](auto& s) { s.head_size = 192; }, 9));
+  EXPECT_FALSE(covered([](auto& s) { s.kv_stride = 132; })) << "rows off the 16-byte boundaries";
+  EXPECT_FALSE(covered([](auto& s) { s.heads = 3; }));
+}
+
+}  // namespace
+}  // namespace capstan::kernels::testing
