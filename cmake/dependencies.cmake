@@ -33,6 +33,11 @@ if(CAPSTAN_CUDA)
   endif()
   if(CUDAToolkit_FOUND AND CMAKE_CUDA_COMPILER)
     enable_language(CUDA)
+    foreach(kind STANDARD EXTENSION)  # CMake 3.25 does not know that nvcc speaks C++20
+      if(NOT CMAKE_CUDA20_${kind}_COMPILE_OPTION)
+        set(CMAKE_CUDA20_${kind}_COMPILE_OPTION "-std=c++20")
+      endif()
+    endforeach()
     set(CMAKE_CUDA_FLAGS_RELEASE "-O3")
     if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake before 3.26 does not know that nvcc 12 and later have it
       set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)

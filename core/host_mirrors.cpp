@@ -5,6 +5,7 @@ namespace capstan {
 HostMirrors::~HostMirrors() {
   for (auto& [address, mirror] : mirrors_)
     for (void* host : mirror.host) device_.release_pinned(host);
+  if (stage_ != nullptr) device_.release_pinned(stage_);
 }
 
 HostMirrors::Mirror& HostMirrors::of(void* device, size_t bytes) {
@@ -39,6 +40,16 @@ const void* HostMirrors::read(void* device, size_t bytes) {
   device_.record(mirror.sent[static_cast<size_t>(mirror.now)], device_.main_stream());
   device_.finish(mirror.sent[static_cast<size_t>(mirror.now)]);
   return host;
+}
+
+void* HostMirrors::stage(size_t bytes) {
+  if (bytes > stage_bytes_) {
+    if (stage_ != nullptr) device_.release_pinned(std::exchange(stage_, nullptr));
+    stage_bytes_ = 0;
+    stage_ = device_.allocate_pinned(bytes);
+    stage_bytes_ = bytes;
+  }
+  return stage_;
 }
 
 void HostMirrors::upload() {

@@ -28,7 +28,9 @@ class HostMirrors {
   /// write.
   const void* read(void* device, size_t bytes);
   void upload();
-  size_t bytes() const { return bytes_; }
+  /// Pinned memory for one copy at a time, kept for the next.
+  void* stage(size_t bytes);
+  size_t bytes() const { return bytes_ + stage_bytes_; }
 
  private:
   struct Mirror {
@@ -45,6 +47,8 @@ class HostMirrors {
   std::map<std::pair<void*, size_t>, Mirror> mirrors_;  ///< by address on the device and bytes: views may overlap
   std::vector<Mirror*> written_;
   size_t bytes_ = 0;
+  void* stage_ = nullptr;
+  size_t stage_bytes_ = 0;
 };
 
 }  // namespace capstan

@@ -97,8 +97,10 @@ class Program {
   void put(void* at, size_t bytes, const std::function<void(void* to, size_t first, size_t count)>& fill);
   void get(const void* at, size_t bytes,
            const std::function<void(const void* from, size_t first, size_t count)>& visit) const;
-  /// All of a tensor by one call.
+  /// By one call, which needs as much memory of the host.
+  void put_whole(void* at, size_t bytes, const std::function<void(void*)>& fill);
   void fill(const std::string& name, const std::function<void(void*)>& fill);
+  bool on_device() const { return device_.runtime != nullptr; }
   /// Returns when all that was queued is done.
   void finish() const;
   /// Address of any tensor of a plan (tests, observers).

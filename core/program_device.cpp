@@ -11,20 +11,6 @@ namespace {
 
 constexpr size_t kStage = size_t{32} << 20;  ///< bytes of the host's side of a large copy
 
-/// Memory of the host that copies reach without a detour.
-class Stage {
- public:
-  Stage(kernels::DeviceRuntime& device, size_t bytes) : device_(device), memory_(device.allocate_pinned(bytes)) {}
-  ~Stage() { device_.release_pinned(memory_); }
-  Stage(const Stage&) = delete;
-  Stage& operator=(const Stage&) = delete;
-  void* data() const { return memory_; }
-
- private:
-  kernels::DeviceRuntime& device_;
-  void* memory_;
-};
-
 }  // namespace
 
 size_t Program::index_of(const std::string& name) const {
@@ -49,11 +35,11 @@ void Program::put(void* at, size_t bytes, const std::function<void(void*, size_t
   if (bytes == 0) return;
   if (device_.runtime == nullptr) return fill(at, 0, bytes);
   const size_t most = std::min(bytes, kStage);
-  const Stage stage(*device_.runtime, most);
+  char* stage = static_cast<char*>(mirrors_->stage(most));
   for (size_t first = 0; first < bytes; first += most) {
     const size_t count = std::min(most, bytes - first);
-    fill(stage.data(), first, count);
-    device_.runtime->copy_in(static_cast<char*>(at) + first, stage.data(), count, stream());
+    fill(stage, first, count);
+    device_.runtime->copy_in(static_cast<char*>(at) + first, stage, count, stream());
     device_.runtime->finish(stream());
   }
 }
@@ -62,24 +48,27 @@ void Program::get(const void* at, size_t bytes, const std::function<void(const v
   if (bytes == 0) return;
   if (device_.runtime == nullptr) return visit(at, 0, bytes);
   const size_t most = std::min(bytes, kStage);
-  const Stage stage(*device_.runtime, most);
+  char* stage = static_cast<char*>(mirrors_->stage(most));
   for (size_t first = 0; first < bytes; first += most) {
     const size_t count = std::min(most, bytes - first);
-    device_.runtime->copy_out(stage.data(), static_cast<const char*>(at) + first, count, stream());
+    device_.runtime->copy_out(stage, static_cast<const char*>(at) + first, count, stream());
     device_.runtime->finish(stream());
-    visit(stage.data(), first, count);
+    visit(stage, first, count);
   }
+}
+
+void Program::put_whole(void* at, size_t bytes, const std::function<void(void*)>& fill) {
+  if (bytes == 0) return;
+  if (device_.runtime == nullptr) return fill(at);
+  void* stage = mirrors_->stage(bytes);
+  fill(stage);
+  device_.runtime->copy_in(at, stage, bytes, stream());
+  device_.runtime->finish(stream());
 }
 
 void Program::fill(const std::string& name, const std::function<void(void*)>& fill) {
   const int index = static_cast<int>(index_of(name));
-  void* at = address(index);
-  if (device_.runtime == nullptr) return fill(at);
-  const size_t bytes = persistent_.at(index).bytes;
-  const Stage stage(*device_.runtime, bytes);
-  fill(stage.data());
-  device_.runtime->copy_in(at, stage.data(), bytes, stream());
-  device_.runtime->finish(stream());
+  put_whole(address(index), persistent_.at(index).bytes, fill);
 }
 
 void Program::finish() const {

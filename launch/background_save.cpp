@@ -31,7 +31,7 @@ size_t BackgroundSave::copy_bytes(const TrainingProgram& training) {
   return bytes_of_slices(slices_of(training).slices, bytes_of(training.master_dtype()));
 }
 
-void BackgroundSave::copy(std::vector<Slice>& slices, size_t element_bytes) {
+void BackgroundSave::copy(const Program& program, std::vector<Slice>& slices, size_t element_bytes) {
   struct Block {
     char* to;
     const char* from;
@@ -42,7 +42,10 @@ void BackgroundSave::copy(std::vector<Slice>& slices, size_t element_bytes) {
   char* to = copy_.data();
   for (Slice& slice : slices) {
     const size_t bytes = static_cast<size_t>(slice.count * slice.runs) * element_bytes;
-    for (size_t at = 0; at < bytes; at += kBlock)
+    if (program.on_device())
+      program.get(slice.data, bytes,
+                  [&](const void* from, size_t first, size_t count) { std::memcpy(to + first, from, count); });
+    for (size_t at = 0; !program.on_device() && at < bytes; at += kBlock)
       blocks.push_back({to + at, static_cast<const char*>(slice.data) + at, std::min(kBlock, bytes - at)});
     slice.data = to;
     to += bytes;
@@ -55,7 +58,7 @@ void BackgroundSave::start(const std::filesystem::path& directory, uint64_t step
                            std::string state_json) {
   CAPSTAN_CHECK(!under_way(), "a checkpoint is being written");
   StateSlices state = slices_of(training);
-  copy(state.slices, bytes_of(training.master_dtype()));
+  copy(training.program(), state.slices, bytes_of(training.master_dtype()));
   save_ = std::make_unique<CheckpointSave>(directory, step, std::move(state.tensors), std::move(state.slices),
                                            std::move(state_json), group_);
   written_.store(false, std::memory_order_relaxed);

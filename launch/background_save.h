@@ -34,7 +34,7 @@ class BackgroundSave {
   static size_t copy_bytes(const TrainingProgram& training);
 
  private:
-  void copy(std::vector<Slice>& slices, size_t element_bytes);
+  void copy(const Program& program, std::vector<Slice>& slices, size_t element_bytes);
 
   CommunicatorGroup group_;
   std::vector<char> copy_;

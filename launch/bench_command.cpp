@@ -63,9 +63,9 @@ double median(std::vector<double> values) {
 }
 
 /// All ranks' product rates added: the ceiling of the machine, measured while all ranks measure.
-double ceiling_of(const kernels::Backend& backend, DType dtype, Communicator& world) {
+double ceiling_of(const RankDevice& device, DType dtype, Communicator& world) {
   world.barrier();
-  double rate = measure_product_rate(backend, dtype, 1024, 3);
+  double rate = measure_product_rate(device.backend(), dtype, device.runtime() ? 8192 : 1024, 3, device.runtime());
   world.all_reduce(&rate, 1, DType::f64, ReduceOp::sum, Reduction::fast);
   return rate;
 }
@@ -76,10 +76,12 @@ void bench_step(const BenchArguments& arguments, Communicator& world) {
     throw Error::make(ExitCode::config, "bench step needs model.vocabulary: it uses random tokens, not a corpus");
   check_for_world(config, world.size());
   omp_set_num_threads(threads_for(config.train, world));
-  const kernels::Backend backend = backend_for(config.train);
+  RankDevice device(config.train, world);
+  const kernels::Backend& backend = device.backend();
   const Mesh mesh = mesh_of(config.layout, world.rank());
-  const RankGroups groups(mesh, world, config.layout.overlap);
-  TrainingProgram training(mesh, groups.device(backend), training_spec(config, true));
+  const RankGroups groups(mesh, world, device, config.layout.overlap);
+  TrainingProgram training(mesh, groups.device(), training_spec(config, true));
+  device.agree_on_products(world);
   training.allocate_and_initialise();
   fill_inputs(training, world.rank());
   Console console(world.rank() == 0);
@@ -89,7 +91,7 @@ void bench_step(const BenchArguments& arguments, Communicator& world) {
     const double time = run_step(training, config, i, true);
     if (i < arguments.warmup) continue;
     seconds.push_back(time);
-    ceilings.push_back(ceiling_of(backend, dtype, world));
+    ceilings.push_back(ceiling_of(device, dtype, world));
   }
   StepTimer timer;
   training.program().observe(&timer);

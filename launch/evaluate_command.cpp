@@ -42,6 +42,7 @@ std::vector<std::shared_ptr<const Corpus>> corpora_for(const EvaluateArguments& 
 
 void evaluate_run(const EvaluateArguments& arguments, Communicator& world) {
   FinishedRun run = open_run(arguments.run, arguments.step);
+  run.config.train = for_reading(run.config.train);
   run.config.layout.dp = 0, run.config.layout.zero_ranks = 0;
   run.config.train.microbatch = std::max<int64_t>(1, run.config.train.microbatch);
   run.config.train.global_batch = run.config.train.microbatch * world.size();
@@ -52,10 +53,10 @@ void evaluate_run(const EvaluateArguments& arguments, Communicator& world) {
                       run.config.model.context, static_cast<uint64_t>(run.config.train.seed), StreamOptions{},
                       training_objective(run.config));
   omp_set_num_threads(threads_for(run.config.train, world));
-  const kernels::Backend backend = backend_for(run.config.train);
+  const RankDevice device(run.config.train, world);
   const Mesh mesh = mesh_of(run.config.layout, world.rank());
-  const RankGroups groups(mesh, world);
-  TrainingProgram training(mesh, groups.device(backend), training_spec(run.config, false));
+  const RankGroups groups(mesh, world, device);
+  TrainingProgram training(mesh, groups.device(), training_spec(run.config, false));
   training.allocate_and_initialise();
   load_parameters(training.program(), training.master_dtype(), run.checkpoint);
   training.refresh_working_copies();

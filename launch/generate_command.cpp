@@ -87,13 +87,13 @@ void generate(const GenerateArguments& arguments) {
   for (const std::string& complaint : run.complaints) std::fprintf(stderr, "warning: %s\n", complaint.c_str());
   const std::shared_ptr<const Tokenizer> tokenizer = tokenizer_of(run);
   const std::unique_ptr<Communicator> self = self_communicator();
-  TrainConfig train = run.config.train;
+  TrainConfig train = for_reading(run.config.train);
   train.threads = arguments.threads;
   omp_set_num_threads(threads_for(train, *self));
-  const kernels::Backend backend = backend_for(train);
+  const RankDevice device(train, *self);
   const Mesh mesh;
-  const RankGroups groups(mesh, *self);
-  GenerationProgram program(mesh, groups.device(backend), run.config.model, precision_of(train));
+  const RankGroups groups(mesh, *self, device);
+  GenerationProgram program(mesh, groups.device(), run.config.model, precision_of(train));
   program.allocate();
   load_parameters(program.program(), program.dtype(), run.checkpoint);
 

@@ -18,9 +18,15 @@ bool all_finite(const T* values, int64_t count) {
 std::vector<int> ranks_with_bad_gradients(const TrainingProgram& training, Communicator& world) {
   const Program& program = training.program();
   if (training.gradients_divided()) return {};  // nobody has its own any more
-  const int64_t count = training.layout().elements;
-  const bool finite = training.master_dtype() == DType::f64 ? all_finite(program.at<double>("gradients"), count)
-                                                            : all_finite(program.at<float>("gradients"), count);
+  const size_t element = bytes_of(training.master_dtype());
+  bool finite = true;
+  program.get(program.address("gradients"), static_cast<size_t>(training.layout().elements) * element,
+              [&](const void* from, size_t, size_t bytes) {
+                const int64_t count = static_cast<int64_t>(bytes / element);
+                finite = finite &&
+                         (training.master_dtype() == DType::f64 ? all_finite(static_cast<const double*>(from), count)
+                                                                : all_finite(static_cast<const float*>(from), count));
+              });
   const int32_t mine = finite ? 0 : 1;
   std::vector<int32_t> bad(static_cast<size_t>(world.size()));
   world.all_gather(&mine, bad.data(), 1, DType::i32);

@@ -99,7 +99,7 @@ void inspect(const InspectArguments& arguments) {
   fill_vocabulary(config);
   check_for_world(config, std::max(1, config.layout.dp) * config.layout.pp * config.layout.cp * config.layout.tp);
   const Mesh mesh = mesh_of(config.layout, arguments.rank);
-  const kernels::Backend backend = backend_for(config.train);
+  const kernels::Backend backend = planning_backend(config.train);
   const Job job = plan_job(config, mesh, backend);
   const TrainingProgram& training = *job.stages[static_cast<size_t>(mesh.coordinate(Axis::pp))];
   const Program& program = training.program();

@@ -135,12 +135,15 @@ void load_parts(TrainingProgram& training, const std::string& prefix, int index,
                       checkpoint.path().string(), tensor.name, name_of(tensor.dtype), name_of(dtype));
   for (const StatePiece& piece : training.state_pieces(prefix, index)) {
     const Runs all = runs_of(piece);
-    const uint64_t parts = weights_only ? all.elements() / kRun + 1 : 1;  // a cast needs room for what is stored
+    // A cast needs room for what is stored, a copy to a device for what is copied.
+    const uint64_t parts = weights_only || training.program().on_device() ? all.elements() / kRun + 1 : 1;
     for (uint64_t part = 0; part < parts; ++part) {
       uint64_t skipped = 0;
       const Runs runs = parts == 1 ? all : part_of(all, part, parts, skipped);
       if (runs.elements() == 0) continue;
-      read_as(checkpoint, tensor, runs, dtype, static_cast<char*>(piece.data) + skipped * bytes_of(dtype));
+      training.program().put_whole(static_cast<char*>(piece.data) + skipped * bytes_of(dtype),
+                                   runs.elements() * bytes_of(dtype),
+                                   [&](void* to) { read_as(checkpoint, tensor, runs, dtype, to); });
     }
   }
 }
@@ -166,7 +169,9 @@ void load_parameters(Program& program, DType dtype, Checkpoint& checkpoint) {
     for (uint64_t part = 0; part < parts; ++part) {
       uint64_t at = 0;
       const Runs runs = part_of(mine, part, parts, at);
-      if (runs.elements() > 0) read_as(checkpoint, tensor, runs, dtype, to + at * bytes_of(dtype));
+      if (runs.elements() > 0)
+        program.put_whole(to + at * bytes_of(dtype), runs.elements() * bytes_of(dtype),
+                          [&](void* host) { read_as(checkpoint, tensor, runs, dtype, host); });
     }
   }
 }

@@ -87,7 +87,7 @@ std::vector<std::string> train_command(const SweepSpec& spec, const fs::path& co
 double SweepForecast::run_bytes(const SweepSpec& spec, const PlannedRun& run) {
   RunConfig config = config_of(spec, run);
   check_for_world(config, static_cast<int>(spec.ranks));
-  const kernels::Backend backend = backend_for(config.train);
+  const kernels::Backend backend = planning_backend(config.train);
   const TrainingProgram training(mesh_of(config.layout, 0), Device{&backend, {}}, training_spec(config, true));
   const Program& program = training.program();
   const double samples = static_cast<double>(config.train.global_batch * (config.model.context + 1)) * kSampleBytes;

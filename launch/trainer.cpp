@@ -45,8 +45,8 @@ Trainer::Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console
       directory_(config_.run.dir),
       mesh_(mesh_of(config_.layout, world_.rank())),
       threads_(threads_set_for(config_.train, world_)),
-      backend_(backend_for(config_.train)),
-      groups_(mesh_, world_, config_.layout.overlap),
+      device_(config_.train, world_),
+      groups_(mesh_, world_, device_, config_.layout.overlap),
       save_(world_) {
   require_equal(world_, canonical(config_), "config");
   open_corpora();
@@ -85,8 +85,9 @@ void Trainer::open_corpora() {
 }
 
 void Trainer::make_program() {
-  training_ = std::make_unique<TrainingProgram>(mesh_, groups_.device(backend_), training_spec(config_, true));
+  training_ = std::make_unique<TrainingProgram>(mesh_, groups_.device(), training_spec(config_, true));
   feed_ = std::make_unique<DataFeed>(*train_stream_, config_.train.microbatch * config_.accumulation(), mesh_);
+  device_.agree_on_products(world_);
   const Plan& plan = training_->program().plan("train");
   std::array<double, 2> flops{};
   for (const Part part : {Part::forward, Part::backward, Part::weights})
@@ -112,8 +113,9 @@ void Trainer::announce() const {
   console_.say(fmt::format("model    {} parameters, {} layers, width {}, context {}, vocabulary {}",
                            program.parameters().elements(), config_.model.layers, config_.model.width,
                            config_.model.context, config_.model.vocabulary));
-  console_.say(fmt::format("layout   {}; {} thread{} a rank; {} kernels ({}); {}", mesh_.describe(), threads_,
-                           threads_ == 1 ? "" : "s", backend_.name, backend_.instruction_set, world_.transport()));
+  console_.say(fmt::format("layout   {}; {} thread{} a rank; {}; {}", mesh_.describe(), threads_,
+                           threads_ == 1 ? "" : "s", device_.describe(), groups_.transport()));
+  if (!device_.note().empty()) console_.say("note     " + device_.note());
   console_.say(fmt::format("batch    {} sequences = {} microbatch{} of {} on each of {} rank{}",
                            config_.train.global_batch, config_.accumulation(), config_.accumulation() == 1 ? "" : "es",
                            config_.train.microbatch, config_.layout.dp, config_.layout.dp == 1 ? "" : "s"));
@@ -169,8 +171,8 @@ void Trainer::continue_data() {
 
 std::string Trainer::numerics() const {
   return fmt::format("capstan {} backend {} isa {} threads {} microbatch {} dp {} precision {} plan {}",
-                     CAPSTAN_VERSION, backend_.name, backend_.instruction_set, threads_, config_.train.microbatch,
-                     config_.layout.dp, name_of(config_.train.dtype()), plan_digest_);
+                     CAPSTAN_VERSION, device_.backend().name, device_.backend().instruction_set, threads_,
+                     config_.train.microbatch, config_.layout.dp, name_of(config_.train.dtype()), plan_digest_);
 }
 
 void Trainer::resume() {
@@ -421,8 +423,10 @@ int Trainer::run() {
         fmt::format("done     the run has its {} steps already; raise train.steps to go on", config_.train.steps));
     return 0;
   }
-  product_rate_ = measure_product_rate(backend_, activation_dtype(precision_of(config_.train)),
-                                       backend_.name == "cpu" ? 512 : 96, 3);
+  std::string source;
+  product_rate_ = device_.product_rate(activation_dtype(precision_of(config_.train)), source);
+  if (device_.runtime() != nullptr)
+    console_.say(fmt::format("MFU      is the share {}, {:.0f} TFLOP/s a GPU", source, product_rate_ * 1e-12));
   while (state_.step < config_.train.steps) {
     const StepResult result = step();
     enter(Phase::log);

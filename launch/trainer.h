@@ -69,7 +69,7 @@ class Trainer {
   RunDirectory directory_;
   Mesh mesh_;
   int threads_ = 1;
-  kernels::Backend backend_;
+  RankDevice device_;
   RankGroups groups_;
   std::unique_ptr<CorpusStream> train_stream_, validation_stream_;
   std::unique_ptr<TrainingProgram> training_;

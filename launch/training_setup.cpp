@@ -9,13 +9,11 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "io/file_system.h"
+#include "kernels/cuda/reduce_tree.h"
 #include "parallel/shared_memory_communicator.h"
+#include "parallel/stream_lane.h"
 
 namespace capstan {
-
-kernels::Backend backend_for(const TrainConfig& train) {
-  return train.device == TrainConfig::Device::reference ? kernels::reference_backend() : kernels::cpu_backend();
-}
 
 Precision precision_of(const TrainConfig& train) {
   switch (train.precision) {
@@ -116,21 +114,49 @@ bool wants_lane(std::initializer_list<const Communicator*> data_groups, Communic
 
 }  // namespace
 
-RankGroups::RankGroups(const Mesh& mesh, Communicator& world, LayoutConfig::Overlap overlap) : groups_(mesh, world) {
-  if (mesh.data_ranks() == 1 || !wants_lane({&groups_.of(Axis::dp), &groups_.of(Axis::rep)}, world, overlap)) return;
+RankGroups::RankGroups(const Mesh& mesh, Communicator& world, const RankDevice& device, LayoutConfig::Overlap overlap)
+    : device_(device), transport_(world.transport()) {
+  if (device.runtime() != nullptr && world.size() > 1) {
+    open_nccl(mesh, world, overlap);
+    return;
+  }
+  groups_ = std::make_unique<const AxisGroups>(mesh, world);
+  if (mesh.data_ranks() == 1 || !wants_lane({&groups_->of(Axis::dp), &groups_->of(Axis::rep)}, world, overlap)) return;
   lane_groups_ = std::make_shared<const AxisGroups>(mesh, world, std::initializer_list<Axis>{Axis::dp, Axis::rep});
   lane_ = std::make_unique<LaneThread>(lane_groups_);
 }
 
-Device RankGroups::device(const kernels::Backend& backend) const {
-  Device device{&backend, groups_.communicators()};
+/// A GPU communicates beside its computation unless it is told not to.
+void RankGroups::open_nccl(const Mesh& mesh, Communicator& world, LayoutConfig::Overlap overlap) {
+  kernels::DeviceRuntime& runtime = *device_.runtime();
+  NcclOptions options;
+  options.failed = [&world](const std::string& why) { world.abort(why, static_cast<int>(ExitCode::peer_lost)); };
+  nccl_ = std::make_unique<NcclSession>(runtime, NcclKernels{device_.backend().copy, kernels::cuda::reduce_tree},
+                                        std::move(options));
+  transport_ = "nccl " + NcclSession::version();
+  nccl_world_ = nccl_->group(world, runtime.main_stream());
+  groups_ = std::make_unique<const AxisGroups>(mesh, *nccl_world_);
+  if (mesh.data_ranks() == 1 || overlap == LayoutConfig::Overlap::off) return;
+  const kernels::Stream stream = runtime.open_stream();
+  nccl_lane_world_ = nccl_->group(world, stream);
+  lane_groups_ =
+      std::make_shared<const AxisGroups>(mesh, *nccl_lane_world_, std::initializer_list<Axis>{Axis::dp, Axis::rep});
+  lane_ = std::make_unique<StreamLane>(runtime, stream, runtime.main_stream(), lane_groups_);
+}
+
+Device RankGroups::device() const {
+  Device device{&device_.backend(), groups_->communicators()};
   if (lane_) device.lane = lane_.get(), device.lane_communicators = lane_groups_->communicators();
+  device.runtime = device_.runtime();
+  device.capture = device_.captures();
   return device;
 }
 
+std::string RankGroups::transport() const { return transport_; }
+
 size_t RankGroups::shared_bytes() const {
   size_t bytes = 0;
-  for (const AxisGroups* groups : {&groups_, lane_groups_.get()})
+  for (const AxisGroups* groups : {groups_.get(), lane_groups_.get()})
     for (const Axis axis : kAllAxes)
       if (groups != nullptr)
         if (const auto* shared = dynamic_cast<const SharedMemoryCommunicator*>(&groups->of(axis)))

@@ -7,11 +7,12 @@
 #include "core/axis_groups.h"
 #include "core/config/run_config.h"
 #include "core/training_program.h"
+#include "launch/rank_device.h"
 #include "parallel/lane_thread.h"
+#include "parallel/nccl_session.h"
 
 namespace capstan {
 
-kernels::Backend backend_for(const TrainConfig& train);
 TrainingSpec training_spec(const RunConfig& config, bool training);
 Precision precision_of(const TrainConfig& train);
 
@@ -22,20 +23,32 @@ int threads_for(const TrainConfig& train, Communicator& world);
 /// The mesh of a checked config for one rank.
 Mesh mesh_of(const LayoutConfig& layout, int rank);
 
-/// The groups of this rank, one for every axis of more than one rank, and the thread that communicates beside the
-/// computation where the layout asks for it. Collective.
+/// The groups of this rank, one for every axis of more than one rank, over `world` or, for a GPU, over NCCL; and what
+/// communicates beside the computation where the layout asks for it: a thread, or a stream. Collective. The device
+/// outlives it.
 class RankGroups {
  public:
-  RankGroups(const Mesh& mesh, Communicator& world, LayoutConfig::Overlap overlap = LayoutConfig::Overlap::off);
-  Device device(const kernels::Backend& backend) const;
+  RankGroups(const Mesh& mesh, Communicator& world, const RankDevice& device,
+             LayoutConfig::Overlap overlap = LayoutConfig::Overlap::off);
+  Device device() const;
   bool beside() const { return lane_ != nullptr; }
+  /// "mpi (shared memory)", "nccl 2.28.9".
+  std::string transport() const;
   /// Memory through which ranks of this host pass what they sum; it lies outside the plan and is one for all of them.
   size_t shared_bytes() const;
+  /// Memory of the GPU that NCCL has taken so far.
+  size_t nccl_bytes() const { return nccl_ ? nccl_->bytes() : 0; }
 
  private:
-  AxisGroups groups_;
+  void open_nccl(const Mesh& mesh, Communicator& world, LayoutConfig::Overlap overlap);
+
+  const RankDevice& device_;
+  std::string transport_;
+  std::unique_ptr<NcclSession> nccl_;
+  std::unique_ptr<Communicator> nccl_world_, nccl_lane_world_;
+  std::unique_ptr<const AxisGroups> groups_;
   std::shared_ptr<const AxisGroups> lane_groups_;
-  std::unique_ptr<LaneThread> lane_;
+  std::unique_ptr<Lane> lane_;
 };
 
 /// Throws Error(config) naming ranks whose plan differs from that of the first rank of their stage; returns the digest

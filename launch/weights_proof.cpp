@@ -65,9 +65,9 @@ class Runner {
  public:
   Runner(const DecoderConfig& model, int threads)
       : self_(self_communicator()),
-        backend_(kernels::cpu_backend()),
-        groups_(mesh_, *self_),
-        program_((set_threads(threads), mesh_), groups_.device(backend_), model, Precision::fp32) {
+        device_(on_host(threads), *self_),
+        groups_(mesh_, *self_, device_),
+        program_((set_threads(threads), mesh_), groups_.device(), model, Precision::fp32) {
     program_.allocate();
   }
 
@@ -80,13 +80,15 @@ class Runner {
   }
 
  private:
-  void set_threads(int threads) {
+  static TrainConfig on_host(int threads) {
     TrainConfig train;
+    train.device = TrainConfig::Device::cpu;
     train.threads = threads;
-    omp_set_num_threads(threads_for(train, *self_));
+    return train;
   }
+  void set_threads(int threads) { omp_set_num_threads(threads_for(on_host(threads), *self_)); }
   std::unique_ptr<Communicator> self_;
-  kernels::Backend backend_;
+  RankDevice device_;
   Mesh mesh_;
   RankGroups groups_;
   GenerationProgram program_;

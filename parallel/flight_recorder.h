@@ -29,6 +29,7 @@ class FlightRecorder final : public StepObserver {
   void phase(Phase phase, int64_t step);
   void before(const Plan& plan, size_t node) override;
   void after(const Plan& plan, size_t node) override;
+  bool wants_every_op() const override { return false; }
   void waiting(const Plan& plan, size_t node) override;
   void waited(const Plan& plan, size_t node) override { after(plan, node); }
   /// A call to all ranks outside of any plan.

@@ -34,8 +34,7 @@ class NcclPath {
   void make_ring(int capacity);
   Slot& next() { return ring_[static_cast<size_t>(messages_++ % ring_.size())]; }
   void copy(const void* from, void* to, Stream stream) const {
-    if (spec_.bytes > 0)
-      state_->kernels.copy({.from = from, .to = to, .row_bytes = spec_.bytes, .stream = stream});
+    if (spec_.bytes > 0) state_->kernels.copy({.from = from, .to = to, .row_bytes = spec_.bytes, .stream = stream});
   }
 
   ChannelSpec spec_;
@@ -51,7 +50,7 @@ class NcclPath {
 NcclPath::NcclPath(NcclHandle& parent, const ChannelSpec& spec, int capacity)
     : spec_(spec), state_(parent.shared_state()) {
   const bool sender = parent.rank() == spec.from, receiver = parent.rank() == spec.to;
-  handle_ = std::make_unique<NcclHandle>(state_, receiver ? 1 : 0, 2, parent.world_rank());
+  handle_ = std::make_unique<NcclHandle>(state_, receiver ? 1 : 0, 2, parent.world_rank(), false);
   handle_->open(parent, sender || receiver ? 0 : -1, receiver ? 1 : 0, {kPathCtas});
   if (sender || receiver) make_ring(capacity);
 }
@@ -141,9 +140,9 @@ class NcclChannels final : public Channels {
 std::unique_ptr<Channels> nccl_channels(NcclHandle& parent, Stream stream, const std::vector<ChannelSpec>& paths,
                                         int capacity, CommunicationCounter& counter) {
   for (const ChannelSpec& path : paths)
-    CAPSTAN_CHECK(path.from != path.to && std::min(path.from, path.to) >= 0 &&
-                      std::max(path.from, path.to) < parent.size(),
-                  "a path from rank {} to rank {} of {}", path.from, path.to, parent.size());
+    CAPSTAN_CHECK(
+        path.from != path.to && std::min(path.from, path.to) >= 0 && std::max(path.from, path.to) < parent.size(),
+        "a path from rank {} to rank {} of {}", path.from, path.to, parent.size());
   CAPSTAN_CHECK(capacity > 0, "paths for {} messages", capacity);
   return std::make_unique<NcclChannels>(parent, stream, paths, capacity, counter);
 }

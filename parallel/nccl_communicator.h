@@ -1,10 +1,10 @@
 #pragma once
 // NcclCommunicator: a group over device memory. Every call is queued on the group's stream and returns; the host waits
 // nowhere. Fast sums are NCCL's own: bf16 and f16 are rounded at every hop, f32 adds in the order of its ring or tree.
-// Ordered sums and maxima of floating numbers are formed by us, since NCCL's maximum drops NaN: every rank gets everyone's
-// run of a piece, folds them in the tree on the device (kernels/reduce_tree.h), and sums are gathered again; as many
-// bytes travel as in a ring. The groups that are split from one share its stream and therefore its scratch.
-// A group of one makes no NCCL call.
+// Ordered sums and maxima of floating numbers are formed by us, since NCCL's maximum drops NaN: every rank gets
+// everyone's run of a piece, folds them in the tree on the device (kernels/reduce_tree.h), and sums are gathered again;
+// as many bytes travel as in a ring. The groups that are split from one share its stream and therefore its scratch. A
+// group of one makes no NCCL call.
 
 #include <memory>
 

@@ -48,7 +48,8 @@ std::unique_ptr<Communicator> NcclSession::group(Communicator& control, kernels:
 void NcclSession::register_memory(void* memory, size_t bytes) {
   const std::lock_guard lock(state_->mutex);
   state_->memory.push_back({memory, bytes});
-  for (NcclHandle* handle : state_->handles) handle->enlist(state_->memory.back());
+  for (NcclHandle* handle : state_->handles)
+    if (handle->registers()) handle->enlist(state_->memory.back());
 }
 
 void NcclSession::forget_memory(void* memory) {

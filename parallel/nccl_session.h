@@ -72,8 +72,8 @@ class NcclSession {
 };
 
 /// Settings of NCCL and CUDA in the environment, where the user has not set them: groups start in the order in which
-/// the host calls them, every stream has a queue of its own, sums are the same in every run. Before the device is opened
-/// and before threads start.
+/// the host calls them, every stream has a queue of its own, sums are the same in every run. Before the device is
+/// opened and before threads start.
 void prepare_nccl_environment();
 
 }  // namespace capstan

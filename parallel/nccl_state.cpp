@@ -37,8 +37,8 @@ const char* nccl_advice(ncclResult_t result) {
 
 std::string NcclCall::text() const {
   if (count == 0) return name;
-  return unit == std::string_view("bytes") ? fmt::format("{} of {} bytes", name, count)
-                                           : fmt::format("{} of {} x {}", name, count, unit);
+  const bool plain = unit == std::string_view("bytes") || unit == std::string_view("ranks");
+  return fmt::format("{} of {} {}{}", name, count, plain ? "" : "x ", unit);
 }
 
 // ---- what a session's groups share
@@ -83,7 +83,8 @@ void NcclState::watch() {
 void NcclState::add(NcclHandle& handle) {
   const std::lock_guard lock(mutex);
   handles.push_back(&handle);
-  for (const Memory& m : memory) handle.enlist(m);
+  if (handle.registers())
+    for (const Memory& m : memory) handle.enlist(m);
 }
 
 void NcclState::remove(NcclHandle& handle) noexcept {
@@ -108,11 +109,12 @@ void NcclState::throw_failure() const { throw Error(ExitCode::peer_lost, failure
 
 // ---- one communicator
 
-NcclHandle::NcclHandle(std::shared_ptr<NcclState> state, int rank, int size, int world_rank)
+NcclHandle::NcclHandle(std::shared_ptr<NcclState> state, int rank, int size, int world_rank, bool registers)
     : state_(std::move(state)),
       rank_(rank),
       size_(size),
       world_rank_(world_rank),
+      registers_(registers),
       exceptions_(std::uncaught_exceptions()) {}
 
 /// A rank that fails does not wait for its peers, which NCCL's orderly end does.

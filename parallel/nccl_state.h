@@ -22,7 +22,7 @@ class NcclHandle;
 struct NcclCall {
   const char* name = "";
   size_t count = 0;
-  const char* unit = "bytes";  ///< or a dtype
+  const char* unit = "bytes";  ///< or "ranks", or a dtype
   std::string text() const;
 };
 
@@ -67,8 +67,8 @@ struct NcclState {
 
 class NcclHandle {
  public:
-  /// world_rank: how messages name this rank.
-  NcclHandle(std::shared_ptr<NcclState> state, int rank, int size, int world_rank);
+  /// world_rank: how messages name this rank. registers: knows the session's registered memory.
+  NcclHandle(std::shared_ptr<NcclState> state, int rank, int size, int world_rank, bool registers = true);
   ~NcclHandle();
   NcclHandle(const NcclHandle&) = delete;
   NcclHandle& operator=(const NcclHandle&) = delete;
@@ -96,6 +96,7 @@ class NcclHandle {
   int world_rank() const { return world_rank_; }
   NcclState& state() const { return *state_; }
   const std::shared_ptr<NcclState>& shared_state() const { return state_; }
+  bool registers() const { return registers_; }
 
   // Called by the state, with its lock held.
   void enlist(const NcclState::Memory& memory);
@@ -112,7 +113,9 @@ class NcclHandle {
   void opened(ncclResult_t result, std::unique_lock<std::timed_mutex>& lock);
 
   std::shared_ptr<NcclState> state_;
-  int rank_, size_, world_rank_, exceptions_;
+  int rank_, size_, world_rank_;
+  bool registers_;
+  int exceptions_;  ///< under way when it was made
   std::timed_mutex mutex_;
   ncclComm_t comm_ = nullptr;
   NcclCall call_;  ///< the last

@@ -83,4 +83,23 @@ std::vector<SweepSize> sweep_sizes(const SweepSpec& spec, int64_t vocabulary) {
   return sizes;
 }
 
+double expected_n(const SweepSpec& spec, double flops) {
+  const SweepSpec::Budgets& b = spec.budgets;
+  if (!(b.centre_flops > 0) || !(b.centre_n > 0)) return 0;
+  return b.centre_n * std::pow(flops / b.centre_flops, b.centre_exponent);
+}
+
+std::vector<size_t> sizes_of_budget(const SweepSpec& spec, const std::vector<SweepSize>& sizes, double flops) {
+  std::vector<size_t> order(sizes.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  const double centre = expected_n(spec, flops);
+  const auto wanted = static_cast<size_t>(spec.budgets.sizes_each);
+  if (wanted == 0 || wanted >= order.size() || !(centre > 0)) return order;
+  const auto distance = [&](size_t i) { return std::abs(std::log(sizes[i].n / centre)); };
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return distance(a) < distance(b); });
+  order.resize(wanted);
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
 }  // namespace capstan

@@ -26,5 +26,9 @@ DecoderConfig shape_for(const SweepSpec& spec, double n, int64_t vocabulary);
 SweepSize sized(const SweepSpec& spec, const std::string& label, DecoderConfig model, int64_t vocabulary);
 /// All sizes of the sweep by ascending N, each once. Error config.
 std::vector<SweepSize> sweep_sizes(const SweepSpec& spec, int64_t vocabulary);
+/// Of an IsoFLOP budget, as indices into `sizes`: the sweep.budgets.sizes_each nearest to the expected optimum, or all.
+std::vector<size_t> sizes_of_budget(const SweepSpec& spec, const std::vector<SweepSize>& sizes, double flops);
+/// The expected optimum of a budget, from sweep.budgets.centre_*; 0: not known.
+double expected_n(const SweepSpec& spec, double flops);
 
 }  // namespace capstan

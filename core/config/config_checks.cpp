@@ -239,9 +239,7 @@ void check_numerics(const RunConfig& c, Conflicts& out) {
            "the cpu kernels have no fp16: no processor here multiplies it faster than bf16; set train.precision = "
            "\"bf16\", or device reference");
   check_loss_scale(c.train, out);
-  if (c.train.device == Device::cuda)
-    refuse(out, {"train.device"}, "GPUs are not in this version; available: cpu and reference");
-  if (c.train.precision == Precision::fp64 && c.train.device == Device::cpu)
+  if (c.train.precision == Precision::fp64 && c.train.device != Device::reference)
     refuse(out, {"train.precision", "train.device"},
            "fp64 runs on the reference kernels only; set train.device = \"reference\", or precision fp32");
   if (c.train.reduction == Reduction::ordered && c.layout.zero >= 2)

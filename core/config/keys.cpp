@@ -305,8 +305,13 @@ void add_train_keys(std::vector<Key>& keys) {
                          "fp16: good steps in a row after which the loss scale is doubled."));
   keys.push_back(choice("train.reduction", t(&T::reduction), {"fast", "ordered"}, kMayChange,
                         "Order of gradient sums; ordered gives the same bits on 1, 2, 4, ... data ranks."));
-  keys.push_back(choice("train.device", t(&T::device), {"cpu", "cuda", "reference"}, kMayChange,
-                        "Kernels that run the plan; reference is the plain oracle."));
+  keys.push_back(choice("train.device", t(&T::device), {"auto", "cpu", "cuda", "reference"}, kMayChange,
+                        "What runs the plan; auto is a GPU where every rank has one, else the CPU; reference is the "
+                        "plain oracle."));
+  keys.push_back(boolean("train.tf32", t(&T::tf32), kMayChange,
+                         "GPU, fp32: products may cut their operands to TF32's 10 bits of mantissa."));
+  keys.push_back(boolean("train.capture", t(&T::capture), kMayChange,
+                         "GPU: replay what runs without a wait as one CUDA graph; the same bits either way."));
   keys.push_back(integer("train.seed", t(&T::seed), "", at_least(0), kFixed,
                          "Seed of initial weights, sample order and dropout."));
   keys.push_back(real("train.dropout", t(&T::dropout), "", from_to_below(0, 1), kMayChange,

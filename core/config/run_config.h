@@ -78,7 +78,7 @@ struct ScheduleConfig {
 
 struct TrainConfig {
   enum class Precision { fp64, fp32, bf16, fp16 };
-  enum class Device { cpu, cuda, reference };
+  enum class Device { automatic, cpu, cuda, reference };
   int64_t steps = 1000;
   int64_t global_batch = 32;
   int64_t microbatch = 0;  ///< 0: global_batch / dp, filled in by check_for_world
@@ -86,7 +86,9 @@ struct TrainConfig {
   double initial_loss_scale = 65536, minimum_loss_scale = 1;  ///< fp16 only
   int64_t loss_scale_window = 2000;
   Reduction reduction = Reduction::fast;
-  Device device = Device::cpu;
+  Device device = Device::automatic;
+  bool tf32 = false;    ///< cuda, fp32
+  bool capture = true;  ///< cuda
   int64_t seed = 1;
   double dropout = 0.0;  ///< the reader copies it to model.dropout
   int64_t evaluate_every = 0;

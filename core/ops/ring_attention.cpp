@@ -1,6 +1,7 @@
 #include "core/ops/ring_attention.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 
 #include "core/backward.h"
@@ -249,7 +250,7 @@ class RingAttentionGradient final : public RingBase {
   }
 
   void run_block(const Ring& ring, const RingBlock& block, const RunArgs& a,
-                 void (*run)(const kernels::AttentionBackwardArgs&), const char* message, char* sums,
+                 const std::function<void(const kernels::AttentionBackwardArgs&)>& run, const char* message, char* sums,
                  const std::vector<Resting>& resting, const std::array<char*, kMostResting>& rest) const {
     for (int64_t b = 0; b < ring.batch; ++b) {
       kernels::AttentionBackwardArgs args;
@@ -328,8 +329,8 @@ class RingAttention final : public RingBase {
   bool is_gradient() const override { return false; }
 
  private:
-  void run_block(const Ring& ring, const RingBlock& block, const RunArgs& a, void (*run)(const kernels::AttentionArgs&),
-                 const char* message, void* o) const {
+  void run_block(const Ring& ring, const RingBlock& block, const RunArgs& a,
+                 const std::function<void(const kernels::AttentionArgs&)>& run, const char* message, void* o) const {
     for (int64_t b = 0; b < ring.batch; ++b) {
       kernels::AttentionArgs args;
       point_operands(args, a, 0);

@@ -18,7 +18,8 @@ struct AttentionProblem {
   int batch, queries, keys, heads, kv_heads, group, head_size;
   int64_t q_stride, kv_stride, o_stride, statistic_stride;
   float scale;
-  bool causal, is_block, vectors, merge, accumulate;
+  bool causal, is_block, merge, accumulate;
+  bool vectors, relative_vectors;  // rows of all operands, of relative queries, begin at multiples of 16 bytes
   int window;
   int block_offset;  // the place of query 0 where this is a block
   int first_key;
@@ -83,6 +84,8 @@ AttentionProblem attention_problem(const Args& args) {
   p.vectors = rows_are_vectors(args.q, s.q_stride, s.head_size, element) &&
               rows_are_vectors(args.k, s.kv_stride, s.head_size, element) &&
               rows_are_vectors(args.v, s.kv_stride, s.head_size, element);
+  p.relative_vectors =
+      s.relative_distances > 0 && rows_are_vectors(args.mask.relative_q, s.q_stride, s.head_size, element);
   return p;
 }
 

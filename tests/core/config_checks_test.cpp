@@ -89,7 +89,8 @@ TEST(ConfigChecks, WhatThisVersionLacksIsSaidPlainly) {
   EXPECT_THAT(mistakes({"layout.zero=2", "train.reduction=ordered"}), HasSubstr("ordered"));
   EXPECT_THAT(mistakes({"train.precision=fp16"}), AllOf(HasSubstr("fp16"), HasSubstr("train.precision = \"bf16\"")));
   EXPECT_EQ(mistakes({"train.precision=fp16", "train.device=reference"}), "");
-  EXPECT_THAT(mistakes({"train.device=cuda"}), HasSubstr("available: cpu and reference"));
+  EXPECT_EQ(mistakes({"train.device=cuda"}), "");
+  EXPECT_THAT(mistakes({"train.device=tpu"}), HasSubstr("auto, cpu, cuda"));
   EXPECT_THAT(mistakes({"train.precision=fp64"}), HasSubstr("reference"));
   EXPECT_EQ(mistakes({"train.precision=fp64", "train.device=reference"}), "");
   EXPECT_EQ(mistakes({"train.precision=bf16", "train.device=reference"}), "");

@@ -194,7 +194,6 @@ struct Collective {
   const void* in = nullptr;
   void* out = nullptr;
   size_t in_bytes = 0;
-  uint64_t number = 0;
 };
 struct Transfer {
   bool send = false;
@@ -222,14 +221,16 @@ void finish(const Round& round, const Collective& call, const End& end) {
     std::memcpy(out, sent.data(), sent.size());
     return;
   }
-  for (const auto& [from, sent] : round.inputs) std::memcpy(out + static_cast<size_t>(from) * bytes, sent.data(), bytes);
+  for (const auto& [from, sent] : round.inputs)
+    std::memcpy(out + static_cast<size_t>(from) * bytes, sent.data(), bytes);
 }
 
 void run_collective(const Collective& call, End& end) {
   Group& group = *end.group;
   std::unique_lock lock(group.mutex);
   if (group.broken || end.aborted) return;
-  Round& round = group.rounds[call.number];
+  const uint64_t number = end.collectives++;  // counted when they run: a graph makes one call many times
+  Round& round = group.rounds[number];
   if (round.inputs.empty()) round.signature = call.signature, round.first = end.rank;
   if (!(round.signature == call.signature)) {
     const std::string text = "rank " + std::to_string(round.first) + " makes " + round.signature.text() + ", rank " +
@@ -245,7 +246,7 @@ void run_collective(const Collective& call, End& end) {
   lock.unlock();
   finish(round, call, end);  // nobody changes a round that is complete
   lock.lock();
-  if (++round.finished == group.ranks) group.rounds.erase(call.number);
+  if (++round.finished == group.ranks) group.rounds.erase(number);
 }
 
 std::shared_ptr<Message> post(const Transfer& transfer, End& end) {
@@ -352,7 +353,6 @@ ncclResult_t check_comm(ncclComm_t comm) {
 ncclResult_t add_call(ncclComm_t comm, Queued call) {
   if (const ncclResult_t wrong = check_comm(comm); wrong != ncclSuccess) return wrong;
   call.end = comm->end;
-  if (!call.is_transfer) call.collective.number = comm->end->collectives++;
   if (call.is_transfer && (call.transfer.peer < 0 || call.transfer.peer >= comm->end->group->ranks))
     return failed(ncclInvalidArgument, "there is no such peer");
   if (depth > 0) return grouped.push_back(std::move(call)), ncclSuccess;
@@ -363,7 +363,7 @@ ncclResult_t collective(ncclComm_t comm, cudaStream_t stream, const Signature& s
                         size_t in_count) {
   Queued call;
   call.stream = stream;
-  call.collective = {signature, in, out, in_count * size_of(static_cast<ncclDataType_t>(signature.type)), 0};
+  call.collective = {signature, in, out, in_count * size_of(static_cast<ncclDataType_t>(signature.type))};
   return add_call(comm, std::move(call));
 }
 
@@ -496,9 +496,14 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error) {
 }
 
 const char* ncclGetErrorString(ncclResult_t result) {
-  constexpr const char* texts[] = {"no error",         "unhandled cuda error", "unhandled system error",
-                                   "internal error",   "invalid argument",     "invalid usage",
-                                   "remote process exited or there was a network error", "NCCL operation in progress"};
+  constexpr const char* texts[] = {"no error",
+                                   "unhandled cuda error",
+                                   "unhandled system error",
+                                   "internal error",
+                                   "invalid argument",
+                                   "invalid usage",
+                                   "remote process exited or there was a network error",
+                                   "NCCL operation in progress"};
   return result < ncclNumResults ? texts[result] : "unknown result code";
 }
 const char* ncclGetLastError(ncclComm_t) { return last_error.c_str(); }
@@ -537,8 +542,7 @@ ncclResult_t ncclAllGather(const void* in, void* out, size_t count, ncclDataType
 }
 ncclResult_t ncclBroadcast(const void* in, void* out, size_t count, ncclDataType_t type, int root, ncclComm_t comm,
                            cudaStream_t stream) {
-  return collective(comm, stream, {"broadcast", count, type, 0, root}, in, out,
-                    comm->end->rank == root ? count : 0);
+  return collective(comm, stream, {"broadcast", count, type, 0, root}, in, out, comm->end->rank == root ? count : 0);
 }
 
 ncclResult_t ncclSend(const void* data, size_t count, ncclDataType_t type, int to, ncclComm_t comm,

@@ -1,9 +1,10 @@
 #pragma once
-// The part of NCCL's API that Capstan calls, on a machine without devices: ranks are threads of one process that meet in
-// its memory. Calls are put into streams like kernels; which streams, the test says (Switches::enqueue). Values and
-// meanings are NCCL's, also where they hurt: a maximum of floating numbers drops NaN, bf16 sums are rounded at every hop,
-// a communicator that is not blocking has queued nothing until it was asked often enough. Stricter than NCCL: calls
-// that do not match among ranks, messages of other lengths and waits without end become errors that say who did what.
+// The part of NCCL's API that Capstan calls, on a machine without devices: ranks are threads of one process that meet
+// in its memory. Calls are put into streams like kernels; which streams, the test says (Switches::enqueue). Values and
+// meanings are NCCL's, also where they hurt: a maximum of floating numbers drops NaN, bf16 sums are rounded at every
+// hop, a communicator that is not blocking has queued nothing until it was asked often enough. Stricter than NCCL:
+// calls that do not match among ranks, messages of other lengths and waits without end become errors that say who did
+// what.
 
 #include <climits>
 #include <cstddef>
@@ -56,10 +57,10 @@ struct ncclConfig_t {
   unsigned magic;
   int blocking, minCTAs, maxCTAs, splitShare;
 };
-#define NCCL_CONFIG_INITIALIZER                                                                               \
-  {                                                                                                           \
-    sizeof(ncclConfig_t), 0xcafebeef, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,    \
-        NCCL_CONFIG_UNDEF_INT                                                                                 \
+#define NCCL_CONFIG_INITIALIZER                                                                            \
+  {                                                                                                        \
+    sizeof(ncclConfig_t), 0xcafebeef, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, \
+        NCCL_CONFIG_UNDEF_INT                                                                              \
   }
 
 ncclResult_t ncclGetVersion(int* version);

@@ -1,7 +1,7 @@
 #pragma once
 // Runs one stage of a kernel case in guarded memory. Every buffer and the scratch have 64 bytes of pattern in front and
-// behind; outputs and scratch are filled with NaN before the call. After it guards and inputs must be untouched. Where a
-// backend computes in memory of a device, guards and all lie there during the call.
+// behind; outputs and scratch are filled with NaN before the call. After it guards and inputs must be untouched. Where
+// a backend computes in memory of a device, guards and all lie there during the call.
 
 #include <gtest/gtest.h>
 
@@ -17,7 +17,7 @@ namespace capstan::kernels::testing {
 
 class GuardedBuffer {
  public:
-  explicit GuardedBuffer(size_t bytes, DeviceRuntime* device)
+  explicit GuardedBuffer(size_t bytes, DeviceRuntime* device = nullptr)
       : bytes_(bytes), storage_(bytes + 3 * kGuard, kPattern), device_(device) {
     const auto address = reinterpret_cast<uintptr_t>(storage_.data());
     start_ = (address + kGuard - 1) / kGuard * kGuard + kGuard - address;

@@ -3,6 +3,8 @@
 // what runs beside what is as loose as on a device, and a missing wait shows. Its memory is the host's. "Kernels" are
 // functions that are put into a stream. A stream may also be made to run at once, on the thread that queues.
 
+#include <omp.h>
+
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -15,6 +17,7 @@
 #include <random>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "kernels/copy.h"
@@ -43,6 +46,7 @@ class ThreadStream {
   ThreadStream& operator=(const ThreadStream&) = delete;
 
   void push(std::function<void()> work) {
+    if (captured_ != nullptr) return captured_->push_back(std::move(work));
     if (at_once_) return work();
     {
       const std::lock_guard lock(mutex_);
@@ -50,6 +54,9 @@ class ThreadStream {
     }
     changed_.notify_all();
   }
+  /// Keeps what is pushed from here on instead; null ends that. By the thread that pushes.
+  void capture(std::vector<std::function<void()>>* into) { captured_ = into; }
+  bool captures() const { return captured_ != nullptr; }
   /// What a pushed function threw.
   void rethrow() {
     const std::lock_guard lock(mutex_);
@@ -58,6 +65,7 @@ class ThreadStream {
 
  private:
   void loop() {
+    omp_set_num_threads(1);
     for (;;) {
       std::function<void()> work;
       {
@@ -84,6 +92,7 @@ class ThreadStream {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> queue_;
+  std::vector<std::function<void()>>* captured_ = nullptr;
   std::exception_ptr failure_;
   bool ending_ = false;
   std::thread thread_;
@@ -145,6 +154,7 @@ class ThreadDevice final : public kernels::DeviceRuntime {
     return reinterpret_cast<kernels::Event>(events_.emplace_back(std::make_unique<Event>()).get());
   }
   void record(kernels::Event handle, kernels::Stream stream) override {
+    refuse_in_capture(stream);
     auto* event = reinterpret_cast<Event*>(handle);
     uint64_t number = 0;
     {
@@ -158,6 +168,7 @@ class ThreadDevice final : public kernels::DeviceRuntime {
     });
   }
   void wait(kernels::Stream stream, kernels::Event handle) override {
+    refuse_in_capture(stream);
     auto* event = reinterpret_cast<Event*>(handle);
     uint64_t number = 0;
     {
@@ -188,11 +199,15 @@ class ThreadDevice final : public kernels::DeviceRuntime {
   }
   double seconds_between(kernels::Event, kernels::Event) const override { return 0; }
 
-  void begin_capture(kernels::Stream) override { throw std::logic_error("threads capture nothing"); }
-  std::unique_ptr<kernels::DeviceGraph> end_capture(kernels::Stream) override {
-    throw std::logic_error("threads capture nothing");
+  void begin_capture(kernels::Stream stream) override {
+    captured_.clear();
+    static_cast<ThreadStream*>(stream)->capture(&captured_);
   }
-  void drop_capture(kernels::Stream) noexcept override {}
+  std::unique_ptr<kernels::DeviceGraph> end_capture(kernels::Stream stream) override {
+    static_cast<ThreadStream*>(stream)->capture(nullptr);
+    return std::make_unique<Graph>(std::exchange(captured_, {}));
+  }
+  void drop_capture(kernels::Stream stream) noexcept override { static_cast<ThreadStream*>(stream)->capture(nullptr); }
   void push_range(const char*) override {}
   void pop_range() override {}
 
@@ -203,9 +218,23 @@ class ThreadDevice final : public kernels::DeviceRuntime {
     std::condition_variable changed;
     uint64_t recorded = 0, past = 0;
   };
+  class Graph final : public kernels::DeviceGraph {
+   public:
+    explicit Graph(std::vector<std::function<void()>> work) : work_(std::move(work)) {}
+    void launch(kernels::Stream stream) override {
+      for (const auto& work : work_) static_cast<ThreadStream*>(stream)->push(work);
+    }
+
+   private:
+    std::vector<std::function<void()>> work_;
+  };
   ThreadStream* open(bool at_once) {
     const auto seed = options_.seed * 100 + static_cast<unsigned>(streams_.size());
     return streams_.emplace_back(std::make_unique<ThreadStream>(at_once, options_.jitter, seed)).get();
+  }
+  static void refuse_in_capture(kernels::Stream stream) {
+    if (static_cast<ThreadStream*>(stream)->captures())
+      throw std::logic_error("an event of streams that wait for each other is part of a captured graph");
   }
   void wait_for(Event& event, uint64_t number) const {
     std::unique_lock lock(event.mutex);
@@ -218,6 +247,7 @@ class ThreadDevice final : public kernels::DeviceRuntime {
   mutable std::mutex mutex_;
   std::map<void*, size_t> sizes_;
   size_t taken_ = 0;
+  std::vector<std::function<void()>> captured_;
   std::vector<std::unique_ptr<Event>> events_;
   std::vector<std::unique_ptr<ThreadStream>> streams_;
   ThreadStream* main_;

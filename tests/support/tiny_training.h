@@ -1,6 +1,7 @@
 #pragma once
 // A small decoder, random data and a plain step loop: what the engine's tests share.
 
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -45,13 +46,17 @@ constexpr int64_t second_document(int64_t context) { return context / 2 | 1; }
 class TinyTraining {
  public:
   using MakeLane = std::function<std::unique_ptr<Lane>(std::shared_ptr<const AxisGroups>)>;
-  /// make_lane: what communicates over dp runs beside the computation, over groups of its own.
+  /// make_lane: what communicates over dp runs beside the computation, over groups of its own, made from lane_world
+  /// where that is another.
   TinyTraining(const TrainingSpec& spec, const kernels::Backend& backend, Communicator& world, int tp = 1, int pp = 1,
-               int cp = 1, int rep = 1, const MakeLane& make_lane = {})
+               int cp = 1, int rep = 1, const MakeLane& make_lane = {}, kernels::DeviceRuntime* runtime = nullptr,
+               bool capture = true, Communicator* lane_world = nullptr)
       : backend_(backend),
+        runtime_(runtime),
+        capture_(capture),
         mesh_({world.size() / (tp * pp * cp * rep), pp, cp, tp, 1, rep}, world.rank()),
         groups_(mesh_, world),
-        training_(make(spec, world, make_lane)) {
+        training_(make(spec, lane_world != nullptr ? *lane_world : world, make_lane)) {
     training_->allocate_and_initialise();
   }
 
@@ -65,8 +70,11 @@ class TinyTraining {
     const TrainingSpec& spec = training_->spec();
     const int64_t per_rank = spec.microbatch * spec.microbatches, context = spec.model.context;
     const int64_t first = (step * data_ranks() + mesh_.data_rank()) * per_rank + m * spec.microbatch;
-    const auto at = [&](const char* name) { return program().at<int32_t>(name, m); };
-    float* weights = program().at<float>("input.loss_weights", m);
+    int32_t* tokens = program().write<int32_t>("input.tokens", m);
+    int32_t* targets = program().write<int32_t>("input.targets", m);
+    int32_t* documents = program().write<int32_t>("input.document_ids", m);
+    int32_t* positions = program().write<int32_t>("input.positions", m);
+    float* weights = program().write<float>("input.loss_weights", m);
     const std::vector<Extent> runs = local_runs({{context}, DType::i32, with({}, Axis::cp, Shard(0))}, 0, mesh_);
     const int64_t cut = second_document(context);
     int64_t i = -1;
@@ -78,10 +86,10 @@ class TinyTraining {
           return static_cast<int32_t>(philox_word(7, 1, index) % static_cast<uint64_t>(spec.model.vocabulary));
         };
         const bool second = t >= cut && (first + s) % 2 == 1;
-        at("input.tokens")[i] = token(t);
-        at("input.targets")[i] = token(t + 1);
-        at("input.document_ids")[i] = second ? 1 : 0;
-        at("input.positions")[i] = static_cast<int32_t>(second ? t - cut : t);
+        tokens[i] = token(t);
+        targets[i] = token(t + 1);
+        documents[i] = second ? 1 : 0;
+        positions[i] = static_cast<int32_t>(second ? t - cut : t);
         weights[i] = t % 5 == 3 ? 0.0f : 1.0f;
       }
   }
@@ -92,8 +100,6 @@ class TinyTraining {
     for (int64_t t = 0; t < spec.model.context; ++t) per_sample += t % 5 == 3 ? 0.0 : 1.0;
     return per_sample * static_cast<double>(spec.microbatch * spec.microbatches * data_ranks());
   }
-
-  kernels::StepScalars& scalars() { return *program().at<kernels::StepScalars>("step.scalars"); }
 
   void prepare(int64_t step, double learning_rate) {
     training_->set_step({learning_rate, step, 1.0, weight_sum(), 99 + static_cast<uint64_t>(step)});
@@ -120,8 +126,11 @@ class TinyTraining {
   template <typename T>
   std::vector<T> values(const std::string& name) {
     const PersistentTensor& tensor = program().persistent().at(program().persistent().find(name));
-    const T* first = program().at<T>(name);
-    return std::vector<T>(first, first + tensor.bytes / sizeof(T));
+    std::vector<T> values(tensor.bytes / sizeof(T));
+    program().get(program().address(name), tensor.bytes, [&](const void* from, size_t first, size_t count) {
+      std::memcpy(reinterpret_cast<char*>(values.data()) + first, from, count);
+    });
+    return values;
   }
 
  private:
@@ -134,6 +143,7 @@ class TinyTraining {
   int64_t data_ranks() const { return mesh_.data_ranks(); }
   std::unique_ptr<TrainingProgram> make(const TrainingSpec& spec, Communicator& world, const MakeLane& make_lane) {
     Device device{&backend_, groups_.communicators()};
+    device.runtime = runtime_, device.capture = capture_;
     if (make_lane) {
       const auto groups =
           std::make_shared<const AxisGroups>(mesh_, world, std::initializer_list<Axis>{Axis::dp, Axis::rep});
@@ -144,6 +154,8 @@ class TinyTraining {
   }
 
   const kernels::Backend& backend_;
+  kernels::DeviceRuntime* runtime_;
+  bool capture_;
   Mesh mesh_;
   AxisGroups groups_;
   std::unique_ptr<Lane> lane_;

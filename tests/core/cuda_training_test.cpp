@@ -1,0 +1,167 @@
+// label: cpu, links: capstan_cuda_emulated
+// Whole trainings on the CUDA backend and device over their emulation: the curve of the CPU, the same bits whatever is
+// captured and however late streams run, and a comparison in lock-step that names the op.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/error.h"
+#include "kernels/cuda/cuda_device.h"
+#include "tests/emulated_cuda/emulated_cuda.h"
+#include "tests/support/lock_step.h"
+#include "tests/support/tiny_training.h"
+
+namespace capstan::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+/// Products are not timed: two runs would choose other algorithms, which add up in another order.
+struct Gpu {
+  Gpu() : runtime(kernels::open_cuda_device(0)), backend(kernels::cuda_backend(*runtime, untimed())) {}
+  static kernels::CudaOptions untimed() {
+    kernels::CudaOptions options;
+    options.products.time = false;
+    return options;
+  }
+  std::unique_ptr<kernels::DeviceRuntime> runtime;
+  kernels::Backend backend;
+};
+
+TrainingSpec spec_of(DecoderConfig model, Precision precision) {
+  TrainingSpec spec = tiny_spec(model, precision);
+  spec.microbatches = 2;
+  return spec;
+}
+
+DecoderConfig with_dropout() {
+  DecoderConfig model = tiny_gpt();
+  model.dropout = 0.1;
+  return model;
+}
+
+struct Named {
+  const char* name;
+  DecoderConfig model;
+};
+std::vector<Named> models() {
+  return {{"gpt", tiny_gpt()}, {"llama", tiny_llama()}, {"alibi", tiny_alibi()}, {"dropout", with_dropout()}};
+}
+
+std::vector<Step> curve(const TrainingSpec& spec, bool capture, int steps, std::vector<float>* weights = nullptr) {
+  Gpu gpu;
+  const auto self = self_communicator();
+  TinyTraining training(spec, gpu.backend, *self, 1, 1, 1, 1, {}, gpu.runtime.get(), capture);
+  const std::vector<Step> result = training.steps(steps);
+  if (weights) *weights = training.values<float>("parameters");
+  return result;
+}
+
+class CudaTraining : public ::testing::Test {
+ protected:
+  void SetUp() override { emulated_cuda::switches() = {}; }
+  void TearDown() override { emulated_cuda::switches() = {}; }
+};
+
+TEST_F(CudaTraining, FollowsTheCurveOfTheCpu) {
+  for (const Named& one : models()) {
+    const TrainingSpec spec = spec_of(one.model, Precision::fp32);
+    const kernels::Backend cpu = kernels::reference_backend();
+    const auto self = self_communicator();
+    const std::vector<Step> wanted = TinyTraining(spec, cpu, *self).steps(10);
+    const std::vector<Step> got = curve(spec, true, 10);
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      EXPECT_NEAR(got[i].loss, wanted[i].loss, 1e-5 * wanted[i].loss) << one.name << " step " << i;
+      EXPECT_NEAR(got[i].norm, wanted[i].norm, 1e-4 * wanted[i].norm) << one.name << " step " << i;
+    }
+    EXPECT_LT(got.back().loss, got.front().loss) << one.name << ": nothing was learnt";
+  }
+}
+
+TEST_F(CudaTraining, FollowsItInHalfPrecision) {
+  for (const Precision precision : {Precision::bf16, Precision::fp16}) {
+    const TrainingSpec spec = spec_of(tiny_llama(), precision);
+    const kernels::Backend cpu = kernels::reference_backend();
+    const auto self = self_communicator();
+    const std::vector<Step> wanted = TinyTraining(spec, cpu, *self).steps(6);
+    const std::vector<Step> got = curve(spec, true, 6);
+    for (size_t i = 0; i < wanted.size(); ++i)
+      EXPECT_NEAR(got[i].loss, wanted[i].loss, 2e-2) << static_cast<int>(precision) << " step " << i;
+  }
+}
+
+TEST_F(CudaTraining, HasTheSameBitsCapturedOrNotAndHoweverLateStreamsRun) {
+  const TrainingSpec spec = spec_of(tiny_llama(), Precision::bf16);
+  std::vector<float> eager, captured, again, late;
+  const std::vector<Step> first = curve(spec, false, 5, &eager);
+  EXPECT_EQ(curve(spec, true, 5, &captured), first);
+  emulated_cuda::switches().seed = 7;  // blocks and threads in another order
+  EXPECT_EQ(curve(spec, true, 5, &again), first);
+  emulated_cuda::switches().late = true;
+  EXPECT_EQ(curve(spec, true, 5, &late), first);
+  EXPECT_TRUE(eager == captured);
+  EXPECT_TRUE(eager == again);
+  EXPECT_TRUE(eager == late);
+}
+
+TEST_F(CudaTraining, AgreesOpByOpWithTheReference) {
+  for (const Named& one : models()) {
+    const TrainingSpec spec = spec_of(one.model, Precision::fp32);
+    const kernels::Backend cpu = kernels::reference_backend();
+    const auto self = self_communicator();
+    TinyTraining oracle(spec, cpu, *self);
+    Gpu gpu;
+    TinyTraining other(spec, gpu.backend, *self, 1, 1, 1, 1, {}, gpu.runtime.get());
+    EXPECT_EQ(first_difference(oracle, other, 1, 2e-4), "") << one.name;
+  }
+}
+
+TEST_F(CudaTraining, NoOpDependsOnTheOrderOfBlocksAndThreads) {
+  for (const Precision precision : {Precision::fp32, Precision::bf16}) {
+    const TrainingSpec spec = spec_of(tiny_llama(), precision);
+    const auto self = self_communicator();
+    Gpu gpu;
+    TinyTraining one(spec, gpu.backend, *self, 1, 1, 1, 1, {}, gpu.runtime.get());
+    TinyTraining other(spec, gpu.backend, *self, 1, 1, 1, 1, {}, gpu.runtime.get());
+    EXPECT_EQ(first_difference(one, other, 1, 0.0, [] { emulated_cuda::switches().seed = 7; }), "");
+  }
+}
+
+TEST_F(CudaTraining, LockStepNamesTheOpThatDiffers) {
+  const TrainingSpec spec = spec_of(tiny_gpt(), Precision::fp32);
+  const kernels::Backend cpu = kernels::reference_backend();
+  const auto self = self_communicator();
+  TinyTraining oracle(spec, cpu, *self);
+  Gpu gpu;
+  gpu.backend.activation_backward = [](const kernels::ActivationBackwardArgs& args) {
+    kernels::ScaleArgs wrong{args.dy, args.dx, 0.5, args.count, args.dtype, args.stream};
+    static const kernels::Backend table = kernels::cuda_backend(*kernels::open_cuda_device(0).release());
+    table.scale(wrong);
+  };
+  TinyTraining other(spec, gpu.backend, *self, 1, 1, 1, 1, {}, gpu.runtime.get());
+  EXPECT_THAT(first_difference(oracle, other, 1, 2e-4), HasSubstr("gradient"));
+}
+
+TEST_F(CudaTraining, TooLittleMemoryIsSaidBeforeTheFirstStep) {
+  emulated_cuda::switches().device_bytes = size_t{1} << 20;
+  const TrainingSpec spec = spec_of(tiny_gpt(), Precision::fp32);
+  try {
+    curve(spec, true, 1);
+    FAIL() << "a plan was laid out in memory that is not there";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::config);
+    EXPECT_THAT(e.what(), HasSubstr("microbatch"));
+  }
+}
+
+TEST_F(CudaTraining, TheHostMayNotReachIntoTheDevice) {
+  Gpu gpu;
+  const auto self = self_communicator();
+  TinyTraining training(spec_of(tiny_gpt(), Precision::fp32), gpu.backend, *self, 1, 1, 1, 1, {}, gpu.runtime.get());
+  EXPECT_THROW(training.program().at<float>("parameters"), Error);
+}
+
+}  // namespace
+}  // namespace capstan::testing
