@@ -17,8 +17,9 @@ namespace capstan::kernels::testing {
 
 class GuardedBuffer {
  public:
-  explicit GuardedBuffer(size_t bytes, DeviceRuntime* device = nullptr)
-      : bytes_(bytes), storage_(bytes + 3 * kGuard, kPattern), device_(device) {
+  /// Contents begin `shift` bytes after an address that all types are aligned to.
+  explicit GuardedBuffer(size_t bytes, DeviceRuntime* device = nullptr, size_t shift = 0)
+      : bytes_(bytes), storage_(bytes + 3 * kGuard + shift, kPattern), shift_(shift), device_(device) {
     const auto address = reinterpret_cast<uintptr_t>(storage_.data());
     start_ = (address + kGuard - 1) / kGuard * kGuard + kGuard - address + shift;
     std::memset(data(), 0xff, bytes_);  // NaN in every floating dtype
