@@ -42,6 +42,7 @@ std::vector<std::shared_ptr<const Corpus>> corpora_for(const EvaluateArguments& 
 
 void evaluate_run(const EvaluateArguments& arguments, Communicator& world) {
   FinishedRun run = open_run(arguments.run, arguments.step);
+  run.config.train = for_reading(run.config.train);
   run.config.layout.dp = 0, run.config.layout.zero_ranks = 0;
   run.config.train.microbatch = std::max<int64_t>(1, run.config.train.microbatch);
   run.config.train.global_batch = run.config.train.microbatch * world.size();

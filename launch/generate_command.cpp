@@ -87,7 +87,7 @@ void generate(const GenerateArguments& arguments) {
   for (const std::string& complaint : run.complaints) std::fprintf(stderr, "warning: %s\n", complaint.c_str());
   const std::shared_ptr<const Tokenizer> tokenizer = tokenizer_of(run);
   const std::unique_ptr<Communicator> self = self_communicator();
-  TrainConfig train = run.config.train;
+  TrainConfig train = for_reading(run.config.train);
   train.threads = arguments.threads;
   omp_set_num_threads(threads_for(train, *self));
   const RankDevice device(train, *self);

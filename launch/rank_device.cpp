@@ -35,6 +35,14 @@ kernels::Backend planning_backend(const TrainConfig& train) {
   return train.device == Device::reference ? kernels::reference_backend() : kernels::cpu_backend();
 }
 
+TrainConfig for_reading(TrainConfig train) {
+  if (train.device == Device::cuda) train.device = Device::automatic;
+  const bool host =
+      train.device == Device::cpu || (train.device == Device::automatic && kernels::cuda_device_count() == 0);
+  if (host && train.precision == TrainConfig::Precision::fp16) train.precision = TrainConfig::Precision::fp32;
+  return train;
+}
+
 RankDevice::RankDevice(const TrainConfig& train, Communicator& world) : captures_(train.capture) {
   const Device device = resolve(train, world, note_);
   if (device == Device::cuda) {

@@ -16,6 +16,10 @@ namespace capstan {
 /// The kernels that a plan is made for where nothing runs: those of the host, whatever the device.
 kernels::Backend planning_backend(const TrainConfig& train);
 
+/// Of a finished run, for reading its weights here, whatever it was trained on: where there is no GPU, on the host, and
+/// fp16 in fp32.
+TrainConfig for_reading(TrainConfig train);
+
 class RankDevice {
  public:
   /// Collective. Throws Error(config) when the device asked for is not there on some rank.

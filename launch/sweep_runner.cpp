@@ -206,10 +206,11 @@ void SweepRunner::finish(const Job& job, int code) {
   write_file_atomically(directory_of(job.run) / ("record-" + job.run.id + ".json"), record_json(record));
   add_record(record);
   seconds_done_ += seconds, forecast_done_ += forecast_.seconds(plan_, job.run);
-  console_.say(fmt::format("{:<8} {}  N {}  D {}  loss {:.4f}{}  {} (forecast {})", record.status, record.run,
+  const std::string foreseen =
+      forecast_.known() ? fmt::format(" (forecast {})", duration_text(record.forecast_seconds)) : "";
+  console_.say(fmt::format("{:<8} {}  N {}  D {}  loss {:.4f}{}  {}{}", record.status, record.run,
                            short_number(plan_.sizes[job.run.size].n), short_number(record.tokens), record.loss,
-                           record.done() ? "" : " (" + record.reason + ")", duration_text(seconds),
-                           duration_text(record.forecast_seconds)));
+                           record.done() ? "" : " (" + record.reason + ")", duration_text(seconds), foreseen));
 }
 
 /// Cooldowns that begin at the end of this segment get its checkpoint, by hard links: checkpoints are never written to
@@ -299,6 +300,15 @@ void SweepRunner::stop_all() {
   }
 }
 
+/// What the last wave found out.
+void SweepRunner::say_new_notes() {
+  for (const std::string& note : plan_.notes) {
+    if (std::find(notes_.begin(), notes_.end(), note) != notes_.end()) continue;
+    notes_.push_back(note);
+    console_.say("note     " + note);
+  }
+}
+
 bool SweepRunner::run() {
   lock_ = lock_of(folder());
   auto shown = Clock::now();
@@ -313,6 +323,7 @@ bool SweepRunner::run() {
     if (jobs_.empty()) {
       const size_t before = records_.size();
       replan();
+      say_new_notes();
       launch_what_may();
       if (jobs_.empty() && records_.size() == before) return true;
     }
@@ -323,26 +334,46 @@ bool SweepRunner::run() {
 }
 
 bool SweepRunner::run_one(const std::string& id) {
-  const PlannedRun* run = plan_.find(id);
-  if (!run)
+  const PlannedRun* found = plan_.find(id);
+  if (!found)
     throw Error::make(ExitCode::usage, "the sweep has no run called {}; capstan sweep FILE --dry-run lists them", id);
   if (settled().contains(id)) {
     console_.say(fmt::format("done     {} is recorded already", id));
     return true;
   }
-  if (run->provisional || !may_start(plan_, *run, settled()))
+  if (found->provisional || !may_start(plan_, *found, settled()))
     throw Error::make(ExitCode::missing_input, "run {} needs runs that are not recorded yet: start earlier waves first",
                       id);
   fail_children_of_failed();
-  if (settled().contains(id)) return true;
-  launch(*run);
+  std::optional<PlannedRun> run = *found;
+  while (run && !settled().contains(run->id)) {
+    if (!see_through(*run)) return settled().contains(run->id);
+    run = next_of_search(*run);
+  }
+  return true;
+}
+
+/// False when asked to stop.
+bool SweepRunner::see_through(const PlannedRun& run) {
+  launch(run);
   bool asked = false;
   while (!jobs_.empty()) {
     std::this_thread::sleep_for(kLook);
     if (stop_.requested() && !asked) jobs_[0].process.ask_to_stop(), asked = true;
     std::erase_if(jobs_, [&](Job& job) { return look_at(job); });
   }
-  return !asked || settled().contains(id);
+  return !asked;
+}
+
+/// A search that ended at an edge goes on beyond it. No job array knows that trial: who made the last one makes it.
+std::optional<PlannedRun> SweepRunner::next_of_search(const PlannedRun& last) {
+  if (last.kind != "search") return {};
+  const SweepPlan before = plan_;
+  replan();
+  const std::set<std::string> done = settled();
+  for (const PlannedRun& run : plan_.runs)
+    if (run.kind == "search" && run.size == last.size && !before.find(run.id)) return run;
+  return {};
 }
 
 }  // namespace capstan

@@ -40,7 +40,8 @@ class SweepRunner {
 
   /// Everything that is left. False when it was stopped on request.
   bool run();
-  /// One run of the plan, as a job of its own. Error missing_input when what it needs is not recorded.
+  /// One run of the plan, as a job of its own; after the last trial of a search, those beyond its edge too. Error
+  /// missing_input when what it needs is not recorded.
   bool run_one(const std::string& id);
 
  private:
@@ -66,6 +67,9 @@ class SweepRunner {
   void add_record(const RunRecord& record);
   void branch(const PlannedRun& trunk);
   void fill_known(RunRecord& record, const PlannedRun& run) const;
+  bool see_through(const PlannedRun& run);
+  std::optional<PlannedRun> next_of_search(const PlannedRun& last);
+  void say_new_notes();
   void stop_all();
   void show_progress();
   double done_share(const Job& job) const;

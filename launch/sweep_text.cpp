@@ -65,6 +65,9 @@ std::string held_out_text(const SweepPlan& plan, const std::vector<RunRecord>& r
     std::string text =
         fmt::format("held out at {} FLOP, {}: predicted {:.4f} by {}, measured {:.4f}: {:+.2f}%\n",
                     short_number(p.flops), p.shape, p.loss, p.basis, record.loss, 100 * (p.loss / record.loss - 1));
+    if (p.law_loss > 0 && p.law_weight < 1)
+      text += fmt::format("         the law alone said {:.4f}: {:+.2f}%\n", p.law_loss,
+                          100 * (p.law_loss / record.loss - 1));
     if (p.trend_loss > 0)
       text += fmt::format("         the trend of the minima said {:.4f}: {:+.2f}%\n", p.trend_loss,
                           100 * (p.trend_loss / record.loss - 1));

@@ -31,7 +31,7 @@ double counted(const SweepSpec& spec, const ParameterParts& parts) {
 
 }  // namespace
 
-DecoderConfig shape_for(const SweepSpec& spec, double n, int64_t vocabulary) {
+DecoderConfig shape_for(const SweepSpec& spec, double n, int64_t vocabulary, int64_t depth) {
   const int64_t head = spec.sizes.head_size;
   const double widest = 4 * std::cbrt(n * spec.sizes.aspect) + static_cast<double>(2 * head);
   DecoderConfig best;
@@ -39,11 +39,12 @@ DecoderConfig shape_for(const SweepSpec& spec, double n, int64_t vocabulary) {
   for (int64_t width = head; static_cast<double>(width) <= widest; width += head)
     for (int64_t layers = 1; layers <= 2 + static_cast<int64_t>(4.0 * static_cast<double>(width) / spec.sizes.aspect);
          ++layers) {
-      DecoderConfig model = shaped(spec, width, layers);
+      if (depth > 0 && layers != 1) break;
+      DecoderConfig model = shaped(spec, width, depth > 0 ? depth : layers);
       model.vocabulary = vocabulary;
       const double size = std::log(counted(spec, parameter_parts(model)) / n);
       const double flatness = std::log(static_cast<double>(width) / static_cast<double>(layers) / spec.sizes.aspect);
-      const double cost = std::abs(size) + 0.1 * std::abs(flatness);
+      const double cost = std::abs(size) + (depth > 0 ? 0 : 0.1 * std::abs(flatness));
       if (cost < least) least = cost, best = model;
     }
   return best;
@@ -81,6 +82,31 @@ std::vector<SweepSize> sweep_sizes(const SweepSpec& spec, int64_t vocabulary) {
   const auto same = [](const SweepSize& a, const SweepSize& b) { return a.label == b.label; };
   sizes.erase(std::unique(sizes.begin(), sizes.end(), same), sizes.end());
   return sizes;
+}
+
+int64_t common_depth(const std::vector<SweepSize>& sizes) {
+  for (const SweepSize& size : sizes)
+    if (size.model.layers != sizes[0].model.layers) return 0;
+  return sizes.size() > 1 ? sizes[0].model.layers : 0;
+}
+
+double expected_n(const SweepSpec& spec, double flops) {
+  const SweepSpec::Budgets& b = spec.budgets;
+  if (!(b.centre_flops > 0) || !(b.centre_n > 0)) return 0;
+  return b.centre_n * std::pow(flops / b.centre_flops, b.centre_exponent);
+}
+
+std::vector<size_t> sizes_of_budget(const SweepSpec& spec, const std::vector<SweepSize>& sizes, double flops) {
+  std::vector<size_t> order(sizes.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  const double centre = expected_n(spec, flops);
+  const auto wanted = static_cast<size_t>(spec.budgets.sizes_each);
+  if (wanted == 0 || wanted >= order.size() || !(centre > 0)) return order;
+  const auto distance = [&](size_t i) { return std::abs(std::log(sizes[i].n / centre)); };
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return distance(a) < distance(b); });
+  order.resize(wanted);
+  std::sort(order.begin(), order.end());
+  return order;
 }
 
 }  // namespace capstan

@@ -143,15 +143,16 @@ void add_rules(std::vector<SweepKey>& k) {
       "Of rule power, and of rule search where one size alone was tried."));
   k.push_back(row(
       "learning_rate.candidates", KeyType::number_list, "", above_up_to(0, 1000),
-      [](S & s) -> auto& { return s.learning_rate.candidates; }, "Rates that a search tries."));
+      [](S & s) -> auto& { return s.learning_rate.candidates; },
+      "Rates that a search tries first; where the best of them is the least or the greatest, it goes on beyond."));
   k.push_back(row(
       "learning_rate.search_flops", KeyType::real, "FLOP", between(0, kMostFlops),
       [](S & s) -> auto& { return s.learning_rate.search_flops; }, "Of each run of a search."));
   k.push_back(row(
       "learning_rate.search_sizes", KeyType::integer, "sizes", between(1, 100),
       [](S & s) -> auto& { return s.learning_rate.search_sizes; },
-      "How many sizes are tried, from a quarter to three quarters of the ladder; a power law goes through what is best "
-      "for each."));
+      "How many sizes are tried, from a quarter to three quarters of those that search_flops is meant for; a power law "
+      "goes through what is best for each."));
   k.push_back(choice(
       "batch.rule", {"fixed", "power"}, [](S & s) -> auto& { return s.batch.rule; },
       "One for all; or sequences x (D / reference_tokens)^exponent, rounded to a multiple of the ranks."));

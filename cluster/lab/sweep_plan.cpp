@@ -98,21 +98,6 @@ class Planner {
     }
   }
 
-  /// Sizes of an IsoFLOP budget: all, or those nearest to the expected optimum.
-  std::vector<size_t> sizes_of_budget(double flops) const {
-    std::vector<size_t> order(plan_.sizes.size());
-    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-    const double centre = expected_n(spec_, flops);
-    const auto wanted = static_cast<size_t>(spec_.budgets.sizes_each);
-    if (wanted == 0 || wanted >= order.size() || !(centre > 0)) return order;
-    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-      return std::abs(std::log(plan_.sizes[a].n / centre)) < std::abs(std::log(plan_.sizes[b].n / centre));
-    });
-    order.resize(wanted);
-    std::sort(order.begin(), order.end());
-    return order;
-  }
-
   /// (tokens, part of the name) of each horizon of a size that is not an IsoFLOP budget.
   std::vector<std::pair<double, std::string>> horizons(size_t size) const {
     std::vector<std::pair<double, std::string>> out;
@@ -125,7 +110,7 @@ class Planner {
 
   void add_ladder(int64_t seed) {
     for (const double flops : spec_.budgets.flops)
-      for (const size_t size : sizes_of_budget(flops))
+      for (const size_t size : sizes_of_budget(spec_, plan_.sizes, flops))
         add(run_of(size, flops / plan_.sizes[size].flops_token, seed, "ladder"),
             fmt::format("{}-c{}-s{}", plan_.sizes[size].label, short_number(flops), seed));
     for (size_t size = 0; size < plan_.sizes.size(); ++size) {
@@ -180,7 +165,7 @@ class Planner {
 
   void add_noise() {
     if (!(spec_.noise.flops > 0)) return;
-    std::vector<size_t> sizes = sizes_of_budget(spec_.noise.flops);
+    std::vector<size_t> sizes = sizes_of_budget(spec_, plan_.sizes, spec_.noise.flops);
     const size_t middle = sizes[sizes.size() / 2];
     for (const double seed : spec_.noise.seeds)
       add(run_of(middle, spec_.noise.flops / plan_.sizes[middle].flops_token, static_cast<int64_t>(seed), "noise"),

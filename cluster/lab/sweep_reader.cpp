@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <set>
 
 #include "cluster/lab/sweep_spec.h"
 #include "core/config/config_mistakes.h"
@@ -283,9 +284,10 @@ class SweepReader {
 
   void check_rules() {
     const SweepSpec::LearningRate& rate = spec_.learning_rate;
-    if (rate.rule == SweepSpec::Rule::search && (rate.candidates.size() < 2 || !(rate.search_flops > 0)))
+    const std::set<double> distinct(rate.candidates.begin(), rate.candidates.end());
+    if (rate.rule == SweepSpec::Rule::search && (distinct.size() < 2 || !(rate.search_flops > 0)))
       conflict("sweep.learning_rate.rule",
-               "a search needs at least two sweep.learning_rate.candidates and search_flops");
+               "a search needs at least two distinct sweep.learning_rate.candidates and search_flops");
     if (spec_.seeds.empty()) conflict("sweep.seeds", "wanted at least one seed");
     for (const std::vector<double>* list : {&spec_.seeds, &spec_.noise.seeds})
       for (const double seed : *list)

@@ -2,7 +2,8 @@
 // What the kernels of attention's backward share: sizes, and d(scores) of one warp from scores, their logsumexp and
 // delta (each row's output times its gradient).
 
-#include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/attention_extras.cuh"
+#include "kernels/cuda/attention_kind.cuh"
 
 namespace capstan::kernels::cuda {
 

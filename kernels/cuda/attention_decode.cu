@@ -2,6 +2,7 @@
 // are read once for up to kHeads heads that share them. The keys of a query are shared out over blocks; their partial
 // results (maximum, sum, weighted values) lie in scratch and a second kernel puts them together in ascending order.
 
+#include "kernels/cuda/attention_kind.cuh"
 #include "kernels/cuda/attention_own.h"
 #include "kernels/cuda/attention_tile.cuh"
 
@@ -55,7 +56,8 @@ CAPSTAN_WARP_FUNCTION float inner_product_of_rows(const float* q, const T* k, in
   return sum;
 }
 
-/// Some keys of one query, for heads of one group. blockIdx: split, (sequence, key/value head, part), query.
+/// Some keys of one query, for heads of one group. blockIdx: (sequence, key/value head, part), split,
+/// query.
 template <typename T, int D>
 __global__ void __launch_bounds__(kDecodeThreads)
     attention_decode_keys(const __grid_constant__ AttentionProblem p, DecodeLayout layout, float* results) {
@@ -70,14 +72,14 @@ __global__ void __launch_bounds__(kDecodeThreads)
   float* weights = sums + kHeads * D;            // [kHeads, kKeys]
   float* statistics = weights + kHeads * kKeys;  // [kHeads, 4]: maximum, sum, shrink
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const int unit = static_cast<int>(blockIdx.y) / layout.parts, i = static_cast<int>(blockIdx.z);
+  const int unit = static_cast<int>(blockIdx.x) / layout.parts, i = static_cast<int>(blockIdx.z);
   const int b = unit / p.kv_heads;
-  const int in_group = static_cast<int>(blockIdx.y) % layout.parts * layout.heads_at_once;
+  const int in_group = static_cast<int>(blockIdx.x) % layout.parts * layout.heads_at_once;
   const int h0 = unit % p.kv_heads * p.group + in_group, heads = min(layout.heads_at_once, p.group - in_group);
   const AttentionSegment s = segment_of_queries(p, b, i, i + 1);
-  const int low = lowest_key(p, s, i), high = highest_key(p, s, i), splits = static_cast<int>(gridDim.x);
+  const int low = lowest_key(p, s, i), high = highest_key(p, s, i), splits = static_cast<int>(gridDim.y);
   const int share = ((high - low + splits - 1) / splits + kKeys - 1) / kKeys * kKeys;
-  const int begin = min(high, low + static_cast<int>(blockIdx.x) * share), end = min(high, begin + share);
+  const int begin = min(high, low + static_cast<int>(blockIdx.y) * share), end = min(high, begin + share);
   for (int n = thread; n < heads * D; n += kDecodeThreads) {
     const AttentionHead head(p, b, h0 + n / D, s.offset);
     const int d = n % D;
@@ -146,7 +148,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
   for (int n = thread; n < heads * (p.head_size + 2); n += kDecodeThreads) {
     const int g = n / (p.head_size + 2), d = n % (p.head_size + 2);
     const int64_t row = (static_cast<int64_t>(b) * p.heads + h0 + g) * p.queries + i;
-    results[(row * splits + static_cast<int>(blockIdx.x)) * layout.row_floats + d] =
+    results[(row * splits + static_cast<int>(blockIdx.y)) * layout.row_floats + d] =
         d < 2 ? statistics[g * 4 + d] : sums[g * D + d - 2];
   }
 }
@@ -207,7 +209,7 @@ void attention_decode(const AttentionArgs& args) {
   const DecodeLayout layout(args.shape);
   float* results = static_cast<float*>(args.scratch);
   with_attention_kind(args.shape.dtype, p, [&]<typename T, int D, bool Extras>(AttentionKind<T, D, Extras>) {
-    const dim3 grid(static_cast<unsigned>(layout.splits), static_cast<unsigned>(p.batch * p.kv_heads * layout.parts),
+    const dim3 grid(static_cast<unsigned>(p.batch * p.kv_heads * layout.parts), static_cast<unsigned>(layout.splits),
                     static_cast<unsigned>(p.queries));
     launch(attention_decode_keys<T, D>, grid, dim3(kDecodeThreads), DecodeTiles<T, D>::kSharedBytes, args.stream, p,
            layout, results);

@@ -2,8 +2,9 @@
 // maximum and sum (Dao, "FlashAttention-2", 2023). Tiles of documents fall into segments that are attended one by one.
 // Late tiles of a causal sequence see the most keys and are begun first.
 
+#include "kernels/cuda/attention_extras.cuh"
+#include "kernels/cuda/attention_kind.cuh"
 #include "kernels/cuda/attention_own.h"
-#include "kernels/cuda/attention_tile.cuh"
 
 namespace capstan::kernels::cuda {
 namespace {

@@ -34,9 +34,15 @@ class AttentionGraphs {
   /// Null when the library has no deterministic way for this shape on this device.
   virtual std::unique_ptr<ForwardGraph> forward(const AttentionShape& shape) = 0;
   virtual std::unique_ptr<BackwardGraph> backward(const AttentionShape& shape) = 0;
+  /// The library's own words for the last null.
+  virtual std::string refusal() const = 0;
 };
 
 /// By cuDNN on the current device; null, and the reason in `why`, where that cannot be.
 std::unique_ptr<AttentionGraphs> open_cudnn_graphs(std::string& why);
+
+/// For a device that is only described, by cuDNN's JSON of its properties: graphs can be built, not run. What a
+/// cluster's devices will take, and how much workspace, is known on a machine without one.
+std::unique_ptr<AttentionGraphs> describe_cudnn_graphs(const std::string& device, int capability, std::string& why);
 
 }  // namespace capstan::kernels::cuda

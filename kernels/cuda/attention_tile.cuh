@@ -6,8 +6,6 @@
 // same ownership of numbers, its weights by way of shared memory. Dims beyond the head are zeros up to a multiple of
 // 32, and groups of 32 dims beyond that are skipped.
 
-#include <type_traits>
-
 #include "kernels/cuda/attention_problem.cuh"
 
 namespace capstan::kernels::cuda {
@@ -254,84 +252,6 @@ CAPSTAN_WARP_FUNCTION void add_gathered_rows(float (&sums)[N][4], int K, Left&& 
   }
 }
 
-/// The relative term of 16 queries from i0 and 16 keys from j0. Row r and column u of `unit` hold relative_q_(i0 + r) .
-/// relative_k of distance(u): that of key j0 + c is column r - c + 15.
-struct RelativeUnit {
-  int i0, j0, farthest;  // farthest: the distance of column 0, from query i0 to key j0 + 15
-
-  CAPSTAN_WARP_FUNCTION RelativeUnit(const AttentionHead& head, int query, int key)
-      : i0(query), j0(key), farthest(query + head.offset - key - 15) {}
-
-  template <typename T>
-  CAPSTAN_WARP_FUNCTION void fill(float* unit, const AttentionProblem& p, const AttentionHead& head, int end) const {
-    float sums[4][4] = {};
-    add_gathered<T, 4>(
-        sums, p.head_size, [&](int r, int d) { return head.relative_query<T>(p, i0 + r, end, d); },
-        [&](int u, int d) { return head.relative_key<T>(p, farthest + u, d); });
-    const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
-    __syncwarp();
-#pragma unroll
-    for (int n = 0; n < 4; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) unit[(g + e / 2 * 8) * kUnitStride + n * 8 + 2 * t + e % 2] = sums[n][e];
-    __syncwarp();
-  }
-  CAPSTAN_WARP_FUNCTION static float at(const float* unit, int r, int c) { return unit[r * kUnitStride + r - c + 15]; }
-};
-
-/// What biases and dropout do to the 16 by 8 N pairs of a warp. Prepared in a loop that is not unrolled (random words
-/// and relative units are long code): addends go to `staging`, where the lane that wrote them reads them; dropout is a
-/// bit for each number that the lane owns.
-template <typename T, int N, bool QueriesAreRows>
-struct TileExtras {
-  static constexpr int kRow = N * 8 + 1;
-  uint32_t dropped = 0;
-  bool biased;
-  const float* addends;
-
-  CAPSTAN_WARP_FUNCTION TileExtras(const AttentionProblem& p, const AttentionHead& head, int row0, int column0, int end,
-                                   float* staging)
-      : biased(p.mask.alibi_slopes || p.bias_distances > 0 || p.relative_distances > 0) {
-    static_assert(N <= 8, "a bit for each number");
-    const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
-    addends = staging + g * kRow + 2 * t;
-    float* unit = staging + 16 * kRow;
-    __syncwarp();  // staging may still be read
-#pragma unroll 1
-    for (int n0 = 0; n0 < N; n0 += 2) {
-      const int i0 = QueriesAreRows ? row0 : column0 + n0 * 8, j0 = QueriesAreRows ? column0 + n0 * 8 : row0;
-      if (p.relative_distances > 0) RelativeUnit(head, i0, j0).template fill<T>(unit, p, head, end);
-#pragma unroll 1
-      for (int x = 0; x < 4; ++x) {  // two neighbours of a row
-        const int n = n0 + x / 2, r = g + x % 2 * 8, c = x / 2 * 8 + 2 * t;
-        if (n >= N) break;
-        const int i = i0 + (QueriesAreRows ? r : c), j = j0 + (QueriesAreRows ? c : r);
-        if (biased) {
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const int query = QueriesAreRows ? r : c + e, key = QueriesAreRows ? c + e : r;
-            float sum = head.template bias<T>(p, i0 + query, j0 + key);
-            if (p.relative_distances > 0) sum += p.scale * RelativeUnit::at(unit, query, key);
-            staging[r * kRow + n * 8 + 2 * t + e] = sum;
-          }
-        }
-        if (p.kept > 0.0f) {
-          const uint32_t two = QueriesAreRows ? dropped_of_row(p, head, i, j)
-                                              : dropped_of(p, head, i, j) | dropped_of(p, head, i + 1, j) << 1;
-          dropped |= two << (n * 4 + x % 2 * 2);
-        }
-      }
-    }
-  }
-  CAPSTAN_WARP_FUNCTION float addend(int n, int e) const {
-    return biased ? addends[e / 2 * 8 * kRow + n * 8 + e % 2] : 0.0f;
-  }
-  /// What dropout multiplies a weight with.
-  CAPSTAN_WARP_FUNCTION float factor(const AttentionProblem& p, int n, int e) const {
-    return p.kept > 0.0f ? (dropped >> (n * 4 + e) & 1u ? 0.0f : p.kept) : 1.0f;
-  }
-};
-
 /// Two neighbours of a row of results; `dims` are left in it from here.
 template <typename T>
 CAPSTAN_WARP_FUNCTION void store_two(T* to, float a, float b, int dims) {
@@ -371,43 +291,6 @@ CAPSTAN_WARP_FUNCTION float exponential(float x) {
     return __expf(x);
   else
     return expf(x);
-}
-
-/// Which instantiation of a kernel: elements, padded head, with biases and dropout or without.
-template <typename T, int D, bool Extras>
-struct AttentionKind {};
-
-template <typename T, bool Plain, typename F>
-void with_attention_dims(const AttentionProblem& p, F&& f) {
-  const auto with_extras = [&]<int D>(std::integral_constant<int, D>) {
-    if constexpr (Plain && D < 256) {
-      if (!has_extras(p)) return f(AttentionKind<T, D, false>{});
-    }
-    f(AttentionKind<T, D, true>{});
-  };
-  if constexpr (Plain) {
-    if (p.head_size <= 64) return with_extras(std::integral_constant<int, 64>{});
-  }
-  if (p.head_size <= 128) return with_extras(std::integral_constant<int, 128>{});
-  with_extras(std::integral_constant<int, 256>{});
-}
-
-/// Calls f with the kind of kernel for a call. Biases and dropout have instantiations of their own, so that others stay
-/// lean. Only bf16 has all: f32, f16 and heads beyond 128 have only the kernels that do everything, f32 and f16 no
-/// narrow ones, so that the whole compiles in time.
-template <typename F>
-void with_attention_kind(DType dtype, const AttentionProblem& p, F&& f) {
-  switch (dtype) {
-    case DType::f32:
-      return with_attention_dims<float, false>(p, f);
-    case DType::bf16:
-      return with_attention_dims<__nv_bfloat16, true>(p, f);
-    case DType::f16:
-      return with_attention_dims<__half, false>(p, f);
-    default:
-      throw std::invalid_argument(std::string("attention: the CUDA backend computes in f32, bf16 and f16, not in ") +
-                                  name_of(dtype));
-  }
 }
 
 }  // namespace capstan::kernels::cuda

@@ -50,6 +50,50 @@ size_t statistics_bytes(const AttentionShape& s) {
   return static_cast<size_t>(s.batch * s.heads * std::max(s.statistic_stride, s.queries)) * sizeof(float);
 }
 
+int64_t next_divisor_below(int64_t n, int64_t d) {
+  do --d;
+  while (d > 1 && n % d != 0);
+  return d;
+}
+
+/// The part of a shape that one run of a backward graph covers: some samples with all heads, or some heads of one.
+/// The next smaller one; without heads when there is none.
+AttentionShape smaller_piece(const AttentionShape& whole, AttentionShape piece) {
+  if (piece.batch > 1) {
+    piece.batch = next_divisor_below(whole.batch, piece.batch);
+  } else {
+    piece.kv_heads = piece.kv_heads > 1 ? next_divisor_below(whole.kv_heads, piece.kv_heads) : 0;
+    piece.heads = piece.kv_heads * (whole.heads / whole.kv_heads);
+  }
+  return piece;
+}
+
+/// At least this is kept by a deterministic backward graph.
+size_t least_workspace(const AttentionShape& s) {
+  return static_cast<size_t>(s.batch * s.heads) * static_cast<size_t>(s.queries) * static_cast<size_t>(s.keys) *
+         bytes_of(s.dtype);
+}
+
+/// The same call for the piece that starts at a sample and a key/value head.
+AttentionBackwardArgs part_of(const AttentionBackwardArgs& args, const AttentionShape& piece, int64_t sample,
+                              int64_t kv_head) {
+  const AttentionShape& s = args.shape;
+  const int64_t head = kv_head * (s.heads / s.kv_heads), size = static_cast<int64_t>(bytes_of(s.dtype));
+  const int64_t at_q = (sample * s.queries * s.q_stride + head * s.head_size) * size;
+  const int64_t at_o = (sample * s.queries * s.o_stride + head * s.head_size) * size;
+  const int64_t at_k = (sample * s.keys * s.kv_stride + kv_head * s.head_size) * size;
+  const auto in = [](const void* p, int64_t bytes) { return static_cast<const char*>(p) + bytes; };
+  const auto out = [](void* p, int64_t bytes) { return static_cast<char*>(p) + bytes; };
+  AttentionBackwardArgs part = args;
+  part.shape = piece;
+  part.q = in(args.q, at_q), part.dq = out(args.dq, at_q);
+  part.o = in(args.o, at_o), part.d_o = in(args.d_o, at_o);
+  part.k = in(args.k, at_k), part.dk = out(args.dk, at_k);
+  part.v = in(args.v, at_k), part.dv = out(args.dv, at_k);
+  part.logsumexp = static_cast<const float*>(args.logsumexp) + s.statistic(sample, head);
+  return part;
+}
+
 /// What the four entries of a table share.
 class GraphCache {
  public:
@@ -61,53 +105,63 @@ class GraphCache {
         own_(table.attention),
         own_backward_(table.attention_backward),
         own_scratch_(table.attention_scratch),
-        own_backward_scratch_(table.attention_backward_scratch) {}
+        own_backward_scratch_(table.attention_backward_scratch) {
+    if (options_.workspace_limit == 0) options_.workspace_limit = device.memory_bytes / 32;
+  }
 
   size_t scratch(const AttentionShape& s) {
     const size_t own = own_scratch_(s);
-    const ForwardGraph* graph = build(forward_, s, [&] { return graphs_->forward(s); });
-    return graph == nullptr ? own : std::max(own, kBoundary + up(graph->workspace_bytes()) + statistics_bytes(s));
+    if (!graphs_cover(s, device_)) return own;
+    const auto [at, added] = forward_.try_emplace(key_of(s));
+    if (added) at->second = graphs_->forward(s);
+    if (added && at->second && at->second->workspace_bytes() > options_.workspace_limit) at->second.reset();
+    if (at->second == nullptr) return own;
+    return std::max(own, kBoundary + up(at->second->workspace_bytes()) + statistics_bytes(s));
   }
   size_t backward_scratch(const AttentionShape& s) {
     const size_t own = own_backward_scratch_(s);
-    const BackwardGraph* graph = build(backward_, s, [&] { return graphs_->backward(s); });
-    return graph == nullptr ? own : std::max(own, kBoundary + graph->workspace_bytes());
+    if (!graphs_cover(s, device_)) return own;
+    const auto [at, added] = backward_.try_emplace(key_of(s));
+    if (added) at->second = build_backward(s);
+    if (at->second.graph == nullptr) return own;
+    return std::max(own, kBoundary + at->second.graph->workspace_bytes());
   }
 
   void run(const AttentionArgs& args) const {
     const bool plain = is_plain(args.mask, args.dropout) && !args.merge && aligned(args.q, args.k, args.v, args.o);
-    const ForwardGraph* graph = plain ? find(forward_, args.shape) : nullptr;
-    if (graph == nullptr) return own_(args);
+    const auto at = plain && graphs_cover(args.shape, device_) ? forward_.find(key_of(args.shape)) : forward_.end();
+    if (at == forward_.end() || at->second == nullptr) return own_(args);
     AttentionArgs now = args;
     char* workspace = up(args.scratch);
-    if (now.logsumexp == nullptr) now.logsumexp = workspace + up(graph->workspace_bytes());
-    graph->run(now, workspace);
+    if (now.logsumexp == nullptr) now.logsumexp = workspace + up(at->second->workspace_bytes());
+    at->second->run(now, workspace);
   }
   void run(const AttentionBackwardArgs& args) const {
     const bool plain = is_plain(args.mask, args.dropout) && !args.accumulate &&
                        aligned(args.q, args.k, args.v, args.o, args.d_o, args.dq, args.dk, args.dv);
-    const BackwardGraph* graph = plain ? find(backward_, args.shape) : nullptr;
-    if (graph == nullptr) return own_backward_(args);
-    graph->run(args, up(args.scratch));
+    const auto at = plain && graphs_cover(args.shape, device_) ? backward_.find(key_of(args.shape)) : backward_.end();
+    if (at == backward_.end() || at->second.graph == nullptr) return own_backward_(args);
+    const AttentionShape& piece = at->second.piece;
+    for (int64_t sample = 0; sample < args.shape.batch; sample += piece.batch)
+      for (int64_t kv_head = 0; kv_head < args.shape.kv_heads; kv_head += piece.kv_heads)
+        at->second.graph->run(part_of(args, piece, sample, kv_head), up(args.scratch));
   }
 
  private:
-  template <typename Graph>
-  using Graphs = std::map<GraphKey, std::unique_ptr<Graph>>;  // null: tried, and not to be had
+  /// A graph and what one run of it covers. Null: tried, and not to be had.
+  struct Backward {
+    std::unique_ptr<BackwardGraph> graph;
+    AttentionShape piece;
+  };
 
-  template <typename Graph, typename Make>
-  const Graph* build(Graphs<Graph>& all, const AttentionShape& s, Make&& make) {
-    if (!graphs_cover(s, device_)) return nullptr;
-    const auto [at, added] = all.try_emplace(key_of(s));
-    if (added) at->second = make();
-    if (added && at->second && at->second->workspace_bytes() > options_.workspace_limit) at->second.reset();
-    return at->second.get();
-  }
-  template <typename Graph>
-  const Graph* find(const Graphs<Graph>& all, const AttentionShape& s) const {
-    if (!graphs_cover(s, device_)) return nullptr;
-    const auto at = all.find(key_of(s));
-    return at == all.end() ? nullptr : at->second.get();
+  Backward build_backward(const AttentionShape& s) const {
+    for (AttentionShape piece = s; piece.heads > 0; piece = smaller_piece(s, piece)) {
+      if (least_workspace(piece) > options_.workspace_limit) continue;
+      std::unique_ptr<BackwardGraph> graph = graphs_->backward(piece);
+      if (graph == nullptr) break;
+      if (graph->workspace_bytes() <= options_.workspace_limit) return {std::move(graph), piece};
+    }
+    return {};
   }
 
   std::shared_ptr<AttentionGraphs> graphs_;
@@ -117,8 +171,8 @@ class GraphCache {
   decltype(Backend::attention_backward) own_backward_;
   decltype(Backend::attention_scratch) own_scratch_;
   decltype(Backend::attention_backward_scratch) own_backward_scratch_;
-  Graphs<ForwardGraph> forward_;
-  Graphs<BackwardGraph> backward_;
+  std::map<GraphKey, std::unique_ptr<ForwardGraph>> forward_;  // null: tried, and not to be had
+  std::map<GraphKey, Backward> backward_;
 };
 
 }  // namespace

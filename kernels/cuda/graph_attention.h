@@ -5,7 +5,8 @@
 //   own: documents, prefix and key lengths, ALiBi, tables, relative terms, dropout (its numbers are keyed by logical
 //   element), blocks of longer sequences, merging, accumulating, f32, keys that are not the queries' own
 // Only deterministic graphs are taken. cuDNN's backward then keeps a matrix of queries x keys per head in its
-// workspace: above a limit the own kernel runs. Graphs are built when scratch is asked for, which is when an op is
+// workspace: where that passes a limit, one graph for some of the samples or heads runs several times, one after the
+// other, in one workspace. Graphs are built when scratch is asked for, which is when an op is
 // bound, and kept by shape; a call finds its graph, allocates nothing on the device and may be captured. libcudnn is
 // loaded when the table is made: a machine without it runs on the own kernels.
 
@@ -19,8 +20,8 @@
 namespace capstan::kernels::cuda {
 
 struct AttentionOptions {
-  bool cudnn = true;                         ///< false: the own kernels for all
-  size_t workspace_limit = size_t{1} << 30;  ///< a graph that needs more is not taken
+  bool cudnn = true;           ///< false: the own kernels for all
+  size_t workspace_limit = 0;  ///< of a graph; 0: a thirty-second of the device's memory
 };
 
 /// Puts cuDNN before the attention of `table`, whose four functions must be there. The text says which version runs, or

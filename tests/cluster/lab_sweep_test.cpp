@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <set>
 
 #include "cluster/lab/learning_rate_search.h"
@@ -15,8 +16,10 @@
 namespace capstan {
 namespace {
 
+using testing::DoubleNear;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Pointwise;
 
 constexpr const char* kBase = R"([model]
 context = 32
@@ -146,6 +149,85 @@ TEST(LabSweep, ASearchComesFirstAndSetsTheRate) {
     EXPECT_NEAR(std::log(run.learning_rate), std::log(0.02) + slope * std::log(after.sizes[run.size].n / n1), 1e-6)
         << run.id;
   }
+}
+
+std::set<double> rates_tried(const SweepPlan& plan, size_t size) {
+  std::set<double> out;
+  for (const PlannedRun& run : plan.runs)
+    if (run.kind == "search" && run.size == size) out.insert(run.learning_rate);
+  return out;
+}
+
+/// Plans until the search asks for nothing more, each trial answered by `answer`. Returns the last plan.
+SweepPlan searched(const SweepSpec& spec, const std::function<RunRecord(const PlannedRun&)>& answer) {
+  std::vector<RunRecord> records;
+  for (int round = 0; round < 20; ++round) {
+    const SweepPlan plan = plan_sweep(spec, 257, records);
+    const size_t before = records.size();
+    for (const PlannedRun& run : plan.runs) {
+      const bool known =
+          std::any_of(records.begin(), records.end(), [&](const RunRecord& r) { return r.run == run.id; });
+      if (run.kind == "search" && !known) records.push_back(answer(run));
+      EXPECT_EQ(run.provisional, run.kind != "search" && records.size() > before) << run.id;
+    }
+    if (records.size() == before) return plan;
+  }
+  ADD_FAILURE() << "a search without end";
+  return {};
+}
+
+const std::vector<std::string> kSearch = {"sweep.learning_rate.rule=search",
+                                          "sweep.learning_rate.candidates=[0.1, 0.001, 0.01]",
+                                          "sweep.learning_rate.search_flops=1e9"};
+
+TEST(LabSweep, ASearchThatEndsAtAnEdgeGoesOnBeyondIt) {
+  const SweepSpec spec = parse_sweep(kIsoFlop, "s.toml", kSearch);
+  const SweepPlan plan = searched(spec, [](const PlannedRun& run) {
+    const double best = run.size == 1 ? 0.4 : 2e-5;
+    return done(run, 2 + 0.1 * std::pow(std::log(run.learning_rate / best), 2));
+  });
+  EXPECT_THAT(rates_tried(plan, 1), Pointwise(DoubleNear(1e-9), {0.001, 0.01, 0.1, 1., 10.}));
+  EXPECT_THAT(rates_tried(plan, 3), Pointwise(DoubleNear(1e-9), {1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1}));
+  EXPECT_THAT(plan.notes[0], HasSubstr("0.4 is best at 16x2"));
+  EXPECT_THAT(plan.notes[1], HasSubstr("2e-05 is best at 32x3"));
+}
+
+TEST(LabSweep, BeyondADivergedTrialNothingIsTried) {
+  const SweepSpec spec = parse_sweep(kIsoFlop, "s.toml", kSearch);
+  const SweepPlan plan = searched(spec, [](const PlannedRun& run) {
+    RunRecord record = done(run, 3 - run.learning_rate);
+    if (run.learning_rate > 0.5) record.status = "diverged";
+    return record;
+  });
+  EXPECT_THAT(rates_tried(plan, 1), Pointwise(DoubleNear(1e-9), {0.001, 0.01, 0.1, 1.}));
+  for (const PlannedRun& run : plan.runs)
+    EXPECT_NEAR(run.kind == "ladder" ? run.learning_rate : 0.1, 0.1, 1e-9) << run.id;
+}
+
+TEST(LabSweep, ASearchWithoutAMinimumEndsAndSaysSo) {
+  const SweepSpec spec = parse_sweep(kIsoFlop, "s.toml", kSearch);
+  const SweepPlan rising = searched(spec, [](const PlannedRun& run) { return done(run, 3 + run.learning_rate); });
+  EXPECT_EQ(rates_tried(rising, 1).size(), 3u + LearningRateSearch::kMostBeyond);
+  EXPECT_THAT(rising.notes[0], HasSubstr("the edge of all that was tried"));
+  const SweepPlan none = searched(spec, [](const PlannedRun& run) {
+    RunRecord record = done(run, 3);
+    record.status = "failed";
+    return record;
+  });
+  EXPECT_EQ(rates_tried(none, 1).size(), 3u);
+  EXPECT_THAT(none.notes[0], HasSubstr("no trial of the search came to an end"));
+}
+
+TEST(LabSweep, ASearchTriesSizesThatItsBudgetIsMeantFor) {
+  std::vector<std::string> settings = kSearch;
+  settings.insert(settings.end(), {"sweep.budgets.sizes_each=2", "sweep.budgets.centre_flops=1e9",
+                                   "sweep.budgets.centre_n=60000", "sweep.learning_rate.search_sizes=1"});
+  const SweepPlan plan = plan_sweep(parse_sweep(kIsoFlop, "s.toml", settings), 257, {});
+  EXPECT_EQ(plan.runs[0].id, "48x3-lr0.001");
+  EXPECT_EQ(rates_tried(plan, 4).size(), 3u);
+  EXPECT_THAT(complaint(kIsoFlop, {"sweep.learning_rate.rule=search", "sweep.learning_rate.candidates=[0.1, 0.1]",
+                                   "sweep.learning_rate.search_flops=1e9"}),
+              HasSubstr("two distinct sweep.learning_rate.candidates"));
 }
 
 TEST(LabSweep, CooldownsBranchFromSegmentsOfOneLongRun) {

@@ -193,8 +193,11 @@ cudaError_t cudaFree(void* address) {
   const std::scoped_lock lock(all.mutex);
   const auto found = all.live.find(static_cast<const char*>(address));
   if (found == all.live.end()) return status(cudaErrorInvalidValue);
-  madvise(found->second.pages, found->second.mapped, MADV_DONTNEED);
-  protect(found->second, false);
+  // Mapped anew: the kernel then joins it with its closed neighbours, of which a process may have 65530 only.
+  if (mmap(found->second.pages, found->second.mapped, PROT_NONE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+    throw Fault("emulated CUDA: mmap failed");
+  }
   all.allocated -= found->second.bytes;
   all.freed.insert(all.live.extract(found));
   return cudaSuccess;

@@ -39,6 +39,7 @@ std::vector<double> points(int64_t count) {
 
 KernelCase activation_case(ActivationKind kind, bool gated, int64_t count) {
   KernelCase c;
+  c.any_alignment = true;
   c.name = std::string(kNames[static_cast<int>(kind)]) + (gated ? "_gated_" : "_plain_") + std::to_string(count);
   Stage& f = c.forward;
   f.inputs = {{"x", Kind::element, points(count)}};

@@ -45,6 +45,7 @@ std::vector<double> logits_of(const CrossEntropySetting& s) {
 
 KernelCase cross_entropy_case(const CrossEntropySetting& s) {
   KernelCase c;
+  c.any_alignment = true;
   c.name = std::to_string(s.rows) + "x" + std::to_string(s.vocabulary) + "_of_" + std::to_string(s.padded) +
            (s.some_zero ? "_zero_weights" : "") + (s.scale > 10 ? "_large" : "");
   std::vector<double> targets = random_ids("targets", s.rows, s.vocabulary);

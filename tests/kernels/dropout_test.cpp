@@ -53,6 +53,7 @@ std::vector<KernelCase> dropout_cases() {
       if (samples * elements > 10000 && p != 0.1) continue;  // one size that is shared out to threads
       for (const bool residual : {false, true}) {
         KernelCase c;
+        c.any_alignment = true;
         c.name = "p" + std::to_string(static_cast<int>(p * 10)) + "_" + std::to_string(samples) + "x" +
                  std::to_string(elements) + (residual ? "_residual" : "");
         c.forward = dropout_stage(p, residual, samples, elements, &kFirst);

@@ -9,6 +9,7 @@ namespace {
 
 KernelCase add_case(int64_t count) {
   KernelCase c;
+  c.any_alignment = true;
   c.name = "add_" + std::to_string(count);
   c.exact = true;
   c.forward.inputs = {{"a", Kind::element, random_values("a", count)}, {"b", Kind::element, random_values("b", count)}};
@@ -27,6 +28,7 @@ KernelCase add_case(int64_t count) {
 
 KernelCase scale_case(int64_t count, double factor) {
   KernelCase c;
+  c.any_alignment = true;
   c.name = "scale_" + std::to_string(count) + (factor < 0 ? "_negative" : "");
   c.exact = true;
   c.forward.inputs = {{"x", Kind::element, random_values("x", count)}};
@@ -89,6 +91,7 @@ double to_half(double x, DType half) {
 KernelCase cast_case(Kind from, Kind to, int64_t count) {
   const DType source = dtype_of(from, DType::f32), target = dtype_of(to, DType::f32);
   KernelCase c;
+  c.any_alignment = true;
   c.name = std::string("cast_") + name_of(source) + "_to_" + name_of(target) + "_" + std::to_string(count);
   c.exact = true;
   c.needs_f64 = source == DType::f64 || target == DType::f64;
@@ -109,6 +112,7 @@ KernelCase cast_case(Kind from, Kind to, int64_t count) {
 
 KernelCase append_case(int64_t batch, int64_t rows, int64_t capacity, int64_t width) {
   KernelCase c;
+  c.any_alignment = true;
   c.name = "append_" + std::to_string(batch) + "x" + std::to_string(rows) + "_to_" + std::to_string(capacity);
   c.exact = true;
   std::vector<double> lengths;
@@ -137,8 +141,80 @@ KernelCase append_case(int64_t batch, int64_t rows, int64_t capacity, int64_t wi
   return c;
 }
 
+/// One row added to each of several.
+KernelCase add_row_case(int64_t rows, int64_t count) {
+  KernelCase c = add_case(rows * count);
+  c.name = "add_row_" + std::to_string(count) + "_to_" + std::to_string(rows);
+  c.forward.inputs[1] = {"b", Kind::element, random_values("b", count)};
+  c.forward.aliases = {{"y", "a"}};
+  c.forward.run = [=](const Call& call) {
+    call.backend.add({call.at.at("a"), call.at.at("b"), call.at.at("y"), count, call.dtype, rows});
+  };
+  c.formula = [=](const Values& in) {
+    Values out{{"y", in.at("a")}};
+    for (size_t i = 0; i < out["y"].size(); ++i) out["y"][i] += in.at("b")[i % static_cast<size_t>(count)];
+    return out;
+  };
+  return c;
+}
+
+/// Rows out of a wider matrix into another; what lies between them stays.
+KernelCase copy_case(int64_t rows, int64_t width, int64_t from_width, int64_t to_width) {
+  KernelCase c;
+  c.any_alignment = true;
+  c.name = "copy_" + std::to_string(rows) + "x" + std::to_string(width) + "_of_" + std::to_string(from_width) + "_to_" +
+           std::to_string(to_width);
+  c.exact = true;
+  c.forward.inputs = {{"x", Kind::element, random_values("x", rows * from_width)},
+                      {"old", Kind::element, random_values("old", rows * to_width)}};
+  c.forward.outputs = {{.name = "y", .values = sized(rows * to_width), .starts_as = "old"}};
+  c.forward.run = [=](const Call& call) {
+    const auto bytes = [&](int64_t n) { return static_cast<size_t>(n) * bytes_of(call.dtype); };
+    call.backend.copy({call.at.at("x"), call.at.at("y"), bytes(width), rows, bytes(from_width), bytes(to_width)});
+  };
+  c.formula = [=](const Values& in) {
+    Values out{{"y", in.at("old")}};
+    for (int64_t i = 0; i < rows * width; ++i) {
+      out["y"][static_cast<size_t>(i / width * to_width + i % width)] =
+          in.at("x")[static_cast<size_t>(i / width * from_width + i % width)];
+    }
+    return out;
+  };
+  return c;
+}
+
+KernelCase fill_case(Kind kind, int64_t count, double value) {
+  KernelCase c;
+  c.any_alignment = true;
+  c.name = "fill_" + std::to_string(count) + "_" + name_of(dtype_of(kind, DType::bf16)) + "_with_" +
+           std::to_string(static_cast<int>(value * 4)) + (kind == Kind::element ? "_element" : "");
+  c.exact = true;
+  c.forward.outputs = {{.name = "y", .kind = kind, .values = sized(count)}};
+  c.forward.run = [=](const Call& call) {
+    call.backend.fill({call.at.at("y"), count, value, dtype_of(kind, call.dtype)});
+  };
+  c.formula = [=](const Values&) {
+    return Values{
+        {"y", std::vector<double>(static_cast<size_t>(count), kind == Kind::i32 ? std::trunc(value) : value)}};
+  };
+  return c;
+}
+
 std::vector<KernelCase> elementwise_cases() {
   std::vector<KernelCase> cases;
+  for (const auto& [rows, count] : {std::pair<int64_t, int64_t>{1, 7}, {3, 5}, {17, 64}, {5, 1003}}) {
+    cases.push_back(add_row_case(rows, count));
+  }
+  cases.push_back(copy_case(1, 1000, 1000, 1000));
+  cases.push_back(copy_case(5, 3, 7, 4));
+  cases.push_back(copy_case(70, 64, 64, 96));
+  cases.push_back(copy_case(3, 2500, 2504, 2500));
+  cases.push_back(copy_case(300, 1, 3, 1));
+  for (const Kind kind : {Kind::element, Kind::f64, Kind::f32, Kind::i32}) {
+    cases.push_back(fill_case(kind, 1, 2.5));
+    cases.push_back(fill_case(kind, 1003, -0.25));
+    cases.push_back(fill_case(kind, 64, 0.0));
+  }
   for (const int64_t count : {1, 2, 3, 17, 63, 64, 65, 257, 100003}) {
     cases.push_back(add_case(count));
     cases.push_back(scale_case(count, count % 2 == 0 ? -0.37 : 1.7));

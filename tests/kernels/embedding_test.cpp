@@ -9,6 +9,7 @@ namespace {
 
 KernelCase embedding_case(int64_t rows, int64_t entries, int64_t width, bool add) {
   KernelCase c;
+  c.any_alignment = true;
   c.name = std::to_string(rows) + "_of_" + std::to_string(entries) + "x" + std::to_string(width) + (add ? "_add" : "");
   Stage& f = c.forward;
   f.inputs = {{"ids", Kind::i32, random_ids("ids", rows, entries)},

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace capstan::kernels::testing {
@@ -19,7 +20,8 @@ using cuda::graphs_cover;
 struct Trace {
   int built = 0, graph_runs = 0, own_runs = 0;
   const void* logsumexp = nullptr;
-  size_t workspace = 1000;  ///< of graphs built from here on
+  size_t workspace = 1000;  ///< of forward graphs built from here on
+  double statistics_seen = 0;
 };
 
 struct FakeForward final : ForwardGraph {
@@ -37,13 +39,29 @@ struct FakeForward final : ForwardGraph {
 };
 
 struct FakeBackward final : BackwardGraph {
-  explicit FakeBackward(Trace& t) : trace(t), bytes(t.workspace) {}
+  FakeBackward(Trace& t, const AttentionShape& s)
+      : trace(t), shape(s), bytes(static_cast<size_t>(s.batch * s.heads * s.queries * s.keys) * 2 + 100) {}
   size_t workspace_bytes() const override { return bytes; }
-  void run(const AttentionBackwardArgs&, void* workspace) const override {
+  /// Marks what it covers: one more in each element of its heads.
+  void run(const AttentionBackwardArgs& a, void* workspace) const override {
     ++trace.graph_runs;
     std::memset(workspace, 1, bytes);
+    for (int64_t b = 0; b < shape.batch; ++b) {
+      for (int64_t t = 0; t < shape.queries; ++t) {
+        const auto mark = [&](void* to, int64_t stride, int64_t heads) {
+          auto* row = static_cast<uint16_t*>(to) + (b * shape.queries + t) * stride;
+          for (int64_t i = 0; i < heads * shape.head_size; ++i) ++row[i];
+        };
+        mark(a.dq, shape.q_stride, shape.heads);
+        for (void* to : {a.dk, a.dv}) mark(to, shape.kv_stride, shape.kv_heads);
+      }
+      for (int64_t h = 0; h < shape.heads; ++h)
+        for (int64_t t = 0; t < shape.queries; ++t)
+          trace.statistics_seen += static_cast<const float*>(a.logsumexp)[shape.statistic(b, h) + t];
+    }
   }
   Trace& trace;
+  AttentionShape shape;
   size_t bytes;
 };
 
@@ -51,15 +69,16 @@ struct FakeBackward final : BackwardGraph {
 struct FakeGraphs final : AttentionGraphs {
   explicit FakeGraphs(Trace& t) : trace(t) {}
   std::string version() const override { return "fake"; }
-  std::unique_ptr<ForwardGraph> forward(const AttentionShape& s) override { return make<FakeForward, ForwardGraph>(s); }
-  std::unique_ptr<BackwardGraph> backward(const AttentionShape& s) override {
-    return make<FakeBackward, BackwardGraph>(s);
-  }
-  template <typename Graph, typename Base>
-  std::unique_ptr<Base> make(const AttentionShape& s) {
+  std::string refusal() const override { return "head size 40"; }
+  std::unique_ptr<ForwardGraph> forward(const AttentionShape& s) override {
     ++trace.built;
     if (s.head_size == 40) return nullptr;
-    return std::make_unique<Graph>(trace);
+    return std::make_unique<FakeForward>(trace);
+  }
+  std::unique_ptr<BackwardGraph> backward(const AttentionShape& s) override {
+    ++trace.built;
+    if (s.head_size == 40) return nullptr;
+    return std::make_unique<FakeBackward>(trace, s);
   }
   Trace& trace;
 };
@@ -80,12 +99,15 @@ DeviceFacts ampere() {
 
 class GraphAttention : public ::testing::Test {
  protected:
-  GraphAttention() {
+  GraphAttention() { limit(1 << 20); }
+
+  /// The same table anew, with a limit for the workspace of a graph.
+  void limit(size_t bytes) {
     table_.attention = [this](const AttentionArgs&) { ++trace_.own_runs; };
     table_.attention_backward = [this](const AttentionBackwardArgs&) { ++trace_.own_runs; };
     table_.attention_scratch = table_.attention_backward_scratch = [](const AttentionShape&) { return size_t{100}; };
     cuda::AttentionOptions options;
-    options.workspace_limit = 5000;
+    options.workspace_limit = bytes;
     cuda::add_attention_graphs(table_, std::make_shared<FakeGraphs>(trace_), ampere(), options);
   }
 
@@ -104,7 +126,7 @@ class GraphAttention : public ::testing::Test {
     AttentionBackwardArgs args;
     args.shape = shape;
     args.q = args.k = args.v = args.o = args.d_o = operand_;
-    args.dq = args.dk = args.dv = operand_;
+    args.dq = dq_.data(), args.dk = dk_.data(), args.dv = dv_.data();
     args.logsumexp = logsumexp_.data();
     args.scratch = scratch_.data();
     return args;
@@ -125,6 +147,8 @@ class GraphAttention : public ::testing::Test {
   Backend table_;
   std::vector<char> scratch_;
   std::vector<float> logsumexp_ = std::vector<float>(2 * 4 * 64);
+  // Of usual(): 2 samples of 64 tokens with 4 heads of 64 and 2 key/value heads.
+  std::vector<uint16_t> dq_ = std::vector<uint16_t>(2 * 64 * 256), dk_ = std::vector<uint16_t>(2 * 64 * 128), dv_ = dk_;
   alignas(16) char operand_[32] = {};
 };
 
@@ -166,9 +190,31 @@ TEST_F(GraphAttention, WhatTheLibraryDoesNotOfferRunsOnOurKernel) {
   EXPECT_EQ(table_.attention_scratch(s), 100u);
   EXPECT_FALSE(by_graph(call(s)));
   EXPECT_EQ(trace_.built, 1) << "asked once only";
+  limit(5000);
   trace_.workspace = 6000;
-  EXPECT_EQ(table_.attention_backward_scratch(usual()), 100u) << "a workspace beyond the limit";
+  EXPECT_EQ(table_.attention_scratch(usual()), 100u) << "a workspace beyond the limit";
+  EXPECT_FALSE(by_graph(call(usual())));
+  EXPECT_EQ(table_.attention_backward_scratch(usual()), 100u) << "not even two heads of a sample fit";
   EXPECT_FALSE(by_graph(backward_call(usual())));
+}
+
+TEST_F(GraphAttention, ABackwardBeyondTheLimitRunsInPieces) {
+  const size_t of_head = 64 * 64 * 2;
+  for (const auto& [room, runs] : {std::pair<size_t, int>{8 * of_head, 1}, {4 * of_head, 2}, {2 * of_head, 4}}) {
+    limit(room + 100);
+    for (auto* result : {&dq_, &dk_, &dv_}) std::fill(result->begin(), result->end(), 0);
+    for (size_t i = 0; i < logsumexp_.size(); ++i) logsumexp_[i] = static_cast<float>(i);
+    trace_.graph_runs = 0, trace_.statistics_seen = 0;
+    const AttentionBackwardArgs args = backward_call(usual());
+    EXPECT_LE(scratch_.size(), room + 100 + 256);
+    table_.attention_backward(args);
+    EXPECT_EQ(trace_.graph_runs, runs);
+    for (const auto* result : {&dq_, &dk_, &dv_})
+      EXPECT_EQ(std::count(result->begin(), result->end(), 1), static_cast<int64_t>(result->size())) << runs;
+    EXPECT_EQ(trace_.statistics_seen, 512.0 * 511 / 2);
+  }
+  limit(2 * of_head + 50);  // the estimate fits and the graph does not
+  EXPECT_EQ(table_.attention_backward_scratch(usual()), 100u);
 }
 
 TEST_F(GraphAttention, MasksAndModesThatGraphsDoNotHaveRunOnOurKernel) {
@@ -194,7 +240,7 @@ TEST_F(GraphAttention, MasksAndModesThatGraphsDoNotHaveRunOnOurKernel) {
   EXPECT_TRUE(by_graph(backward));
   backward.accumulate = true;
   EXPECT_FALSE(by_graph(backward));
-  backward.accumulate = false, backward.dk = operand_ + 2;
+  backward.accumulate = false, backward.dk = dk_.data() + 1;
   EXPECT_FALSE(by_graph(backward));
 }
 

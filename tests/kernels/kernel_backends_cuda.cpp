@@ -1,6 +1,6 @@
 // The CUDA backend as the backend under test, on a device or (CAPSTAN_EMULATED_CUDA) over the emulation. Behind each
-// entry of the table: the call is given a stream, is captured into a graph, and the graph is launched and waited for; so
-// a kernel that allocates, waits or leaves its stream is found by any test. Small things that tests keep on the host
+// entry of the table: the call is given a stream, is captured into a graph, and the graph is launched and waited for;
+// so a kernel that allocates, waits or leaves its stream is found by any test. Small things that tests keep on the host
 // (keys of dropout) are put into device memory. In the emulation each call runs with another order of blocks and
 // threads, and every third as late as its graph allows.
 

@@ -93,6 +93,7 @@ struct KernelCase {
   std::function<Values(const Values&)> formula;  ///< outputs of forward, written independently, in double
   bool exact = false;                            ///< backends must equal the reference in the same dtype bit for bit
   bool needs_f64 = false;                        ///< only for backends that compute in f64
+  bool any_alignment = false;                    ///< fields need no more than the alignment of their elements
   bool needs_f16 = false;                        ///< only for backends that compute in f16
   double formula_tolerance = 1e-12;
   double loosen = 1.0;  ///< factor on the tolerances of f32, bf16 and f16

@@ -1,7 +1,7 @@
 #pragma once
 // Runs one stage of a kernel case in guarded memory. Every buffer and the scratch have 64 bytes of pattern in front and
-// behind; outputs and scratch are filled with NaN before the call. After it guards and inputs must be untouched. Where a
-// backend computes in memory of a device, guards and all lie there during the call.
+// behind; outputs and scratch are filled with NaN before the call. After it guards and inputs must be untouched. Where
+// a backend computes in memory of a device, guards and all lie there during the call.
 
 #include <gtest/gtest.h>
 
@@ -17,12 +17,13 @@ namespace capstan::kernels::testing {
 
 class GuardedBuffer {
  public:
-  explicit GuardedBuffer(size_t bytes, DeviceRuntime* device)
-      : bytes_(bytes), storage_(bytes + 3 * kGuard, kPattern), device_(device) {
+  /// Contents begin `shift` bytes after an address that all types are aligned to.
+  explicit GuardedBuffer(size_t bytes, DeviceRuntime* device = nullptr, size_t shift = 0)
+      : bytes_(bytes), storage_(bytes + 3 * kGuard + shift, kPattern), shift_(shift), device_(device) {
     const auto address = reinterpret_cast<uintptr_t>(storage_.data());
-    start_ = (address + kGuard - 1) / kGuard * kGuard + kGuard - address;
+    start_ = (address + kGuard - 1) / kGuard * kGuard + kGuard - address + shift;
     std::memset(data(), 0xff, bytes_);  // NaN in every floating dtype
-    if (device_ != nullptr) there_ = static_cast<uint8_t*>(device_->allocate(bytes_ + 2 * kGuard));
+    if (device_ != nullptr) there_ = static_cast<uint8_t*>(device_->allocate(bytes_ + 2 * kGuard + shift));
   }
   ~GuardedBuffer() {
     if (device_ != nullptr) device_->release(there_);
@@ -31,6 +32,7 @@ class GuardedBuffer {
       : bytes_(other.bytes_),
         storage_(std::move(other.storage_)),
         start_(other.start_),
+        shift_(other.shift_),
         device_(std::exchange(other.device_, nullptr)),
         there_(other.there_) {}
   GuardedBuffer(const GuardedBuffer&) = delete;
@@ -39,15 +41,15 @@ class GuardedBuffer {
   /// Contents, to be read and written here.
   uint8_t* data() { return storage_.data() + start_; }
   /// What a kernel is told.
-  void* address() { return device_ != nullptr ? there_ + kGuard : data(); }
+  void* address() { return device_ != nullptr ? there_ + kGuard + shift_ : data(); }
   void send() {
     if (device_ == nullptr) return;
-    device_->copy_in(there_, data() - kGuard, bytes_ + 2 * kGuard, device_->main_stream());
+    device_->copy_in(there_ + shift_, data() - kGuard, bytes_ + 2 * kGuard, device_->main_stream());
     device_->finish(device_->main_stream());
   }
   void fetch_back() {
     if (device_ == nullptr) return;
-    device_->copy_out(data() - kGuard, there_, bytes_ + 2 * kGuard, device_->main_stream());
+    device_->copy_out(data() - kGuard, there_ + shift_, bytes_ + 2 * kGuard, device_->main_stream());
     device_->finish(device_->main_stream());
   }
   std::vector<uint8_t> contents() const {
@@ -66,7 +68,7 @@ class GuardedBuffer {
   static constexpr uint8_t kPattern = 0xa5;
   size_t bytes_;
   std::vector<uint8_t> storage_;
-  size_t start_ = 0;
+  size_t start_ = 0, shift_;
   DeviceRuntime* device_;
   uint8_t* there_ = nullptr;  // guard, contents, guard
 };
@@ -119,6 +121,7 @@ inline std::vector<double> rounded(const std::vector<double>& values, DType dtyp
 struct RunOptions {
   bool accumulate = false;
   std::pair<std::string, std::string> alias;  ///< (output, input) that share memory
+  bool shifted = false;                       ///< fields begin one element after a 64-byte boundary
 };
 
 struct RunResult {
@@ -138,7 +141,8 @@ inline RunResult run_stage(const Stage& stage, const Backend& backend, DType dty
   DeviceRuntime* const device = device_of(backend);
   const auto make = [&](const Field& field, const std::vector<double>* values) {
     const DType type = dtype_of(field.kind, dtype);
-    GuardedBuffer buffer((values ? values->size() : field.values.size()) * bytes_of(type), device);
+    GuardedBuffer buffer((values ? values->size() : field.values.size()) * bytes_of(type), device,
+                         options.shifted ? bytes_of(type) : 0);
     for (size_t i = 0; values && i < values->size(); ++i) put(buffer.data(), i, type, (*values)[i]);
     buffer.send();
     memory.erase(field.name);

@@ -147,6 +147,14 @@ inline void check_stage(const KernelCase& c, const Stage& stage, const Backend& 
                    field.name);
     }
     EXPECT_TRUE(run_stage(stage, backend, dtype, values, {accumulate, {}}).bytes == got.bytes) << "not repeatable";
+    if (c.any_alignment) {
+      const RunResult shifted = run_stage(stage, backend, dtype, values, {accumulate, {}, true});
+      for (const Field& field : stage.outputs) {
+        EXPECT_TRUE(!c.exact || shifted.bytes.at(field.name) == want.bytes.at(field.name)) << field.name << ", shifted";
+        expect_close(shifted.values.at(field.name), want.values.at(field.name), tolerance_of(c, field, dtype),
+                     field.floor, field.name + ", shifted by an element");
+      }
+    }
     for (const auto& alias : stage.aliases) {
       const RunResult shared = run_stage(stage, backend, dtype, values, {accumulate, alias});
       EXPECT_TRUE(same_values(shared.values, got.values))

@@ -111,9 +111,9 @@ Stage norm_backward(int64_t rows, int64_t width, const Switches& s) {
 }
 
 std::vector<KernelCase> norm_cases() {
-  // The last is large enough to be shared out to threads.
-  const std::pair<int64_t, int64_t> sizes[] = {{1, 1},   {2, 3},   {3, 2},    {17, 63},  {5, 64},
-                                               {64, 65}, {3, 257}, {257, 17}, {257, 300}};
+  // The last but two is large enough to be shared out to threads; the last are wider than what registers hold.
+  const std::pair<int64_t, int64_t> sizes[] = {{1, 1},   {2, 3},    {3, 2},     {17, 63},  {5, 64},   {64, 65},
+                                               {3, 257}, {257, 17}, {257, 300}, {2, 2051}, {2, 16392}};
   std::vector<KernelCase> cases;
   int turn = 0;
   for (const auto& [r, w] : sizes) {
@@ -122,6 +122,7 @@ std::vector<KernelCase> norm_cases() {
       const bool all = r == 5;  // one size with every combination of switches, the others with two each
       if (!all && bits != turn % 8 && bits != (turn + 3) % 8) continue;
       KernelCase c;
+      c.any_alignment = true;
       c.name = std::string(s.rms ? "rms" : "layer") + (s.residual ? "_residual" : "") + (s.bias ? "_bias" : "") +
                (s.frozen ? "_frozen" : "") + "_" + std::to_string(r) + "x" + std::to_string(w);
       const int64_t rows = r, width = w;

@@ -54,6 +54,7 @@ Values adamw_formula(const AdamWSetting& s, const Values& in) {
 
 KernelCase adamw_case(const AdamWSetting& s) {
   KernelCase c;
+  c.any_alignment = true;
   c.name = "adamw_" + s.name + "_" + std::to_string(s.count);
   c.loosen = 2.0;
   std::vector<double> v = random_values("v", s.count, 0.1);
@@ -100,6 +101,7 @@ KernelCase adamw_case(const AdamWSetting& s) {
 
 KernelCase square_sum_case(int64_t count, bool weighted) {
   KernelCase c;
+  c.any_alignment = true;
   c.name = (weighted ? "weighted_square_sum_" : "square_sum_") + std::to_string(count);
   c.forward.inputs = {{"x", Kind::element, random_values("x", count)}, {"weight", Kind::f64, {2.25}}};
   c.forward.outputs = {{.name = "sum", .kind = Kind::f64, .values = sized(1), .accumulates = true}};

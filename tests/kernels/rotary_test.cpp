@@ -106,11 +106,14 @@ std::vector<KernelCase> rotary_cases() {
          {.kind = Kind::yarn, .factor = 4.0, .low = 1.0, .high = 32.0, .context = 4096.0, .amplitude = 1.14}});
     all.push_back({65, 5, 34, 34, 1, interleaved});
     all.push_back({9, 2, 7, 0, 2, interleaved});
-    all.push_back({131, 8, 64, 64, 7, interleaved});  // shared out to threads
+    all.push_back({131, 8, 64, 64, 7, interleaved});    // shared out to threads
+    all.push_back({3, 2, 1040, 1040, 0, interleaved});  // more pairs than are done at once
+    all.push_back({2, 1, 610, 602, 0, interleaved});
   }
   std::vector<KernelCase> cases;
   for (const RotarySetting& s : all) {
     KernelCase c;
+    c.any_alignment = true;
     c.name = std::string(s.interleaved ? "interleaved_" : "half_") + std::to_string(s.rows) + "x" +
              std::to_string(s.heads) + "x" + std::to_string(s.head_size) + "_dims" + std::to_string(s.rotary_dims);
     c.forward = rotary_stage(s, false);

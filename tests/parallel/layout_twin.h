@@ -58,7 +58,8 @@ struct Layout {
   int interleave = 1;
   int cp = 1;
   Beside beside = Beside::no;
-  int zero_ranks = 0;  ///< of dp, among which state is divided; 0: all
+  int zero_ranks = 0;         ///< of dp, among which state is divided; 0: all
+  int recompute_layers = -1;  ///< full: in so many of the first layers; -1: in all
 
   int replicas() const { return zero_ranks > 0 ? dp / zero_ranks : 1; }
   int ranks() const { return tp * dp * pp * cp; }
@@ -69,6 +70,7 @@ inline std::string name_of(const Layout& layout) {
   constexpr const char* schedule[] = {"gpipe", "1f1b", "interleaved", "zb"};
   return fmt::format("tp{}{}_dp{}_zero{}_{}", layout.tp, layout.sequence_parallel ? "sp" : "", layout.dp, layout.zero,
                      recompute[static_cast<int>(layout.recompute)]) +
+         (layout.recompute_layers >= 0 ? fmt::format("{}", layout.recompute_layers) : "") +
          (layout.pp > 1 ? fmt::format("_pp{}_{}{}", layout.pp, schedule[static_cast<int>(layout.schedule)],
                                       layout.interleave > 1 ? fmt::format("{}", layout.interleave) : "")
                         : "") +
@@ -132,7 +134,7 @@ inline TwinOutcome train_twin(TrainingSpec spec, const Layout& layout, const ker
   spec.schedule = layout.schedule, spec.interleave = layout.interleave;
   spec.sequence_parallel = layout.sequence_parallel;
   spec.zero = layout.zero;
-  spec.plan.recompute.policy = layout.recompute;
+  spec.plan.recompute = {layout.recompute, layout.recompute_layers};
   const int ranks = layout.ranks();
   StateCollector collector;
   std::vector<std::vector<Step>> steps(static_cast<size_t>(ranks));

@@ -77,7 +77,7 @@ const std::vector<Layout>& layouts() {
 }
 
 TEST(LossScaleLayouts, OverflowSkipsTheSameStepsEverywhere) {
-  const LossScaleSpec scale{0x1p23, 1, 2};
+  const LossScaleSpec scale{0x1p20, 1, 2};
   const Course one = course_of(half_spec(scale), {}, 1);
   ASSERT_TRUE(one.overflowed[0]) << "nothing to see";
   ASSERT_TRUE(std::count(one.overflowed.begin(), one.overflowed.end(), false) > 1) << "it never recovers";
@@ -86,7 +86,7 @@ TEST(LossScaleLayouts, OverflowSkipsTheSameStepsEverywhere) {
     const Course many = course_of(half_spec(scale), layout, 1);
     EXPECT_TRUE(many.overflowed[0]);
     EXPECT_GT(std::count(many.overflowed.begin(), many.overflowed.end(), false), 1);
-    double next = 0x1p23;
+    double next = 0x1p20;
     for (int i = 0, good = 0; i < kSteps; ++i) {
       const bool overflowed = many.overflowed[static_cast<size_t>(i)];
       EXPECT_EQ(many.scales[static_cast<size_t>(i)], next) << i;
@@ -122,7 +122,7 @@ TEST(LossScaleLayouts, OverflowOfOneRankSkipsAll) {
 }
 
 TEST(LossScaleLayouts, OrderedSumsHaveTheSameBits) {
-  TrainingSpec spec = half_spec({0x1p23, 1, 2});
+  TrainingSpec spec = half_spec({0x1p20, 1, 2});
   spec.plan.reduction = Reduction::ordered;
   std::map<std::string, std::vector<double>> wanted, got;
   const Course one = course_of(spec, {}, 4, -1, &wanted);

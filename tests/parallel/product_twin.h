@@ -9,7 +9,7 @@
 namespace capstan::testing {
 
 enum Factor { kModel, kTp, kSequence, kPp, kSchedule, kCp, kDp, kZero, kRecompute };
-inline const std::vector<int> kLevels{2, 3, 2, 3, 4, 2, 3, 4, 3};
+inline const std::vector<int> kLevels{2, 3, 2, 3, 4, 2, 3, 4, 4};
 
 /// A factor that does nothing stands at its first level.
 inline bool allowed(const Row& row) {
@@ -28,7 +28,8 @@ inline Layout layout_of(const Row& row) {
   layout.interleave = layout.schedule == ScheduleKind::interleaved ? 2 : 1;
   layout.cp = 1 << row[kCp], layout.dp = 1 << row[kDp];
   layout.zero_ranks = layout.dp == 4 ? 2 : 0;
-  layout.zero = row[kZero], layout.recompute = static_cast<Recompute::Policy>(row[kRecompute]);
+  layout.zero = row[kZero], layout.recompute = static_cast<Recompute::Policy>(std::min(row[kRecompute], 2));
+  if (row[kRecompute] == 3) layout.recompute_layers = 3;  // the fourth, on whatever stage, is kept
   int sum = 0;  // where data ranks are several, rows take turns at how their sums travel
   for (const int level : row) sum += level;
   if (layout.dp > 1) layout.beside = static_cast<Beside>(sum % 3);

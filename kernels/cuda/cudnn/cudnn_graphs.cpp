@@ -2,6 +2,7 @@
 #define CUDNN_FRONTEND_SKIP_JSON_LIB
 #include <cudnn_frontend.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <unordered_map>
 #include <utility>
@@ -18,9 +19,12 @@ using Addresses = std::unordered_map<int64_t, void*>;
 
 enum Operand : int64_t { kQ = 1, kK, kV, kO, kStatistics, kOutputGradient, kQGradient, kKGradient, kVGradient };
 
-struct Handle {
+/// The device that graphs are for: the current one, by its handle, or one that is only described.
+struct Target {
   cudnnHandle_t handle = nullptr;
-  ~Handle() {
+  std::shared_ptr<fe::DeviceProperties> described;
+  int32_t capability = 0;  ///< of a described one: 90
+  ~Target() {
     if (handle != nullptr) cudnnDestroy(handle);
   }
 };
@@ -51,10 +55,11 @@ void set_mask(Attributes& attributes, const AttentionShape& s) {
 
 class Graph {
  public:
-  Graph(std::shared_ptr<Handle> handle, const AttentionShape& shape) : handle_(std::move(handle)) {
+  Graph(std::shared_ptr<Target> target, const AttentionShape& shape) : target_(std::move(target)) {
     graph_.set_io_data_type(shape.dtype == DType::bf16 ? fe::DataType_t::BFLOAT16 : fe::DataType_t::HALF)
         .set_intermediate_data_type(fe::DataType_t::FLOAT)
         .set_compute_data_type(fe::DataType_t::FLOAT);
+    if (target_->described) graph_.set_device_properties(target_->described).set_sm_version(target_->capability);
   }
   Tensor operand(Operand id, const AttentionShape& s, int64_t heads, int64_t stride) {
     const Tensor tensor = graph_.tensor(fe::graph::Tensor_attributes());
@@ -63,38 +68,42 @@ class Graph {
   }
   fe::graph::Graph& graph() { return graph_; }
 
-  /// false: not offered for this shape, or not with the same bits every time.
-  bool build() {
-    if (graph_.validate().is_bad() || graph_.build_operation_graph(handle_->handle).is_bad()) return false;
-    if (graph_.create_execution_plans({fe::HeurMode_t::A}).is_bad()) return false;
-    graph_.deselect_numeric_notes({fe::NumericalNote_t::NONDETERMINISTIC});
-    if (graph_.check_support().is_bad() || graph_.build_plans().is_bad()) return false;
-    int64_t bytes = 0;
-    if (graph_.get_workspace_size(bytes).is_bad() || bytes < 0) return false;
-    bytes_ = static_cast<size_t>(bytes);
-    return true;
+  /// Empty, or why it is not offered for this shape, or not with the same bits every time.
+  std::string build() {
+    const auto steps = {+[](Graph& g) { return g.graph_.validate(); },
+                        +[](Graph& g) { return g.graph_.build_operation_graph(g.target_->handle); },
+                        +[](Graph& g) { return g.graph_.create_execution_plans({fe::HeurMode_t::A}); },
+                        +[](Graph& g) {
+                          g.graph_.deselect_numeric_notes({fe::NumericalNote_t::NONDETERMINISTIC});
+                          return g.graph_.check_support();
+                        },
+                        +[](Graph& g) { return g.graph_.build_plans(); },
+                        +[](Graph& g) { return g.graph_.get_workspace_size(g.bytes_); }};
+    for (const auto step : steps)
+      if (fe::error_t error = step(*this); error.is_bad()) return error.get_message() + " ";
+    return {};
   }
-  size_t workspace_bytes() const { return bytes_; }
+  size_t workspace_bytes() const { return static_cast<size_t>(std::max<int64_t>(bytes_, 0)); }
 
   void run(Addresses addresses, void* workspace, Stream stream, const char* what) const {
-    const cudnnStatus_t status = cudnnSetStream(handle_->handle, static_cast<cudaStream_t>(stream));
+    const cudnnStatus_t status = cudnnSetStream(target_->handle, static_cast<cudaStream_t>(stream));
     if (status != CUDNN_STATUS_SUCCESS)
       throw std::runtime_error(std::string("cudnnSetStream for ") + what + ": " + cudnnGetErrorString(status));
-    fe::error_t error = graph_.execute(handle_->handle, addresses, workspace);
+    fe::error_t error = graph_.execute(target_->handle, addresses, workspace);
     if (error.is_bad())
       throw std::runtime_error(std::string("cuDNN, ") + what + ": " + error.get_message() +
                                "; our own attention kernels run where libcudnn is not found");
   }
 
  private:
-  std::shared_ptr<Handle> handle_;
+  std::shared_ptr<Target> target_;
   fe::graph::Graph graph_;
-  size_t bytes_ = 0;
+  int64_t bytes_ = 0;
 };
 
 class CudnnForward final : public ForwardGraph {
  public:
-  CudnnForward(std::shared_ptr<Handle> handle, const AttentionShape& s) : graph_(std::move(handle), s) {
+  CudnnForward(std::shared_ptr<Target> target, const AttentionShape& s) : graph_(std::move(target), s) {
     const Tensor q = graph_.operand(kQ, s, s.heads, s.q_stride), k = graph_.operand(kK, s, s.kv_heads, s.kv_stride),
                  v = graph_.operand(kV, s, s.kv_heads, s.kv_stride);
     fe::graph::SDPA_attributes attributes;
@@ -106,7 +115,7 @@ class CudnnForward final : public ForwardGraph {
     statistics->set_output(true);
     fill_statistics(statistics, s);
   }
-  bool build() { return graph_.build(); }
+  std::string build() { return graph_.build(); }
   size_t workspace_bytes() const override { return graph_.workspace_bytes(); }
   void run(const AttentionArgs& a, void* workspace) const override {
     graph_.run({{kQ, const_cast<void*>(a.q)},
@@ -123,7 +132,7 @@ class CudnnForward final : public ForwardGraph {
 
 class CudnnBackward final : public BackwardGraph {
  public:
-  CudnnBackward(std::shared_ptr<Handle> handle, const AttentionShape& s) : graph_(std::move(handle), s) {
+  CudnnBackward(std::shared_ptr<Target> target, const AttentionShape& s) : graph_(std::move(target), s) {
     const Tensor q = graph_.operand(kQ, s, s.heads, s.q_stride), k = graph_.operand(kK, s, s.kv_heads, s.kv_stride),
                  v = graph_.operand(kV, s, s.kv_heads, s.kv_stride), o = graph_.operand(kO, s, s.heads, s.o_stride),
                  d_o = graph_.operand(kOutputGradient, s, s.heads, s.o_stride),
@@ -140,7 +149,7 @@ class CudnnBackward final : public BackwardGraph {
     fill_operand(dk, kKGradient, s, s.kv_heads, s.kv_stride);
     fill_operand(dv, kVGradient, s, s.kv_heads, s.kv_stride);
   }
-  bool build() { return graph_.build(); }
+  std::string build() { return graph_.build(); }
   size_t workspace_bytes() const override { return graph_.workspace_bytes(); }
   void run(const AttentionBackwardArgs& a, void* workspace) const override {
     graph_.run({{kQ, const_cast<void*>(a.q)},
@@ -161,41 +170,57 @@ class CudnnBackward final : public BackwardGraph {
 
 class CudnnGraphs final : public AttentionGraphs {
  public:
-  explicit CudnnGraphs(std::shared_ptr<Handle> handle) : handle_(std::move(handle)) {}
+  explicit CudnnGraphs(std::shared_ptr<Target> target) : target_(std::move(target)) {}
   std::string version() const override {
     const size_t v = cudnnGetVersion();
     return "cuDNN " + std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." + std::to_string(v % 100);
   }
+  std::string refusal() const override { return refusal_; }
   std::unique_ptr<ForwardGraph> forward(const AttentionShape& s) override { return make<CudnnForward>(s); }
   std::unique_ptr<BackwardGraph> backward(const AttentionShape& s) override { return make<CudnnBackward>(s); }
 
  private:
   template <typename Graph>
-  std::unique_ptr<Graph> make(const AttentionShape& s) const {
+  std::unique_ptr<Graph> make(const AttentionShape& s) {
     try {
-      auto graph = std::make_unique<Graph>(handle_, s);
-      if (graph->build()) return graph;
-    } catch (const std::exception&) {
-      // The frontend throws where a descriptor of it fails: not offered either.
+      auto graph = std::make_unique<Graph>(target_, s);
+      refusal_ = graph->build();
+      if (refusal_.empty()) return graph;
+    } catch (const std::exception& error) {  // the frontend throws where a descriptor of it fails
+      refusal_ = error.what();
     }
     return nullptr;
   }
 
-  std::shared_ptr<Handle> handle_;
+  std::shared_ptr<Target> target_;
+  std::string refusal_;
 };
 
 }  // namespace
 
 std::unique_ptr<AttentionGraphs> open_cudnn_graphs(std::string& why) {
   if (!load_cudnn(why)) return nullptr;
-  auto handle = std::make_shared<Handle>();
-  const cudnnStatus_t status = cudnnCreate(&handle->handle);
+  auto target = std::make_shared<Target>();
+  const cudnnStatus_t status = cudnnCreate(&target->handle);
   if (status != CUDNN_STATUS_SUCCESS) {
-    handle->handle = nullptr;
+    target->handle = nullptr;
     why = std::string("cudnnCreate: ") + cudnnGetErrorString(status);
     return nullptr;
   }
-  return std::make_unique<CudnnGraphs>(std::move(handle));
+  return std::make_unique<CudnnGraphs>(std::move(target));
+}
+
+std::unique_ptr<AttentionGraphs> describe_cudnn_graphs(const std::string& device, int capability, std::string& why) {
+  if (!load_cudnn(why)) return nullptr;
+  auto target = std::make_shared<Target>();
+  target->described = std::make_shared<fe::DeviceProperties>();
+  target->capability = capability;
+  fe::error_t error = target->described->deserialize({device.begin(), device.end()});
+  if (error.is_bad()) {
+    why = "cuDNN does not read the description of a device: " + error.get_message();
+    return nullptr;
+  }
+  return std::make_unique<CudnnGraphs>(std::move(target));
 }
 
 }  // namespace capstan::kernels::cuda
