@@ -127,6 +127,15 @@ void Trainer::announce() const {
       bytes_text(static_cast<double>(train_stream_->memory_bytes() + validation_stream_->memory_bytes())),
       bytes_text(static_cast<double>(BackgroundSave::copy_bytes(*training_))),
       bytes_text(static_cast<double>(groups_.shared_bytes()))));
+  if (device_.runtime() != nullptr) {
+    const kernels::DeviceFacts facts = device_.runtime()->facts();
+    const double taken = static_cast<double>(facts.memory_bytes - facts.free_bytes);
+    const double nccl = static_cast<double>(groups_.nccl_bytes());
+    console_.say(fmt::format(
+        "memory   of the GPU's {} the driver, its libraries and other programs hold {}, NCCL {}; {} are free",
+        bytes_text(static_cast<double>(facts.memory_bytes)), bytes_text(taken - nccl), bytes_text(nccl),
+        bytes_text(static_cast<double>(facts.free_bytes))));
+  }
   console_.say(
       fmt::format("corpus   {} training tokens, {} samples an epoch; the run reads {:.2f} epochs",
                   train_stream_->tokens(), train_stream_->samples_per_epoch(),
@@ -187,6 +196,7 @@ void Trainer::resume() {
                       "another run.dir",
                       directory_.checkpoints().string(), finished, finished == 1 ? "" : "s");
   training_->allocate_and_initialise();
+  groups_.use(training_->program());
   state_.numerics = numerics();
   if (checkpoint) {
     const TrainingState found = TrainingState::from_json(checkpoint->state(), checkpoint->path().string());
