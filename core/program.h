@@ -72,6 +72,9 @@ class Program {
   /// Lays out the persistent tensors and takes the arena. No plan may be added after it.
   void allocate();
   bool allocated() const { return arena_.bytes() > 0; }
+  /// The arena: of the device, once it is allocated.
+  void* memory() const { return arena_.data(); }
+  size_t memory_bytes() const { return arena_.bytes(); }
   /// Address of a persistent tensor of this rank, in its device's memory; of one with copies, the copy of `microbatch`.
   /// What the lane touches is waited for.
   void* address(const std::string& name, int64_t microbatch = 0) const;

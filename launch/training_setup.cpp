@@ -130,6 +130,7 @@ RankGroups::RankGroups(const Mesh& mesh, Communicator& world, const RankDevice& 
 void RankGroups::open_nccl(const Mesh& mesh, Communicator& world, LayoutConfig::Overlap overlap) {
   kernels::DeviceRuntime& runtime = *device_.runtime();
   NcclOptions options;
+  options.scratch_bytes = size_t{16} << 20;
   options.failed = [&world](const std::string& why) { world.abort(why, static_cast<int>(ExitCode::peer_lost)); };
   nccl_ = std::make_unique<NcclSession>(runtime, NcclKernels{device_.backend().copy, kernels::cuda::reduce_tree},
                                         std::move(options));
@@ -150,6 +151,10 @@ Device RankGroups::device() const {
   device.runtime = device_.runtime();
   device.capture = device_.captures();
   return device;
+}
+
+void RankGroups::use(const Program& program) {
+  if (nccl_) nccl_->register_memory(program.memory(), program.memory_bytes());
 }
 
 std::string RankGroups::transport() const { return transport_; }
