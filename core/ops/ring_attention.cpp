@@ -17,7 +17,7 @@ struct RingBlock {
 };
 
 /// How the ring of one rank goes.
-struct Ring {
+struct KeyRing {
   Communicator* group = nullptr;
   int ranks = 1;
   DType dtype = DType::f32;
@@ -46,14 +46,14 @@ struct Ring {
 size_t room(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 /// The heads that are read, of rows that hold others too, made dense.
-void pack_heads(const Ring& ring, const void* from, char* to, kernels::Stream stream) {
+void pack_heads(const KeyRing& ring, const void* from, char* to, kernels::Stream stream) {
   const size_t row = static_cast<size_t>(ring.sent_width) * ring.element();
   const size_t stride = static_cast<size_t>(ring.kv_width) * ring.element();
   const char* source = static_cast<const char*>(from) + ring.first_head * ring.element();
   ring.copy({source, to, row, ring.batch * ring.tokens, stride, row, stream});
 }
 
-void pack_message(const Ring& ring, const RunArgs& a, char* message) {
+void pack_message(const KeyRing& ring, const RunArgs& a, char* message) {
   const size_t bytes = ring.sent_elements() * ring.element();
   pack_heads(ring, a.in[kK], message, a.stream);
   pack_heads(ring, a.in[kV], message + bytes, a.stream);
@@ -64,7 +64,7 @@ void pack_message(const Ring& ring, const RunArgs& a, char* message) {
 
 /// Operands of sequence b, of a block: what AttentionBase::point_operands has set for the whole tensors, moved there.
 template <typename Args>
-void move_to_block(Args& args, const Ring& ring, const RingBlock& block, int64_t b, const char* message) {
+void move_to_block(Args& args, const KeyRing& ring, const RingBlock& block, int64_t b, const char* message) {
   const int64_t query = b * ring.tokens + block.query, key = b * ring.tokens + block.key;
   const size_t k = static_cast<size_t>(key * ring.sent_width) * ring.element();
   const size_t bytes = ring.sent_elements() * ring.element();
@@ -82,7 +82,7 @@ void move_to_block(Args& args, const Ring& ring, const RingBlock& block, int64_t
 }
 
 /// Where the statistics of a block begin: (batch, heads, tokens).
-size_t statistic_of(const Ring& ring, const RingBlock& block, int64_t b) {
+size_t statistic_of(const KeyRing& ring, const RingBlock& block, int64_t b) {
   return static_cast<size_t>(b * block.shape.heads * ring.tokens + block.query);
 }
 
@@ -123,7 +123,7 @@ class RingBase : public AttentionBase {
   }
 
  protected:
-  Ring ring_of(const BindContext& c) const {
+  KeyRing ring_of(const BindContext& c) const {
     const int64_t context = c.in[kQ].shape[1];
     CAPSTAN_CHECK(c.mesh.size(Axis::cp) == ranks_ && c.in[kK].shape[1] == context &&
                       c.in_local[kQ][1] * ranks_ == context && c.in_local[kK][1] * ranks_ == context &&
@@ -131,7 +131,7 @@ class RingBase : public AttentionBase {
                   "{}: q {} and k {} on {}: wanted one whole sequence divided over cp alone", name(),
                   to_string(c.in[kQ]), to_string(c.in[kK]), c.mesh.describe());
     kernels::AttentionShape shape = local_shape_of(c);
-    Ring ring;
+    KeyRing ring;
     ring.group = c.communicators.of[static_cast<size_t>(Axis::cp)];
     ring.ranks = ranks_;
     ring.dtype = shape.dtype;
@@ -147,13 +147,13 @@ class RingBase : public AttentionBase {
     return ring;
   }
   /// The shape of the largest block: what a kernel's scratch is asked for.
-  static kernels::AttentionShape largest(const Ring& ring) { return ring.steps[0][0].shape; }
+  static kernels::AttentionShape largest(const KeyRing& ring) { return ring.steps[0][0].shape; }
 
   int ranks_;
 
  private:
   /// In step t the keys of rank - t are with this rank.
-  void add_steps(Ring& ring, kernels::AttentionShape shape, int rank, bool has_prefix) const {
+  void add_steps(KeyRing& ring, kernels::AttentionShape shape, int rank, bool has_prefix) const {
     const int64_t context = shape.all_queries;
     shape.queries = shape.keys = context / (2 * ranks_);
     for (int t = 0; t < ranks_; ++t) {
@@ -184,7 +184,7 @@ class RingAttentionGradient final : public RingBase {
 
   // Scratch: the kernel's, two messages, two buffers of sums that travel, sums that stay.
   Bound bind(const BindContext& c) const override {
-    const Ring ring = ring_of(c);
+    const KeyRing ring = ring_of(c);
     const auto self = std::make_shared<RingAttentionGradient>(*this);  // the closure may outlive the tape
     const size_t of_kernel = room(c.backend.attention_backward_scratch(largest(ring)));
     const std::vector<Resting> resting = resting_of(c, ring);
@@ -232,13 +232,13 @@ class RingAttentionGradient final : public RingBase {
     int operand = kQ, result = 0;
     size_t elements = 0;
     /// Sums are formed in place where the result has their dtype.
-    size_t scratch_bytes(const Ring& ring) const {
+    size_t scratch_bytes(const KeyRing& ring) const {
       return ring.element() == ring.sum_element() ? 0 : room(elements * ring.sum_element());
     }
   };
   static constexpr size_t kMostResting = 1 + kLearned.size();
 
-  static std::vector<Resting> resting_of(const BindContext& c, const Ring& ring) {
+  static std::vector<Resting> resting_of(const BindContext& c, const KeyRing& ring) {
     std::vector<Resting> all{{kQ, 0, ring.q_elements()}};
     const auto results = learned_results(c.has_in);
     for (size_t i = 0; i < kLearned.size(); ++i) {
@@ -249,7 +249,7 @@ class RingAttentionGradient final : public RingBase {
     return all;
   }
 
-  void run_block(const Ring& ring, const RingBlock& block, const RunArgs& a,
+  void run_block(const KeyRing& ring, const RingBlock& block, const RunArgs& a,
                  const std::function<void(const kernels::AttentionBackwardArgs&)>& run, const char* message, char* sums,
                  const std::vector<Resting>& resting, const std::array<char*, kMostResting>& rest) const {
     for (int64_t b = 0; b < ring.batch; ++b) {
@@ -277,7 +277,7 @@ class RingAttentionGradient final : public RingBase {
 
   /// Dense sums of the heads that are read into rows that have others too, which get 0 from this rank. room: for all
   /// of them in the result's dtype.
-  static void unpack_heads(const Ring& ring, const char* sums, char* room, void* out, kernels::Stream stream) {
+  static void unpack_heads(const KeyRing& ring, const char* sums, char* room, void* out, kernels::Stream stream) {
     const DType wide = accumulation_of(ring.dtype);
     if (ring.sent_width == ring.kv_width)
       return ring.cast({sums, out, static_cast<int64_t>(ring.sent_elements()), wide, ring.dtype, stream});
@@ -301,7 +301,7 @@ class RingAttention final : public RingBase {
 
   // Scratch: the kernel's, two messages, sums of o.
   Bound bind(const BindContext& c) const override {
-    const Ring ring = ring_of(c);
+    const KeyRing ring = ring_of(c);
     const auto self = std::make_shared<RingAttention>(*this);
     const size_t of_kernel = room(c.backend.attention_scratch(largest(ring)));
     const size_t bytes = of_kernel + 2 * room(ring.message_bytes()) + ring.q_sums_bytes();
@@ -329,7 +329,7 @@ class RingAttention final : public RingBase {
   bool is_gradient() const override { return false; }
 
  private:
-  void run_block(const Ring& ring, const RingBlock& block, const RunArgs& a,
+  void run_block(const KeyRing& ring, const RingBlock& block, const RunArgs& a,
                  const std::function<void(const kernels::AttentionArgs&)>& run, const char* message, void* o) const {
     for (int64_t b = 0; b < ring.batch; ++b) {
       kernels::AttentionArgs args;
