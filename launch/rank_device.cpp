@@ -11,7 +11,7 @@
 namespace capstan {
 namespace {
 
-using Device = TrainConfig::Device;
+using DeviceKind = TrainConfig::Device;
 
 /// The least of a number over all ranks.
 int least(Communicator& world, int mine) {
@@ -20,40 +20,40 @@ int least(Communicator& world, int mine) {
   return -negative;
 }
 
-Device resolve(const TrainConfig& train, Communicator& world, std::string& note) {
-  if (train.device != Device::automatic) return train.device;
+DeviceKind resolve(const TrainConfig& train, Communicator& world, std::string& note) {
+  if (train.device != DeviceKind::automatic) return train.device;
   const int here = kernels::cuda_device_count();
   const int everywhere = least(world, here);
-  if (everywhere > 0) return Device::cuda;
+  if (everywhere > 0) return DeviceKind::cuda;
   if (here > 0) note = "some ranks have no GPU: all compute on their hosts";
-  return Device::cpu;
+  return DeviceKind::cpu;
 }
 
 }  // namespace
 
 kernels::Backend planning_backend(const TrainConfig& train) {
-  return train.device == Device::reference ? kernels::reference_backend() : kernels::cpu_backend();
+  return train.device == DeviceKind::reference ? kernels::reference_backend() : kernels::cpu_backend();
 }
 
 TrainConfig for_reading(TrainConfig train) {
-  if (train.device == Device::cuda) train.device = Device::automatic;
+  if (train.device == DeviceKind::cuda) train.device = DeviceKind::automatic;
   const bool host =
-      train.device == Device::cpu || (train.device == Device::automatic && kernels::cuda_device_count() == 0);
+      train.device == DeviceKind::cpu || (train.device == DeviceKind::automatic && kernels::cuda_device_count() == 0);
   if (host && train.precision == TrainConfig::Precision::fp16) train.precision = TrainConfig::Precision::fp32;
   return train;
 }
 
 RankDevice::RankDevice(const TrainConfig& train, Communicator& world) : captures_(train.capture) {
-  const Device device = resolve(train, world, note_);
-  if (device == Device::cuda) {
+  const DeviceKind device = resolve(train, world, note_);
+  if (device == DeviceKind::cuda) {
     open_gpu(train, world);
     return;
   }
-  if (device == Device::cpu && train.precision == TrainConfig::Precision::fp16)
+  if (device == DeviceKind::cpu && train.precision == TrainConfig::Precision::fp16)
     throw Error::make(ExitCode::config,
                       "train.precision = \"fp16\": no rank has a GPU, and the cpu kernels have no fp16; set "
                       "train.precision = \"bf16\", or train.device = \"reference\"");
-  backend_ = device == Device::reference ? kernels::reference_backend() : kernels::cpu_backend();
+  backend_ = device == DeviceKind::reference ? kernels::reference_backend() : kernels::cpu_backend();
 }
 
 void RankDevice::open_gpu(const TrainConfig& train, Communicator& world) {
