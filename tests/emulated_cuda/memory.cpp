@@ -20,7 +20,8 @@ namespace {
 
 constexpr size_t kPage = 4096;
 constexpr size_t kRange = 1ull << 40;
-constexpr size_t kAlignment = 256;  // of cudaMalloc
+constexpr size_t kAlignment = 256;     // of cudaMalloc
+constexpr size_t kHugePage = 2 << 20;  // opened and closed as one: a large allocation begins and ends at one
 
 struct Allocation {
   size_t bytes;   // as asked for
@@ -161,9 +162,9 @@ cudaError_t cudaMalloc(void** address, size_t bytes) {
   Memory& all = memory();
   const std::scoped_lock lock(all.mutex);
   if (all.base == nullptr) {
-    void* range = mmap(nullptr, kRange, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* range = mmap(nullptr, kRange + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (range == MAP_FAILED) return status(cudaErrorMemoryAllocation);
-    all.base = static_cast<char*>(range);
+    all.base = static_cast<char*>(range) + (kHugePage - reinterpret_cast<uintptr_t>(range) % kHugePage);
     all.used = kPage;
     watch_faults();
   }
@@ -172,9 +173,13 @@ cudaError_t cudaMalloc(void** address, size_t bytes) {
     return status(cudaErrorMemoryAllocation);
   }
   const size_t inside = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  const size_t mapped = (inside + kPage - 1) / kPage * kPage;
+  const size_t unit = inside >= kHugePage ? kHugePage : kPage;
+  const size_t mapped = (inside + unit - 1) / unit * unit;
+  all.used = (all.used + unit - 1) / unit * unit;
+  if (all.used + mapped + 2 * kPage > kRange) return status(cudaErrorMemoryAllocation);
   const Allocation made = {bytes, mapped, all.base + all.used, current_device};
   protect(made, true);
+  if (unit == kHugePage) madvise(made.pages, mapped, MADV_HUGEPAGE);
   std::memset(made.pages, 0xff, mapped);
   if (all.open == 0) protect(made, false);
   all.used += mapped + kPage;

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <thread>
 #include <utility>
@@ -24,6 +25,7 @@ using Work = std::function<void()>;
 struct Node {
   Work work;
   std::set<size_t> after;
+  bool of_host = false;  // may not touch device memory
 };
 
 struct Graph {
@@ -140,9 +142,9 @@ cudaError_t spoil(Capture& capture, cudaError_t value) {
   return status(value);
 }
 
-void add_node(Stream& stream, Work work) {
+void add_node(Stream& stream, Work work, bool of_host = false) {
   Graph& graph = stream.capture->graph;
-  graph.nodes.push_back({std::move(work), stream.tail});
+  graph.nodes.push_back({std::move(work), stream.tail, of_host});
   stream.tail = {graph.nodes.size() - 1};
 }
 
@@ -160,10 +162,19 @@ std::set<size_t> history(const Graph& graph, const std::set<size_t>& tail) {
   return seen;
 }
 
-/// As recorded, or (late) always the youngest node that may run.
+/// As recorded, or (late) always the youngest node that may run. Memory is opened once for
+/// all kernels between two functions of the host.
 void run_graph(const std::vector<Node>& nodes) {
+  std::optional<DeviceAccess> access;
+  const auto run = [&](const Node& node) {
+    if (node.of_host)
+      access.reset();
+    else if (!access)
+      access.emplace();
+    node.work();
+  };
   if (!switches().late) {
-    for (const Node& node : nodes) node.work();
+    for (const Node& node : nodes) run(node);
     return;
   }
   std::vector<bool> done(nodes.size(), false);
@@ -171,7 +182,7 @@ void run_graph(const std::vector<Node>& nodes) {
     for (size_t i = nodes.size(); i-- > 0;) {
       const auto& after = nodes[i].after;
       if (done[i] || !std::all_of(after.begin(), after.end(), [&](size_t n) { return done[n]; })) continue;
-      nodes[i].work();
+      run(nodes[i]);
       done[i] = true;
       break;
     }
@@ -328,7 +339,8 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void*
   Stream& s = resolve(stream);
   if (s.capture != nullptr) {
     if (s.capture->spoilt) return status(cudaErrorStreamCaptureInvalidated);
-    add_node(s, [=] { function(data); });
+    add_node(
+        s, [=] { function(data); }, true);
   } else {
     push(s, [=] { function(data); });
   }
