@@ -1,5 +1,7 @@
 #include "cluster/lab/record_table.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace capstan {
@@ -22,8 +24,13 @@ scaling::Measurements measurements_of(const std::vector<RunRecord>& records, con
                                       const std::string& where) {
   scaling::Measurements table;
   std::vector<std::string> names;
-  for (const RunRecord& record : records) {
-    if (!is_fitted(record)) continue;
+  // In the order of their names, not in that in which runs happened to end: a fit has the same bits either way.
+  std::vector<const RunRecord*> fitted;
+  for (const RunRecord& record : records)
+    if (is_fitted(record)) fitted.push_back(&record);
+  std::stable_sort(fitted.begin(), fitted.end(), [](const auto* a, const auto* b) { return a->run < b->run; });
+  for (const RunRecord* one : fitted) {
+    const RunRecord& record = *one;
     table.parameters.push_back(record_number(record, columns.n));
     table.tokens.push_back(record.tokens);
     table.flops.push_back(record_number(record, columns.c));
