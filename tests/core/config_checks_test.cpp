@@ -87,7 +87,8 @@ TEST(ConfigChecks, WhatThisVersionLacksIsSaidPlainly) {
               AllOf(HasSubstr("layout.ep"), HasSubstr("mixture-of-experts"), HasSubstr("not in this version")));
   for (const char* zero : {"1", "2", "3"}) EXPECT_EQ(mistakes({std::string("layout.zero=") + zero}), "");
   EXPECT_THAT(mistakes({"layout.zero=2", "train.reduction=ordered"}), HasSubstr("ordered"));
-  EXPECT_THAT(mistakes({"train.precision=fp16", "train.device=cpu"}), AllOf(HasSubstr("fp16"), HasSubstr("train.precision = \"bf16\"")));
+  EXPECT_THAT(mistakes({"train.precision=fp16", "train.device=cpu"}),
+              AllOf(HasSubstr("fp16"), HasSubstr("train.precision = \"bf16\"")));
   EXPECT_EQ(mistakes({"train.precision=fp16", "train.device=reference"}), "");
   EXPECT_EQ(mistakes({"train.device=cuda"}), "");
   EXPECT_THAT(mistakes({"train.device=tpu"}), HasSubstr("auto, cpu, cuda"));

@@ -3,7 +3,11 @@
 // nothing had happened; and what one kind of device saved goes on on the other.
 
 #include <gtest/gtest.h>
+
+#include <cstring>
+
 #include <unistd.h>
+#include <utility>
 
 #include <cmath>
 #include <filesystem>
@@ -56,6 +60,14 @@ class CudaResume : public ::testing::Test {
     for (int i = first; i < last; ++i) outcome.steps.push_back(training.step(i));
     CommunicatorGroup group(*self);
     StateSlices state = state_slices(training.training());
+    const Program& program = training.program();
+    for (Slice& slice : state.slices)  // they lie in the device's memory
+      slice.fetch = [&program, from = static_cast<const char*>(std::exchange(slice.data, nullptr))](
+                        uint64_t first, uint64_t bytes, void* to) {
+        program.get(from + first, bytes, [&](const void* part, size_t at, size_t count) {
+          std::memcpy(static_cast<char*>(to) + at, part, count);
+        });
+      };
     save_checkpoint(directory_ / name, static_cast<uint64_t>(last), std::move(state.tensors), std::move(state.slices),
                     "{}", group, 4);
     scale_ = training.training().loss_scale();
