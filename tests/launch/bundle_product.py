@@ -21,7 +21,7 @@ mount -t tmpfs none "$1/root"
 cp -r "$1/bare/." "$1/root/"
 for place in proc dev; do mkdir -p "$1/root/$place"; mount --rbind "/$place" "$1/root/$place"; done
 exec env -i PATH=/usr/bin:/bin HOME=/ TERM=dumb OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \\
-  OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1 $OWN chroot "$1/root" /bin/sh -e /work/script
+  OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1 $OWN /usr/sbin/chroot "$1/root" /bin/sh -e /work/script
 """
 
 SCRIPT = """
