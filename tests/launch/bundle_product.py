@@ -21,21 +21,21 @@ mount -t tmpfs none "$1/root"
 cp -r "$1/bare/." "$1/root/"
 for place in proc dev; do mkdir -p "$1/root/$place"; mount --rbind "/$place" "$1/root/$place"; done
 exec env -i PATH=/usr/bin:/bin HOME=/ TERM=dumb OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \\
-  OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1 $OWN /usr/sbin/chroot "$1/root" /bin/sh -e /work/script
+  OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1 $OWN /usr/sbin/chroot "$1/root" /bin/sh -e /trial/script
 """
 
 SCRIPT = """
-cd /work
+cd /trial
 for gone in /usr/lib/x86_64-linux-gnu/libmpi.so.40 /usr/lib/x86_64-linux-gnu/libhdf5_serial.so.103 /usr/bin/mpirun; do
   if [ -e "$gone" ]; then echo "the bare machine has $gone"; exit 1; fi
 done
 export PATH="/capstan/bin:$PATH"
 capstan --version
-capstan doctor --dir /work
-capstan corpus build --out /work/corpus --tokenizer bytes /work/text
-mpirun --oversubscribe -n 2 capstan train /work/run.toml data.corpora=/work/corpus run.dir=/work/run train.steps=3 \\
+capstan doctor --dir /trial
+capstan corpus build --out /trial/corpus --tokenizer bytes /trial/text
+mpirun --oversubscribe -n 2 capstan train /trial/run.toml data.corpora=/trial/corpus run.dir=/trial/run train.steps=3 \\
   schedule.warmup_steps=1 train.evaluate_every=0 train.device=cpu
-if [ "$(readlink -f /work/run/checkpoints)" = "" ]; then exit 1; fi
+if [ "$(readlink -f /trial/run/checkpoints)" = "" ]; then exit 1; fi
 echo "bundle works"
 """
 
@@ -64,7 +64,7 @@ def copy_bare(root):
             place = root / "lib/x86_64-linux-gnu" / name
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(os.path.realpath(library / name), place)
-    for folder in ["tmp", "etc", "dev", "proc", "work"]:
+    for folder in ["tmp", "etc", "dev", "proc", "trial"]:
         (root / folder).mkdir(exist_ok=True)
     (root / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
