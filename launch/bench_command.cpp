@@ -80,8 +80,7 @@ double ceiling_of(const RankDevice& device, DType dtype, Communicator& world) {
 void say_mfu(Console& console, const RankDevice& device, const RunConfig& config, double rate) {
   if (device.runtime() == nullptr) return;
   const kernels::DeviceFacts facts = device.runtime()->facts();
-  const bool single = activation_dtype(precision_of(config.train)) == DType::f32;
-  const double peak = !single ? facts.peak_bf16 : config.train.tf32 ? facts.peak_tf32 : facts.peak_f32;
+  const double peak = device.published_peak(activation_dtype(precision_of(config.train)));
   if (peak > 0.0)
     console.say(fmt::format("MFU             {:.1f}%  of the published dense peak of {}, {:.1f} TFLOP/s",
                             100.0 * rate / peak, facts.name, peak * 1e-12));

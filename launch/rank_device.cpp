@@ -43,7 +43,7 @@ TrainConfig for_reading(TrainConfig train) {
   return train;
 }
 
-RankDevice::RankDevice(const TrainConfig& train, Communicator& world) : captures_(train.capture) {
+RankDevice::RankDevice(const TrainConfig& train, Communicator& world) : tf32_(train.tf32), captures_(train.capture) {
   const DeviceKind device = resolve(train, world, note_);
   if (device == DeviceKind::cuda) {
     open_gpu(train, world);
@@ -98,13 +98,18 @@ void RankDevice::agree_on_products(Communicator& world) {
   if (first_of_host_) choices_->save();  // where that fails, the next start times again
 }
 
+double RankDevice::published_peak(DType dtype) const {
+  if (!runtime_) return 0.0;
+  const kernels::DeviceFacts facts = runtime_->facts();
+  return dtype != DType::f32 ? facts.peak_bf16 : tf32_ ? facts.peak_tf32 : facts.peak_f32;
+}
+
 double RankDevice::product_rate(DType dtype, std::string& source) const {
   if (runtime_) {
-    const kernels::DeviceFacts facts = runtime_->facts();
-    const double peak = dtype == DType::f32 ? facts.peak_f32 : facts.peak_bf16;
+    const double peak = published_peak(dtype);
     source = "of the published dense peak";
     if (peak > 0.0) return peak;
-    source = fmt::format("of products measured at the start: the peak of {} is not known here", facts.name);
+    source = fmt::format("of products measured at the start: the peak of {} is not known here", runtime_->facts().name);
     return measure_product_rate(backend_, dtype, 4096, 3, runtime_.get());
   }
   source = "of products measured at the start";

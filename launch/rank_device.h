@@ -38,6 +38,8 @@ class RankDevice {
   /// Collective.
   void agree_on_products(Communicator& world);
 
+  /// FLOP/s of dense products of this type that the GPU's maker states; 0 where that is not known, and on the host.
+  double published_peak(DType dtype) const;
   /// FLOP/s that dense products of this type can reach: the device's published peak, else measured now. `source` says
   /// which.
   double product_rate(DType dtype, std::string& source) const;
@@ -48,7 +50,7 @@ class RankDevice {
   std::unique_ptr<kernels::DeviceRuntime> runtime_;  ///< outlives the table
   std::shared_ptr<kernels::ProductChoices> choices_;
   kernels::Backend backend_;
-  bool captures_ = true, first_of_host_ = true;
+  bool tf32_ = false, captures_ = true, first_of_host_ = true;
   std::string note_;
 };
 

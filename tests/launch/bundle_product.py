@@ -86,9 +86,9 @@ def main():
         (bare / "capstan").mkdir(parents=True)
         subprocess.run(["tar", "-C", bare / "capstan", "--strip-components=1", "-xf", archive], check=True)
         copy_bare(bare)
-        write_text(bare / "work/text", 30)
-        (bare / "work/run.toml").write_text(CONFIG, encoding="utf-8")
-        (bare / "work/script").write_text(SCRIPT, encoding="utf-8")
+        write_text(bare / "trial/text", 30)
+        (bare / "trial/run.toml").write_text(CONFIG, encoding="utf-8")
+        (bare / "trial/script").write_text(SCRIPT, encoding="utf-8")
         for own in ["", "CAPSTAN_OWN_LIBC=1"]:
             ran = subprocess.run(["unshare", "-m", "--propagation", "private", "/bin/sh", "-c", INSIDE, "sh", folder],
                                  capture_output=True, text=True, timeout=600, env={**os.environ, "OWN": own},
