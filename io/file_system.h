@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -49,9 +50,13 @@ class DurableFile {
   const std::filesystem::path& path() const { return path_; }
 
  private:
+  class WriteBehind;
+  void write_behind();
+
   std::filesystem::path path_;
   FileDescriptor file_;
   uint64_t size_ = 0;
+  std::unique_ptr<WriteBehind> behind_;  ///< of a large file
   bool finished_ = false;
 };
 

@@ -1,24 +1,17 @@
 #include "io/weights/element_cast.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "core/error.h"
 
 namespace capstan {
 namespace {
 
-template <typename From, typename To>
-To narrowed(From value) {
-  if constexpr (std::is_same_v<From, To>)
-    return value;
-  else if constexpr (std::is_same_v<To, double>)
-    return static_cast<double>(static_cast<float>(value));
-  else if constexpr (std::is_same_v<From, double>)
-    return To(static_cast<float>(value));
-  else
-    return To(static_cast<float>(value));
-}
+constexpr size_t kCastBlock = 1024;
+constexpr int64_t kBlocksForThreads = 64;  ///< fewer are done before others have woken
 
 template <typename Value>
 bool is_infinite(Value value) {
@@ -28,13 +21,43 @@ bool is_infinite(Value value) {
     return std::isinf(static_cast<float>(value));
 }
 
+template <typename To>
+constexpr bool can_overflow = !std::is_same_v<To, double>;
+
+/// In loops of one step each, which compilers make vectors of. Via float, also from double to half: as torch does.
+template <typename From, typename To>
+void cast_block(const From* src, To* dst, size_t count) {
+  if constexpr (std::is_same_v<To, float>) {
+    for (size_t i = 0; i < count; ++i) dst[i] = static_cast<float>(src[i]);
+    return;
+  }
+  float wide[kCastBlock];
+  for (size_t i = 0; i < count; ++i) wide[i] = static_cast<float>(src[i]);
+  for (size_t i = 0; i < count; ++i) dst[i] = static_cast<To>(wide[i]);
+}
+
+template <typename To>
+bool holds_infinity(const To* values, size_t count) {
+  if constexpr (sizeof(To) == 2) {
+    constexpr uint16_t infinity = std::is_same_v<To, Float16> ? 0x7c00 : 0x7f80;
+    uint16_t found = 0;
+    for (size_t i = 0; i < count; ++i) found |= static_cast<uint16_t>((values[i].bits & 0x7fff) == infinity);
+    return found != 0;
+  } else {
+    return std::any_of(values, values + count, [](To value) { return is_infinite(value); });
+  }
+}
+
 template <typename From, typename To>
 size_t cast_run(const From* src, To* dst, size_t count) {
+  const auto blocks = static_cast<int64_t>((count + kCastBlock - 1) / kCastBlock);
   size_t overflowed = 0;
-  for (size_t i = 0; i < count; ++i) {
-    dst[i] = narrowed<From, To>(src[i]);
-    if constexpr (sizeof(To) < sizeof(From) || std::is_same_v<To, Float16>)
-      overflowed += is_infinite(dst[i]) && !is_infinite(src[i]);
+#pragma omp parallel for reduction(+ : overflowed) if (blocks > kBlocksForThreads)
+  for (int64_t block = 0; block < blocks; ++block) {
+    const size_t first = static_cast<size_t>(block) * kCastBlock, n = std::min(kCastBlock, count - first);
+    cast_block(src + first, dst + first, n);
+    if (!can_overflow<To> || !holds_infinity(dst + first, n)) continue;
+    for (size_t i = first; i < first + n; ++i) overflowed += is_infinite(dst[i]) && !is_infinite(src[i]);
   }
   return overflowed;
 }

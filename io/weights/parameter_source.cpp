@@ -9,7 +9,7 @@
 namespace capstan {
 namespace {
 
-constexpr uint64_t kWeightBlock = uint64_t{8} << 20;
+constexpr uint64_t kWeightBlock = uint64_t{1} << 20;  // stays in a processor's cache from reading to writing
 constexpr size_t kTurnedKept = 2;
 
 std::string shape_text(const std::vector<int64_t>& shape) { return to_string(shape); }

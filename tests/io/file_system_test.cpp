@@ -75,6 +75,26 @@ TEST_F(FileSystem, AFileThatWasNotFinishedIsRemoved) {
   EXPECT_FALSE(fs::exists(root_ / "b.partial"));
 }
 
+/// Large enough that the disk is set to work before the end.
+TEST_F(FileSystem, ALargeFileHoldsWhatWasWrittenAndIsRemovedWhenItFails) {
+  std::string block(3'000'001, ' ');
+  for (size_t i = 0; i < block.size(); ++i) block[i] = static_cast<char>(i * 2654435761u >> 13);
+  constexpr int kBlocks = 23;
+  for (const bool finishes : {true, false}) {
+    {
+      DurableFile file(root_ / "large");
+      for (int i = 0; i < kBlocks; ++i) file.write(block);
+      if (finishes) file.sync_and_close();
+    }
+    EXPECT_EQ(fs::exists(root_ / "large"), finishes);
+    if (!finishes) break;
+    const std::string whole = read_whole_file(root_ / "large", kBlocks * block.size());
+    ASSERT_EQ(whole.size(), kBlocks * block.size());
+    for (int i = 0; i < kBlocks; ++i)
+      EXPECT_EQ(whole.compare(static_cast<size_t>(i) * block.size(), block.size(), block), 0) << i;
+  }
+}
+
 TEST_F(FileSystem, EveryInjectedFailureLeavesTheOldFile) {
   for (const char* point : {"file.write:1:kill", "file.sync:1:kill", "file.rename:1:kill", "file.write:1:enospc",
                             "file.sync:1:enospc", "file.rename:1:enospc"}) {
