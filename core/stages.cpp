@@ -6,12 +6,29 @@
 
 namespace capstan {
 
+namespace {
+
+/// Twice the mean number of places that a token of a full context looks at, over layers with and without a window.
+double attended(const DecoderConfig& model) {
+  const double context = static_cast<double>(model.context);
+  double sum = 0.0;
+  for (int64_t i = 0; i < model.layers; ++i) {
+    const int64_t window = model.window_of(i);
+    const double seen = window > 0 ? static_cast<double>(std::min(window, model.context)) : context;
+    sum += 2 * seen - seen * seen / context;
+  }
+  return sum / static_cast<double>(model.layers);
+}
+
+}  // namespace
+
 double head_in_layers(const DecoderConfig& model) {
-  const double width = static_cast<double>(model.width), query = static_cast<double>(model.heads * model.head()),
+  const double width = static_cast<double>(model.width), embedded = static_cast<double>(model.embedded()),
+               query = static_cast<double>(model.heads * model.head()),
                kv = static_cast<double>(model.kv() * model.head()), mlp = static_cast<double>(model.mlp());
-  const double attended = static_cast<double>(model.window > 0 ? std::min(model.window, model.context) : model.context);
-  const double layer = width * (2 * query + 2 * kv + (model.gated() ? 3 : 2) * mlp) + attended * query;
-  return width * static_cast<double>(model.vocabulary) / layer;
+  const double layer = width * (2 * query + 2 * kv + (model.gated() ? 3 : 2) * mlp) + attended(model) * query;
+  const double projection = model.embedding_width > 0 ? width * embedded : 0.0;
+  return (embedded * static_cast<double>(model.vocabulary) + projection) / layer;
 }
 
 std::vector<int> chunk_of_layers(const DecoderConfig& model, int stages, int chunks) {

@@ -189,10 +189,10 @@ void Trainer::check_resumed(const TrainingState& found) const {
     else
       console_.say("resume   changed " + text);
   }
-  if (before.model.context != config_.model.context && config_.model.positions == Positions::learned)
-    refused +=
-        fmt::format("\n  model.context: {} -> {} (model.positions is learned: there is one vector for each place)",
-                    before.model.context, config_.model.context);
+  if (before.model.context != config_.model.context && config_.model.has_table_of_context())
+    refused += fmt::format("\n  model.context: {} -> {} ({}: there is one vector for each place)", before.model.context,
+                           config_.model.context,
+                           config_.model.query_layer ? "model.query_layer" : "model.positions is learned");
   if (!refused.empty())
     throw Error::make(ExitCode::config,
                       "these keys may not change when a run is resumed:{}\nput them back, or choose another run.dir",

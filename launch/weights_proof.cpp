@@ -112,11 +112,6 @@ uint64_t bytes_in_fp32(const ParameterSet& parameters, bool of_layers) {
   return bytes;
 }
 
-/// Whether a parameter has a row for each place of the context, so that a shorter one is another model.
-bool has_table_of_context(const DecoderConfig& model) {
-  return model.positions == Positions::learned || model.query_layer;
-}
-
 /// Log of the sum of exponentials, of finite numbers.
 double log_sum(const std::vector<float>& logits) {
   const double most = *std::max_element(logits.begin(), logits.end());
@@ -213,7 +208,7 @@ WeightsProof prove_weights(const DecoderConfig& model, const ParameterSet& param
   run.layers = std::min<int64_t>(model.layers, static_cast<int64_t>((options.memory - ends) / each));
   if (run.query_layer && run.layers < model.layers) return proof;  // the last layer is of another kind
   run.deep_alpha = model.alpha();
-  if (!has_table_of_context(model)) {
+  if (!model.has_table_of_context()) {
     run.rotary_original_context = model.original_context();
     run.context = std::min<int64_t>(run.context, 256);
   }

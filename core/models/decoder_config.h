@@ -132,6 +132,8 @@ struct DecoderConfig {
   int64_t window_of(int64_t i) const {
     return i < window_from || (global_every > 0 && i % global_every == global_first) ? 0 : window;
   }
+  /// Whether a parameter has a row for each place of the context, so that a shorter one is another model.
+  bool has_table_of_context() const { return positions == Positions::learned || query_layer; }
   bool has_bias(Toggle toggle) const { return toggle == Toggle::automatic ? bias : toggle == Toggle::on; }
   bool has_qkv_bias() const { return has_bias(bias_qkv); }
   bool has_attention_output_bias() const { return has_bias(bias_attention_output); }

@@ -157,6 +157,11 @@ TEST(Stages, TheHeadCountsAsItsProducts) {
   DecoderConfig model;
   model.layers = 4, model.width = 128, model.heads = 4, model.context = 64, model.vocabulary = 1000;
   EXPECT_DOUBLE_EQ(head_in_layers(model), 128.0 * 1000 / (12.0 * 128 * 128 + 64.0 * 128));
+  // Every other layer looks at 16 of 64 places: on average at 2 * 16 - 16^2 / 64 = 28 twice.
+  model.window = 16, model.global_every = 2;
+  EXPECT_DOUBLE_EQ(head_in_layers(model), 128.0 * 1000 / (12.0 * 128 * 128 + (64.0 + 28.0) / 2 * 128));
+  model.window = 0, model.global_every = 0, model.embedding_width = 32;  // 128 x 32 back, then 32 x 1000
+  EXPECT_DOUBLE_EQ(head_in_layers(model), (32.0 * 1000 + 128.0 * 32) / (12.0 * 128 * 128 + 64.0 * 128));
 }
 
 }  // namespace
