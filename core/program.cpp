@@ -102,10 +102,8 @@ void Program::allocate() {
 void* Program::address(int index, int64_t microbatch) const {
   const PersistentTensor& tensor = persistent_.at(index);
   CAPSTAN_CHECK(tensor.copies > 0, "{} is not held by rank {}", tensor.name, mesh_.rank());
-  int root = index;
-  while (persistent_.at(root).parent >= 0) root = persistent_.at(root).parent;
-  if (static_cast<size_t>(root) < lane_touches_.size())
-    for (const OnLane* lane : lane_touches_[static_cast<size_t>(root)]) wait_for(*lane);
+  if (const size_t root = static_cast<size_t>(persistent_.root(index).index); root < lane_touches_.size())
+    for (const OnLane* lane : lane_touches_[root]) wait_for(*lane);
   return arena_.data() + persistent_.offset(index) + static_cast<size_t>(microbatch % tensor.copies) * tensor.stride;
 }
 
@@ -171,11 +169,9 @@ void Program::link_lane(const Plan& plan, const std::vector<BoundNode*>& nodes) 
     bool holds_arena = plan.scratch_bytes[i] > 0;
     for (const auto* list : {&tape.nodes[i].inputs, &tape.nodes[i].outputs})
       for (const TensorId id : *list) {
-        int root = id == kNoTensor ? -1 : tape.at(id).persistent;
-        holds_arena = holds_arena || (id != kNoTensor && root < 0);
-        if (root < 0) continue;
-        while (persistent_.at(root).parent >= 0) root = persistent_.at(root).parent;
-        lane_touches_[static_cast<size_t>(root)].push_back(&lane);
+        const int place = id == kNoTensor ? -1 : tape.at(id).persistent;
+        holds_arena = holds_arena || (id != kNoTensor && place < 0);
+        if (place >= 0) lane_touches_[static_cast<size_t>(persistent_.root(place).index)].push_back(&lane);
       }
     const Node& node = tape.nodes[i];
     CAPSTAN_CHECK(!holds_arena || !plan.overlap.early(i), "node {} of the lane is posted before it has memory", i);

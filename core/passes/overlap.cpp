@@ -54,12 +54,9 @@ class OverlapPass {
       for (const TensorId id : *list) {
         if (id == kNoTensor) continue;
         Touch touch{-1 - static_cast<int64_t>(id), 0, 1, list == &at.outputs, static_cast<int>(index)};
-        if (int place = tape_.at(id).persistent; place >= 0) {
-          const size_t bytes = space_.at(place).bytes;
-          size_t begin = 0;
-          for (; space_.at(place).parent >= 0; place = space_.at(place).parent)
-            begin += space_.at(place).offset_in_parent;
-          touch.root = place, touch.begin = begin, touch.end = begin + bytes;
+        if (const int place = tape_.at(id).persistent; place >= 0) {
+          const auto [root, begin] = space_.root(place);
+          touch.root = root, touch.begin = begin, touch.end = begin + space_.at(place).bytes;
         }
         use(touch);
       }
