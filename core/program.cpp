@@ -50,6 +50,9 @@ Program::~Program() {
     } catch (const std::exception&) {  // a peer is lost, which this rank did not ask about in time
     }
   }
+  // A captured call of NCCL keeps its communicator from ending for as long as its graph lives.
+  for (auto& [key, sequence] : sequences_)
+    for (Segment& segment : sequence.segments) segment.graphs.clear();
   struct Remains {
     std::map<std::string, Plan> plans;
     std::map<SequenceKey, Sequence> sequences;

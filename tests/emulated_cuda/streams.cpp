@@ -228,6 +228,8 @@ cudaError_t enqueue(cudaStream_t handle, Work work) {
   return cudaSuccess;
 }
 
+bool is_capturing(cudaStream_t stream) { return resolve(stream).capture != nullptr; }
+
 }  // namespace emulated_cuda
 
 using namespace emulated_cuda;
@@ -562,8 +564,10 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
     const std::scoped_lock lock(registry_mutex);
     captures().erase(capture);
   }
-  if (capture->spoilt) return status(cudaErrorStreamCaptureInvalidated);
-  if (unjoined) return status(cudaErrorStreamCaptureUnjoined);
+  if (capture->spoilt || unjoined) {
+    capture->graph.nodes.clear();
+    return status(capture->spoilt ? cudaErrorStreamCaptureInvalidated : cudaErrorStreamCaptureUnjoined);
+  }
   *graph = new Graph(std::move(capture->graph));
   return cudaSuccess;
 }
