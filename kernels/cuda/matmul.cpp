@@ -214,10 +214,7 @@ class LtProduct final : public PreparedMatmul {
     const uint32_t of_result = std::max(alignment, static_cast<uint32_t>(bytes_of(shape_.c)));
     for (const auto operand : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
       preference.set(operand, of_result);
-    // The library reads the bias' alignment off its pointer, which it does not follow here.
-    if (shape_.bias)
-      description_.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER,
-                       reinterpret_cast<const void*>(static_cast<uintptr_t>(of_result)));
+    pose_bias(of_result);
     std::vector<cublasLtMatmulHeuristicResult_t> found(kCandidates);
     int count = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
@@ -230,7 +227,16 @@ class LtProduct final : public PreparedMatmul {
     return algorithms;
   }
 
+  /// The library reads the bias' alignment off its pointer, which it does not follow where it only answers.
+  void pose_bias(uint32_t alignment) const {
+    if (shape_.bias)
+      description_.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                       reinterpret_cast<const void*>(static_cast<uintptr_t>(alignment)));
+  }
+
+  /// On operands on 16-byte boundaries, whatever the last call had: all ranks get one answer.
   bool can_run(const cublasLtMatmulAlgo_t& algorithm) const {
+    pose_bias(kAligned);
     cublasLtMatmulHeuristicResult_t result = {};
     return cublasLtMatmulAlgoCheck(library_->handle, description_, left_, right_, result_, result_, &algorithm,
                                    &result) == CUBLAS_STATUS_SUCCESS &&
