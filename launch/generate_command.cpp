@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <limits>
 #include <memory>
 
 #include "core/error.h"
@@ -82,6 +83,14 @@ std::vector<int32_t> prompt_tokens(const Tokenizer& tokenizer, const std::string
   return tokens;
 }
 
+/// Ids below the vocabulary that the tokenizer has no token for; the rows behind it are cut off.
+std::vector<size_t> ids_without_token(const Tokenizer& tokenizer) {
+  std::vector<size_t> absent;
+  for (uint32_t id = 0; id < tokenizer.vocabulary(); ++id)
+    if (tokenizer.token_name(id).empty()) absent.push_back(id);
+  return absent;
+}
+
 void generate(const GenerateArguments& arguments) {
   FinishedRun run = open_run(arguments.run, arguments.step);
   for (const std::string& complaint : run.complaints) std::fprintf(stderr, "warning: %s\n", complaint.c_str());
@@ -98,12 +107,14 @@ void generate(const GenerateArguments& arguments) {
   load_parameters(program.program(), program.dtype(), run.checkpoint);
 
   Continuation continuation(program, prompt_tokens(*tokenizer, arguments.prompt));
+  const std::vector<size_t> absent = ids_without_token(*tokenizer);
   TextStream out;
   out.add(arguments.prompt);
   for (int64_t i = 0; i < arguments.tokens; ++i) {
     const auto start = std::chrono::steady_clock::now();
     std::vector<float> logits = continuation.next_logits();
     logits.resize(tokenizer->vocabulary());
+    for (const size_t id : absent) logits[id] = -std::numeric_limits<float>::infinity();
     const int32_t token = sample_token(logits, arguments.sampler, static_cast<uint64_t>(i));
     if (token == static_cast<int32_t>(tokenizer->end_of_document())) break;
     const uint32_t id = static_cast<uint32_t>(token);
