@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "io/json_events.h"
 #include "io/safetensors.h"
+#include "io/weights/meta_layout.h"
 #include "io/weights/tensor_files.h"
 
 namespace capstan {
@@ -150,6 +151,13 @@ std::map<std::string, std::string, std::less<>> parse_shard_index(std::string_vi
   if (!reader.found || reader.files.empty())
     throw Error::make(ExitCode::bad_data, "{}: there is no weight_map, or it is empty", where);
   return std::move(reader.files);
+}
+
+std::unique_ptr<TensorFiles> open_meta_weights(const fs::path& directory) {
+  auto files = std::make_unique<SafetensorsDirectory>(directory);
+  if (!fs::exists(fs::symlink_status(directory / kMetaWeights))) refuse_other(directory);
+  files->add(SafetensorsFile::open_beneath(directory, kMetaWeights));
+  return files;
 }
 
 std::unique_ptr<TensorFiles> open_safetensors_directory(const fs::path& directory) {
