@@ -3,8 +3,8 @@
 # timeout: 4000
 """Fuzzes the readers of weight files with libFuzzer under the address and undefined-behaviour sanitizers.
 
-CAPSTAN_FUZZ_SECONDS says how long each of the four targets runs (120); names as arguments choose among them. Skipped where clang++ is missing. Seeds are the
-fixtures; what is found is left in build/fuzz and is a failure.
+CAPSTAN_FUZZ_SECONDS says how long each of the four targets runs (120); names as arguments choose among them. Skipped
+where clang++ is missing. Seeds are the fixtures; what is found is left in build/fuzz and is a failure.
 """
 import concurrent.futures
 import os
@@ -103,7 +103,8 @@ def main():
     WORK.mkdir(parents=True, exist_ok=True)
     objects, includes = compile_readers(clang)
     libraries = linked_libraries()
-    failures = [name for name in sys.argv[1:] or TARGETS if fuzz(clang, name, TARGETS[name], objects, includes, libraries)]
+    chosen = {name: TARGETS[name] for name in sys.argv[1:] or TARGETS}
+    failures = [name for name, number in chosen.items() if fuzz(clang, name, number, objects, includes, libraries)]
     return 1 if failures else 0
 
 
