@@ -95,7 +95,7 @@ bool has_byte_level(const TokenizerSpec& spec) {
 }
 
 /// Whether the text gets a space in front, as SentencePiece does.
-bool begins_with_space(const TokenizerSpec& spec) {
+bool text_gets_space(const TokenizerSpec& spec) {
   if (spec.sentencepiece) return spec.sentencepiece->add_dummy_prefix;
   const auto prepends = [](const NormalizerSpec& part) { return std::holds_alternative<Prepend>(part); };
   const auto spaces = [](const PreTokenizerSpec& part) {
@@ -104,6 +104,15 @@ bool begins_with_space(const TokenizerSpec& spec) {
   };
   return std::any_of(spec.normalizer.begin(), spec.normalizer.end(), prepends) ||
          std::any_of(spec.pre_tokenizer.begin(), spec.pre_tokenizer.end(), spaces);
+}
+
+/// Whether the text is changed otherwise than by SentencePiece's marks for spaces; llama.cpp changes nothing else.
+bool changes_text(const TokenizerSpec& spec) {
+  if (spec.sentencepiece && spec.sentencepiece->remove_extra_spaces) return true;
+  return std::any_of(spec.normalizer.begin(), spec.normalizer.end(), [](const NormalizerSpec& part) {
+    const auto* replace = std::get_if<Replace>(&part);
+    return !std::holds_alternative<Prepend>(part) && !(replace && replace->pattern.text == " ");
+  });
 }
 
 void say_no_tokenizer(std::string_view why, GgufModel& out) {
@@ -127,6 +136,11 @@ void add_gguf_tokenizer(const Tokenizer* made, int64_t vocabulary, GgufModel& ou
     out.notices.push_back(
         "llama.cpp has no name for the rule by which the tokenizer cuts words and will use GPT-2's: its tokens will "
         "differ here and there");
+  if (changes_text(spec))
+    out.notices.push_back(
+        "the tokenizer normalizes text (Unicode's forms, case, accents or spaces), llama.cpp does not: tokens of text "
+        "that is "
+        "not normal already will differ");
   TokenList list = list_tokens(spec, vocabulary, parts->byte_fallback);
   GgufMetadata& metadata = out.metadata;
   metadata.emplace_back("tokenizer.ggml.model", std::string(byte_level ? "gpt2" : "llama"));
@@ -134,7 +148,7 @@ void add_gguf_tokenizer(const Tokenizer* made, int64_t vocabulary, GgufModel& ou
   if (!byte_level) {
     score_by_merges(spec, *parts, list);
     metadata.emplace_back("tokenizer.ggml.scores", list.scores);
-    metadata.emplace_back("tokenizer.ggml.add_space_prefix", begins_with_space(spec));
+    metadata.emplace_back("tokenizer.ggml.add_space_prefix", text_gets_space(spec));
   } else {
     std::vector<std::string> merges;
     for (const BpeSpec::Merge& merge : parts->merges)

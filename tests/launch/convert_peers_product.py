@@ -13,6 +13,7 @@ import array
 import json
 import os
 import pathlib
+import shutil
 import struct
 import subprocess
 import sys
@@ -41,6 +42,14 @@ for folder, golden in json.loads(sys.argv[1]):
     print(json.dumps({"largest": float((logits - wanted["logits"]).abs().max()),
                       "missing": sorted(info["missing_keys"]), "unexpected": sorted(info["unexpected_keys"]),
                       "config": sorted(k for k in config.keys() | other.keys() if config.get(k) != other.get(k))}))
+"""
+
+ROWS = """
+import sys, json, transformers, safetensors.torch
+transformers.logging.set_verbosity_error()
+model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], attn_implementation="eager").float().eval()
+tokens = safetensors.torch.load_file(sys.argv[1] + "/logits.safetensors")["tokens"]
+print(json.dumps({"logits": model(tokens[None]).logits[0].flatten().tolist()}))
 """
 
 GREEDY = """
@@ -241,6 +250,28 @@ class LlamaCpp(Converting):
                 self.assertLess(distance, 1e-4 if exact else 0.005)
         self.assertEqual(refused, NOT_THERE)
 
+    def test_stretched_rotation_is_that_of_transformers(self):
+        old = {"rope_theta": 10000.0, "original_max_position_embeddings": 16}
+        for name, fixture, rope in (
+                ("linear", "llama", {**old, "rope_type": "linear", "factor": 4.0}),
+                ("yarn", "llama", {**old, "rope_type": "yarn", "factor": 4.0}),
+                ("yarn-attention", "qwen2", {**old, "rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5}),
+                ("yarn-falcon", "falcon_40b", {**old, "rope_type": "yarn", "factor": 8.0})):
+            with self.subTest(scaling=name):
+                model = self.folder / name
+                shutil.copytree(FIXTURES / fixture, model)
+                config = json.loads((model / "config.json").read_text())
+                config.pop("rope_scaling", None)
+                (model / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}))
+                out = self.convert(model, f"{name}.gguf", "gguf")
+                usual = self.distance(model, out)
+                wanted = peer(ROWS, model)[0]["logits"]
+                found = array.array("f", (self.folder / "logits").read_bytes())
+                distance = max(abs(a - b) for a, b in zip(found, wanted))
+                print(f"llama.cpp: {name} {distance:.2g}, to the fixture's {usual:.2g}")
+                self.assertLess(distance, 1e-4 if "falcon" not in name else 0.005)
+                self.assertGreater(usual, 0.005)  # and it is not for nothing
+
     def test_sixteen_bits_cost_little(self):
         for dtype, most in (("f16", 0.02), ("bf16", 0.2)):
             out = self.convert(FIXTURES / "llama", f"llama-{dtype}.gguf", "gguf", "--dtype", dtype)
@@ -257,10 +288,12 @@ class LlamaCpp(Converting):
         code, output = train(1, self.config, f"data.corpora={corpus}", f"run.dir={run}", *settings)
         self.assertEqual(code, 0, output)
         model = self.convert(run, f"{tokenizer.stem}.gguf", "gguf")
-        for text in TEXTS:
+        theirs = self.theirs(model, "ids", text="\0".join(TEXTS)).decode().splitlines()
+        self.assertEqual(len(theirs), len(TEXTS))
+        for text, ids in zip(TEXTS, theirs):
             (self.folder / "text").write_text(text, newline="")
             mine = capstan("tokenizer", "encode", "--tokenizer", corpus, self.folder / "text").stdout.split()
-            self.assertEqual(self.theirs(model, "ids", text=text).decode().split(), mine, text)
+            self.assertEqual(ids.split(), mine, text)
         return run, model
 
     def same_text(self, tokenizer, *settings):

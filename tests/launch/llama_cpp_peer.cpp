@@ -2,8 +2,7 @@
 //
 //   llama_cpp_peer MODEL logits FILE ID...   all rows of logits of these tokens, f32, into FILE
 //   llama_cpp_peer MODEL greedy COUNT ID...  the ids and the likeliest COUNT that follow
-//   llama_cpp_peer MODEL ids                 the ids of the text on standard input
-//   llama_cpp_peer MODEL text ID...          the text of these ids
+//   llama_cpp_peer MODEL ids                 the ids of the texts on standard input
 #include <llama.h>
 
 #include <algorithm>
@@ -11,7 +10,6 @@
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
-#include <iterator>
 #include <string>
 #include <vector>
 
@@ -75,8 +73,7 @@ void write_logits(llama_model* model, const char* path, Ids ids) {
   llama_free(context);
 }
 
-void print_ids_of_input(const llama_vocab* vocab) {
-  const std::string text{std::istreambuf_iterator<char>(std::cin), {}};
+void print_ids_of(const llama_vocab* vocab, const std::string& text) {
   Ids ids(text.size() + 16);
   const int count = llama_tokenize(vocab, text.data(), static_cast<int>(text.size()), ids.data(),
                                    static_cast<int>(ids.size()), false, false);
@@ -85,18 +82,15 @@ void print_ids_of_input(const llama_vocab* vocab) {
   print_ids(ids);
 }
 
-void print_text_of(const llama_vocab* vocab, const Ids& ids) {
-  std::string text(ids.size() * 64 + 64, '\0');
-  const int count = llama_detokenize(vocab, ids.data(), static_cast<int>(ids.size()), text.data(),
-                                     static_cast<int>(text.size()), false, false);
-  check(count >= 0, "too much text");
-  std::fwrite(text.data(), 1, static_cast<size_t>(count), stdout);
+/// Texts end with a zero byte; a line of ids for each.
+void print_ids_of_input(const llama_vocab* vocab) {
+  for (std::string text; std::getline(std::cin, text, '\0');) print_ids_of(vocab, text);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  check(argc >= 3, "wanted MODEL logits|greedy|ids|text ...");
+  check(argc >= 3, "wanted MODEL logits|greedy|ids ...");
   const std::string what = argv[2];
   const int first = what == "logits" || what == "greedy" ? 4 : 3;
   check(argc >= first, "wanted a file or a count");
@@ -110,6 +104,5 @@ int main(int argc, char** argv) {
   if (what == "logits") write_logits(model, argv[3], ids);
   if (what == "greedy") greedy(model, ids, std::atoi(argv[3]));
   if (what == "ids") print_ids_of_input(llama_model_get_vocab(model));
-  if (what == "text") print_text_of(llama_model_get_vocab(model), ids);
   llama_model_free(model);
 }
