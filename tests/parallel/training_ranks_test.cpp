@@ -208,5 +208,24 @@ TEST(OwnGradients, AreSquaredAndAveragedByThePlan) {
         });
 }
 
+/// On the way while the backward pass still runs, or behind it: the square sums of all runs add up.
+TEST(OwnGradients, AreTheSameHoweverEarlyTheirReductionTravels) {
+  const kernels::Backend backend = kernels::cpu_backend();
+  for (const int64_t microbatches : {1, 2})
+    run_rank_threads(2, [&](Communicator& group) {
+      TrainingSpec spec = tiny_spec(tiny_llama(), Precision::fp32);
+      spec.microbatches = microbatches;
+      TinyTraining training(spec, backend, group);
+      double squares[2] = {};
+      for (const bool early : {false, true}) {
+        training.prepare(0, 0.0);
+        training.accumulate(0, early);
+        squares[early] = training.training().finish_step().own_square;
+      }
+      EXPECT_GT(squares[0], 0.0);
+      EXPECT_EQ(squares[0], squares[1]);
+    });
+}
+
 }  // namespace
 }  // namespace capstan
