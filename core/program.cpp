@@ -214,7 +214,7 @@ void Program::replay(Sequence& sequence, Segment& segment, const Replay& replay)
     replay_nodes(sequence, segment, replay);
   if (!replay.last) return;
   for (OnLane* lane : sequence.nodes[segment.last - 1].releases)
-    if (--lane->owed == 0) post(*lane, false), lane->posted = true;
+    if (--lane->owed == 0) post(*lane, lane->node->accumulate == Accumulate::always), lane->posted = true;
 }
 
 void Program::replay_nodes(Sequence& sequence, const Segment& segment, const Replay& replay) {

@@ -104,6 +104,8 @@ class Program {
   void put_whole(void* at, size_t bytes, const std::function<void(void*)>& fill);
   void fill(const std::string& name, const std::function<void(void*)>& fill);
   bool on_device() const { return device_.runtime != nullptr; }
+  /// Null where plans live in the host's memory.
+  kernels::DeviceRuntime* runtime() const { return device_.runtime; }
   /// Returns when all that was queued is done.
   void finish() const;
   /// Address of any tensor of a plan (tests, observers).
