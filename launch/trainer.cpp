@@ -334,7 +334,8 @@ int Trainer::run() {
         fmt::format("done     the run has its {} steps already; raise train.steps to go on", config_.train.steps));
     return 0;
   }
-  if (device_.runtime() != nullptr) meter_ = DeviceMeter([runtime = device_.runtime()] { return runtime->state(); });
+  if (device_.runtime() != nullptr)
+    meter_ = DeviceMeter([runtime = device_.runtime()] { return runtime->state(); }, &recorder_.gpus());
   std::string source;
   product_rate_ = device_.product_rate(activation_dtype(precision_of(config_.train)), source);
   if (device_.runtime() != nullptr)

@@ -16,6 +16,7 @@
 #include "core/program.h"
 #include "parallel/flight_queue.h"
 #include "parallel/flight_record.h"
+#include "parallel/gpu_board.h"
 #include "parallel/phase_limits.h"
 
 namespace capstan {
@@ -45,6 +46,8 @@ class FlightRecorder final : public StepObserver {
   FlightPosition position() const;
   uint64_t moves() const;
   const PhaseLimits& limits() const { return limits_; }
+  /// What goes along with the heartbeats.
+  GpuBoard& gpus() { return gpus_; }
   /// The monitor thread has looked; `moved`: and found another position than the last time.
   void looked(bool moved);
 
@@ -69,6 +72,7 @@ class FlightRecorder final : public StepObserver {
   std::shared_ptr<FlightRecord> memory_, mapped_;  ///< the former stays: the monitor thread may be reading it
   std::atomic<FlightRecord*> current_;
   PhaseLimits limits_;
+  GpuBoard gpus_;
   FlightPosition now_;
   Clock::time_point phase_began_;
   std::map<const Plan*, std::shared_ptr<PlanLabels>> plans_;

@@ -182,6 +182,7 @@ asio::awaitable<void> Heartbeat::Monitor::beat() {
   for (;;) {
     look();
     send_report(HeartbeatReport::standing);
+    if (hub_) recorder_.gpus().publish(summary_of(hub_->gpus()));
     if (hub_ && !ending_ && acting()) watch();
     const double ceiling = recorder_.limits().ceiling();
     if (!ending_ && seconds_since(moved_) > ceiling + kAloneSeconds) {
@@ -212,6 +213,7 @@ void Heartbeat::Monitor::send_report(HeartbeatReport::Kind kind) {
   report.position = recorder_.position();
   report.still = seconds_since(moved_);
   report.limit = recorder_.limits().of(report.position.phase);
+  report.gpu = recorder_.gpus().own();
   for (const auto& link : links_) kind == HeartbeatReport::goodbye ? link->leave(report) : link->send(report);
   if (hub_) hub_->note(rank_, report);
 }

@@ -6,8 +6,8 @@ namespace capstan::kernels::cuda {
 namespace {
 
 /// One store of eight aligned bytes: the host sees the old number or the new one.
-__global__ void write_number_kernel(volatile uint64_t* to, uint64_t number) {
-  *to = number;
+__global__ void write_number_kernel(uint64_t* to, uint64_t number) {
+  *static_cast<volatile uint64_t*>(to) = number;
   __threadfence_system();
 }
 
