@@ -276,7 +276,12 @@ void Heartbeat::Monitor::say_hung(const std::vector<RankView>& all, const Verdic
   const std::string others = what_others_wait_for(all, silence_);
   std::string text = fmt::format("nothing has moved for {:.1f} s (limit {:.1f} s)", verdict.still, verdict.limit);
   if (verdict.late.empty()) {
-    text += ": all ranks wait for each other in collectives; a network that delivers nothing looks like this";
+    const bool on_devices = std::any_of(all.begin(), all.end(), [](const RankView& rank) {
+      return rank.there() && rank.position.place != FlightPlace::host;
+    });
+    text +=
+        fmt::format(": all ranks wait for each other in collectives; a network that delivers nothing{} looks like this",
+                    on_devices ? ", or a GPU that stopped amid a stretch of them," : "");
   } else {
     const RankView& first = all[static_cast<size_t>(verdict.late[0])];
     text += fmt::format(": {} {}", who(all, verdict.late),

@@ -54,8 +54,8 @@ class Gate {
 class HeldTraining {
  public:
   static constexpr int64_t kMicrobatches = 3, kStep = 2;
-  explicit HeldTraining(bool capture)
-      : training_(spec(), queued(), *self_, 1, 1, 1, 1, {}, &device_, capture), recorder_(0, 1, 60) {
+  explicit HeldTraining(bool capture, double ceiling = 60)
+      : training_(spec(), queued(), *self_, 1, 1, 1, 1, {}, &device_, capture), recorder_(0, 1, ceiling) {
     recorder_.observe(training_.program());
   }
   ~HeldTraining() {
@@ -167,6 +167,50 @@ TEST_P(DevicePosition, IsFoundInTheFileAndInsideAReport) {
   held.recorder().looked(true);
   EXPECT_THAT(read_flight_file(flight_file(folder, 0))->position.describe(), Not(HasSubstr("GPU")));
   std::filesystem::remove_all(folder);
+}
+
+/// What the watch does with it: the host waits for the device in both, for longer than the ceiling.
+class WatchedDevice : public ::testing::Test {
+ protected:
+  static constexpr double kCeiling = 2.5;
+  HeartbeatVoice voice() {
+    return {[this](const std::string& text) {
+              const std::lock_guard lock(mutex_);
+              said_ += text;
+            },
+            [this] { ended_ = true; }};
+  }
+  std::string said() {
+    const std::lock_guard lock(mutex_);
+    return said_;
+  }
+  std::unique_ptr<Communicator> world_ = self_communicator();
+  std::mutex mutex_;
+  std::string said_;
+  std::atomic<bool> ended_{false};
+  HeldTraining held_{true, kCeiling};
+};
+
+TEST_F(WatchedDevice, ThatMovesIsLeftAlone) {
+  for (const int64_t m : {1, 2}) held_.gate(m);  // at the first the host would wait too, and go on when it opens
+  const Heartbeat heartbeat(*world_, held_.recorder(), "/nonexistent", voice());
+  held_.run();
+  ASSERT_TRUE(held_.stands_still());
+  for (const int64_t m : {1, 2}) {
+    std::this_thread::sleep_for(std::chrono::duration<double>(0.65 * kCeiling));
+    held_.gate(m).open();
+  }
+  held_.join();
+  EXPECT_FALSE(ended_) << said();
+}
+
+TEST_F(WatchedDevice, ThatStandsStillIsNamed) {
+  held_.gate(1);
+  const Heartbeat heartbeat(*world_, held_.recorder(), "/nonexistent", voice());
+  held_.run();
+  EXPECT_TRUE(soon([&] { return ended_.load(); }));
+  EXPECT_THAT(said(),
+              HasSubstr("stands still while the others wait, in train forward, microbatch 1: on the GPU, from"));
 }
 
 TEST(DevicePositionOfAProgram, IsNoneOnceTheProgramIsGone) {
