@@ -238,7 +238,8 @@ int Trainer::run() {
   }
   const int64_t ahead = config_.train.steps_ahead;
   steps_ahead_ = ahead != TrainConfig::kStepsAheadAutomatic ? static_cast<size_t>(ahead) : device_.runtime() ? 1 : 0;
-  if (device_.runtime() != nullptr) meter_ = DeviceMeter([runtime = device_.runtime()] { return runtime->state(); });
+  if (device_.runtime() != nullptr)
+    meter_ = DeviceMeter([runtime = device_.runtime()] { return runtime->state(); }, &recorder_.gpus());
   std::string source;
   product_rate_ = device_.product_rate(activation_dtype(precision_of(config_.train)), source);
   if (device_.runtime() != nullptr)

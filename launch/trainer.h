@@ -96,7 +96,7 @@ class Trainer {
   Mesh mesh_;
   int threads_ = 1;
   RankDevice device_;
-  DeviceMeter meter_;  ///< of rank 0, which logs
+  DeviceMeter meter_;
   RankGroups groups_;
   std::unique_ptr<CorpusStream> train_stream_, validation_stream_;
   std::unique_ptr<TrainingProgram> training_;
