@@ -17,6 +17,7 @@ namespace capstan {
 
 inline constexpr const char* kMetaParams = "params.json";
 inline constexpr const char* kMetaWeights = "consolidated.safetensors";
+inline constexpr const char* kMetaPickle = "consolidated.00.pth";  ///< how Meta publishes it; refused
 
 const ModelFamily& meta_family();
 

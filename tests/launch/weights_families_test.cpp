@@ -475,6 +475,7 @@ TEST(Weights, MetasPicklesAreRefusedWithTheWayOut) {
     ADD_FAILURE();
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), HasSubstr("pickle"));
+    EXPECT_THAT(error.what(), HasSubstr("s.save_file"));
   }
 }
 
