@@ -17,6 +17,8 @@ bool adds(Accumulate accumulate, const Replay& replay) {
   return accumulate == Accumulate::always || (accumulate == Accumulate::after_first_microbatch && replay.accumulate);
 }
 
+Stretch stretch_of(const Plan& plan, size_t node) { return {node, node, plan.tape.nodes[node].op->is_collective()}; }
+
 /// A persistent tensor must stand on the tape as it was declared: its bytes are laid out by the declaration.
 void check_declarations(const std::string& plan, const Tape& tape, const PersistentSpace& space) {
   for (size_t i = 0; i < tape.nodes.size(); ++i)
@@ -32,7 +34,9 @@ void check_declarations(const std::string& plan, const Tape& tape, const Persist
 }  // namespace
 
 Program::Program(const Mesh& mesh, const Device& device, PlanOptions options)
-    : mesh_(mesh), device_(device), options_(options), persistent_(mesh), exceptions_(std::uncaught_exceptions()) {}
+    : mesh_(mesh), device_(device), options_(options), persistent_(mesh), exceptions_(std::uncaught_exceptions()) {
+  if (device_.runtime != nullptr) progress_ = std::make_shared<DeviceProgress>(*device_.runtime);
+}
 
 /// Nothing may touch memory that is given back.
 Program::~Program() {
@@ -42,6 +46,7 @@ Program::~Program() {
     } catch (const std::exception&) {  // the device is lost; what it still held is too
     }
   }
+  if (progress_) progress_->close();  // a watcher may keep it for longer than there is a device
   if (device_.lane == nullptr || lane_posted_ == lane_done_) return;
   if (std::uncaught_exceptions() == exceptions_) {
     try {
@@ -215,9 +220,10 @@ void Program::replay(Sequence& sequence, Segment& segment, const Replay& replay)
     replay_graph(sequence, segment, replay);
   else
     replay_nodes(sequence, segment, replay);
+  note_queued(*sequence.plan, segment.nodes);
   if (!replay.last) return;
   for (OnLane* lane : sequence.nodes[segment.last - 1].releases)
-    if (--lane->owed == 0) post(*lane, false), lane->posted = true;
+    if (--lane->owed == 0) post(*lane, lane->node->accumulate == Accumulate::always), lane->posted = true;
 }
 
 void Program::replay_nodes(Sequence& sequence, const Segment& segment, const Replay& replay) {
@@ -244,7 +250,10 @@ void Program::execute(const Plan& plan, BoundNode& node, bool add) {
 void Program::post(OnLane& lane, bool add) {
   BoundNode& node = *lane.node;
   lane.owed = lane.releases;
-  if (device_.lane == nullptr) return execute(*lane.plan, node, add);
+  if (device_.lane == nullptr) {
+    execute(*lane.plan, node, add);
+    return note_queued(*lane.plan, stretch_of(*lane.plan, node.node));
+  }
   lane.ticket = lane_posted_ =
       device_.lane->post(node.bound->run, {node.in.data(), node.out.data(), node.scratch, add, stream()});
 }
@@ -257,6 +266,7 @@ void Program::wait_for(const OnLane& lane) const {
   if (observer_ != nullptr) observer_->waiting(*first.plan, first.node->node);
   device_.lane->wait(lane.ticket);
   lane_done_ = lane.ticket;
+  note_queued(*first.plan, stretch_of(*first.plan, first.node->node));  // a device's lane: only its stream waits
   if (observer_ != nullptr) observer_->waited(*first.plan, first.node->node);
 }
 

@@ -97,7 +97,8 @@ class OverlapPass {
 
   static bool replayed(Part part) { return part == Part::forward || part == Part::backward || part == Part::weights; }
 
-  /// Early, when nothing but the replayed parts touches its operands before it, and lane nodes that are early too.
+  /// Early, when nothing but the replayed parts, and begin in front of them, touches its operands before it, and lane
+  /// nodes that are early too.
   void find_releases(int index) {
     if (!all_persistent(index)) return;
     std::map<Sequence, int> last;
@@ -105,7 +106,7 @@ class OverlapPass {
       if (node(i).lane || !touches(i, index)) continue;
       if (replayed(node(i).part))
         last[sequence_of(node(i))] = i;
-      else if (node(i).part != Part::update || i < index)
+      else if (node(i).part != Part::begin && (node(i).part != Part::update || i < index))
         return;
     }
     for (const int before : result_.waits[static_cast<size_t>(index)]) {

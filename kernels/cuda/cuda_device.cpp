@@ -14,6 +14,7 @@
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/device_peaks.h"
 #include "kernels/cuda/nvml.h"
+#include "kernels/cuda/progress.h"
 
 namespace capstan::kernels {
 namespace {
@@ -156,6 +157,10 @@ class CudaDevice final : public DeviceRuntime {
   }
   void copy_out(void* host, const void* device, size_t bytes, Stream stream) override {
     check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, native(stream)), "cudaMemcpyAsync (to host)");
+  }
+
+  void write_number(uint64_t* pinned, uint64_t number, Stream stream) override {
+    cuda::write_number(pinned, number, stream);
   }
 
   Stream main_stream() const override { return main_; }

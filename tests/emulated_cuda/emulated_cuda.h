@@ -51,6 +51,8 @@ Where where_is(const void* address, size_t bytes);
 /// Puts work at the end of a stream (or into the graph that captures it). It is run as a kernel would be.
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
 
+/// False for a stream that was destroyed, or never made.
+bool is_live(cudaStream_t stream);
 bool is_capturing(cudaStream_t stream);
 
 /// Remembers the status for cudaGetLastError and returns it.

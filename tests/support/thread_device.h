@@ -5,6 +5,7 @@
 
 #include <omp.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -146,6 +147,10 @@ class ThreadDevice final : public kernels::DeviceRuntime {
   }
   void copy_out(void* host, const void* device, size_t bytes, kernels::Stream stream) override {
     enqueue(stream, [=] { std::memcpy(host, device, bytes); });
+  }
+
+  void write_number(uint64_t* pinned, uint64_t number, kernels::Stream stream) override {
+    enqueue(stream, [=] { std::atomic_ref(*pinned).store(number, std::memory_order_release); });
   }
 
   kernels::Stream main_stream() const override { return main_; }
