@@ -131,7 +131,7 @@ void Trainer::resume() {
                       "another run.dir",
                       directory_.checkpoints().string(), finished, finished == 1 ? "" : "s");
   training_->allocate_and_initialise();
-  groups_.use(training_->program());
+  moved_by_nccl_ = groups_.use(training_->program());
   state_.numerics = numerics();
   if (checkpoint) {
     const TrainingState found = TrainingState::from_json(checkpoint->state(), checkpoint->path().string());

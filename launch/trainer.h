@@ -100,6 +100,7 @@ class Trainer {
   RankGroups groups_;
   std::unique_ptr<CorpusStream> train_stream_, validation_stream_;
   std::unique_ptr<TrainingProgram> training_;
+  std::shared_ptr<void> moved_by_nccl_;  ///< the program's memory, let go of before it
   std::unique_ptr<DataFeed> feed_;
   std::unique_ptr<RunLog> log_;
   BackgroundSave save_;

@@ -27,6 +27,8 @@ struct Switches {
   int capability = 80;         ///< sm_80: bounds shared memory
   uint64_t kernels_run = 0;    ///< counts up
   uint64_t library_calls = 0;  ///< counts up
+  int driver_version = CUDART_VERSION;
+  cudaError_t start = cudaSuccess;  ///< what a driver that does not start answers
 };
 Switches& switches();
 
