@@ -212,7 +212,10 @@ class ThreadDevice final : public kernels::DeviceRuntime {
     static_cast<ThreadStream*>(stream)->capture(nullptr);
     return std::make_unique<Graph>(std::exchange(captured_, {}));
   }
-  void drop_capture(kernels::Stream stream) noexcept override { static_cast<ThreadStream*>(stream)->capture(nullptr); }
+  void drop_capture(kernels::Stream stream) noexcept override {
+    static_cast<ThreadStream*>(stream)->capture(nullptr);
+    captured_.clear();
+  }
   void push_range(const char*) override {}
   void pop_range() override {}
 
