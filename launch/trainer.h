@@ -78,7 +78,7 @@ class Trainer {
   std::vector<int> find_bad_gradients(const QueuedStep& step);
   void count_step(const StepResult& result);
   static std::string blame(const StepResult& result);
-  void end_if_hopeless(const StepResult& result) const;
+  void end_if_hopeless(const StepResult& result);
   void log_step(const StepResult& result);
   void evaluate(MetricsLine& line);
   void begin_save();

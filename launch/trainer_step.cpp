@@ -142,9 +142,11 @@ void Trainer::count_step(const StepResult& result) {
                            state_.step, blame(result), state_.bad_in_a_row, state_.bad_steps));
 }
 
-void Trainer::end_if_hopeless(const StepResult& result) const {
+/// All ranks come to it at the same step, so what was being saved is finished first.
+void Trainer::end_if_hopeless(const StepResult& result) {
   if (!result.outcome.skipped || result.outcome.overflowed || state_.bad_in_a_row < config_.train.maximum_bad_steps)
     return;
+  finish_save();
   throw Error::make(
       ExitCode::numerical,
       "{} steps in a row were not finite, the last at step {} ({}); lower optimizer.learning_rate, or look "
