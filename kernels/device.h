@@ -25,6 +25,7 @@ struct OutOfDeviceMemory : std::runtime_error {
 struct DeviceFacts {
   int index = 0;
   std::string name;          ///< "NVIDIA A100-SXM4-80GB"
+  std::string bus;           ///< its place in its machine: "0000:1b:00.0"; empty where that is not told
   int major = 0, minor = 0;  ///< compute capability
   int multiprocessors = 0;
   size_t memory_bytes = 0, free_bytes = 0;

@@ -1,6 +1,9 @@
 #include "launch/rank_device.h"
 
+#include <stdlib.h>
+
 #include <algorithm>
+#include <set>
 
 #include "core/error.h"
 #include "kernels/cuda/cuda_device.h"
@@ -62,7 +65,6 @@ void RankDevice::open_gpu(const TrainConfig& train, Communicator& world) {
   first_of_host_ = before == 0;
   std::string failure;
   try {
-    prepare_nccl_environment();
     const int count = kernels::cuda_device_count();
     runtime_ = kernels::open_cuda_device(count > 0 ? static_cast<int>(before) % count : 0);
     choices_ = std::make_shared<kernels::ProductChoices>(kernels::ProductChoices::default_directory());
@@ -70,7 +72,7 @@ void RankDevice::open_gpu(const TrainConfig& train, Communicator& world) {
     options.products.tf32 = train.tf32;
     options.products.choices = choices_;
     backend_ = kernels::cuda_backend(*runtime_, options);
-    if (world.size() > 1) (void)NcclSession::version();  // loads it: a rank without it is named here
+    if (world.size() > 1) NcclSession::require();  // loads it: a rank without it is named here
   } catch (const std::exception& e) {
     failure = e.what();
   }
@@ -79,7 +81,16 @@ void RankDevice::open_gpu(const TrainConfig& train, Communicator& world) {
     if (!failures[rank].empty())
       throw Error::make(ExitCode::config, "train.device = \"cuda\" on rank {} ({}): {}", rank, hosts[rank],
                         failures[rank]);
-  if (before > 0 && static_cast<int>(before) >= kernels::cuda_device_count())
+  share(world, hosts[static_cast<size_t>(world.rank())] + " " + runtime_->facts().bus);
+}
+
+/// How many GPUs a rank sees does not tell whether it has one alone: a launcher may show each rank a single one, its
+/// own. NCCL refuses ranks of one host that share a GPU; as of several hosts it takes them.
+void RankDevice::share(Communicator& world, const std::string& place) {
+  const std::vector<std::string> places = gather_strings(world, place);
+  const auto turn = std::count(places.begin(), places.begin() + world.rank(), place);
+  if (turn > 0) setenv("NCCL_HOSTID", fmt::format("{} {}", host_identity(), turn).c_str(), 0);
+  if (std::set<std::string>(places.begin(), places.end()).size() < places.size())
     note_ = "several ranks share one GPU: a rehearsal, not a way to be fast";
 }
 

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <chrono>
 #include <exception>
+#include <future>
+#include <system_error>
 
 namespace capstan {
 namespace {
@@ -12,7 +14,38 @@ namespace {
 using namespace std::chrono_literals;
 using SteadyClock = std::chrono::steady_clock;
 
-constexpr auto kPatienceWithACall = 2s;  ///< of who aborts, with a call that does not come back
+constexpr auto kPatienceWithACall = 2s;  ///< of who takes a communicator, with a call that does not come back
+constexpr auto kPatienceWithAnEnd = 2s;  ///< with NCCL, to give back what was ended
+
+/// A thread that gets no signals: those are for the one that trains.
+template <typename Body>
+std::thread quiet_thread(Body body) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread thread(std::move(body));
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return thread;
+}
+
+/// As one group of NCCL, which first tells all communicators to end: one that is ended alone waits for its own work,
+/// and that may stand behind another's that waits for a peer. NCCL then waits until no graph holds a call of them; the
+/// graphs are the caller's, who goes on, unwinds and frees them. So a thread of its own waits for NCCL.
+void end_together(std::vector<ncclComm_t> comms) {
+  if (comms.empty()) return;
+  std::promise<void> promise;
+  const std::future<void> ended = promise.get_future();
+  try {
+    quiet_thread([comms = std::move(comms), promise = std::move(promise)]() mutable {
+      ncclGroupStart();
+      for (const ncclComm_t comm : comms) ncclCommAbort(comm);
+      ncclGroupEnd();
+      promise.set_value();
+    }).detach();
+    ended.wait_for(kPatienceWithAnEnd);
+  } catch (const std::system_error&) {  // no thread to be had: the end of the process ends them
+  }
+}
 
 const char* nccl_advice(ncclResult_t result) {
   switch (result) {
@@ -55,14 +88,9 @@ NcclState::~NcclState() {
   if (watcher_.joinable()) watcher_.join();
 }
 
-/// Signals are for the thread that trains.
 void NcclState::start_watching() {
   if (options.watch_seconds <= 0 || watcher_.joinable()) return;
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  watcher_ = std::thread([this] { watch(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  watcher_ = quiet_thread([this] { watch(); });
 }
 
 void NcclState::watch() {
@@ -92,12 +120,18 @@ void NcclState::remove(NcclHandle& handle) noexcept {
   std::erase(handles, &handle);
 }
 
+/// Without the lock while NCCL ends them: who is told of the failure asks for its reason.
 void NcclState::fail(const std::string& message) {
-  const std::lock_guard lock(mutex);
-  if (failed.load(std::memory_order_acquire)) return;
-  message_ = message;
-  failed.store(true, std::memory_order_release);
-  for (NcclHandle* handle : handles) handle->abort();
+  std::vector<ncclComm_t> comms;
+  {
+    const std::lock_guard lock(mutex);
+    if (failed.load(std::memory_order_acquire)) return;
+    message_ = message;
+    failed.store(true, std::memory_order_release);
+    for (NcclHandle* handle : handles)
+      if (const ncclComm_t comm = handle->surrender()) comms.push_back(comm);
+  }
+  end_together(std::move(comms));
 }
 
 std::string NcclState::failure() const {
@@ -119,11 +153,13 @@ NcclHandle::NcclHandle(std::shared_ptr<NcclState> state, int rank, int size, int
 
 /// A rank that fails does not wait for its peers, which NCCL's orderly end does.
 NcclHandle::~NcclHandle() {
+  const bool failing = std::uncaught_exceptions() > exceptions_;
+  if (failing) state_->fail(fmt::format("rank {} failed", world_rank_));  // ends all groups at once, this one too
   state_->remove(*this);
   std::unique_lock lock(mutex_);
   if (comm_ == nullptr) return;
-  if (std::uncaught_exceptions() > exceptions_) {
-    ncclCommAbort(comm_);
+  if (failing) {  // it had not opened
+    end_together({comm_});
     return;
   }
   for (const Registered& r : registered_) ncclCommDeregister(comm_, r.handle);
@@ -238,11 +274,11 @@ std::string NcclHandle::ask() {
 }
 
 /// A call that hangs inside NCCL holds the lock; it is ended all the same.
-void NcclHandle::abort() noexcept {
+ncclComm_t NcclHandle::surrender() noexcept {
   std::unique_lock lock(mutex_, std::defer_lock);
   static_cast<void>(lock.try_lock_for(kPatienceWithACall));
-  if (comm_ != nullptr) ncclCommAbort(std::exchange(comm_, nullptr));
   registered_.clear();
+  return std::exchange(comm_, nullptr);
 }
 
 }  // namespace capstan

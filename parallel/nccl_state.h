@@ -1,7 +1,7 @@
 #pragma once
 // Inside of the NCCL groups: NcclState is what a session's groups share, NcclHandle owns one communicator of NCCL and
 // turns what its calls return into errors that name the op, the rank and what to do. Only nccl_*.cpp include this page.
-// Locks: a handle's own is held during a call and by who asks or aborts it; the state's is taken first where both are.
+// Locks: a handle's own is held during a call and by who asks or takes it; the state's is taken first where both are.
 
 #include <nccl.h>
 
@@ -32,7 +32,8 @@ struct NcclState {
 
   void add(NcclHandle& handle);
   void remove(NcclHandle& handle) noexcept;
-  /// Keeps the first failure, ends the work of all groups, so that nobody waits for the device any more.
+  /// Keeps the first failure, ends the work of all groups, so that nobody waits for the device any more. Comes back in
+  /// seconds, also where graphs that hold calls of the groups live on.
   void fail(const std::string& message);
   /// Throws Error(peer_lost) when a group has failed.
   void check() const {
@@ -103,8 +104,8 @@ class NcclHandle {
   void dismiss(void* memory);
   /// What NCCL found since, as a message; empty: nothing, or a call is under way and will tell.
   std::string ask();
-  /// Ends what the device still does for this group; it cannot be used any more.
-  void abort() noexcept;
+  /// Gives the communicator, or null, to who ends it; the group cannot be used any more.
+  ncclComm_t surrender() noexcept;
 
  private:
   ncclResult_t settle(std::unique_lock<std::timed_mutex>& lock);

@@ -89,7 +89,9 @@ class CudaDevice final : public DeviceRuntime {
     check(cudaDeviceGetStreamPriorityRange(&lowest_, &highest_), "cudaDeviceGetStreamPriorityRange");
     main_ = make_stream(lowest_);
     char bus[32] = {};
-    if (cudaDeviceGetPCIBusId(bus, sizeof bus, index) == cudaSuccess) monitor_ = cuda::open_device_monitor(bus);
+    if (cudaDeviceGetPCIBusId(bus, sizeof bus, index) == cudaSuccess) bus_ = bus;
+    cudaGetLastError();
+    if (!bus_.empty()) monitor_ = cuda::open_device_monitor(bus_);
   }
   ~CudaDevice() override {
     cudaSetDevice(index_);
@@ -104,6 +106,7 @@ class CudaDevice final : public DeviceRuntime {
     DeviceFacts facts;
     facts.index = index_;
     facts.name = properties_.name;
+    facts.bus = bus_;
     facts.major = properties_.major, facts.minor = properties_.minor;
     facts.multiprocessors = properties_.multiProcessorCount;
     check(cudaMemGetInfo(&facts.free_bytes, &facts.memory_bytes), "cudaMemGetInfo");
@@ -263,6 +266,7 @@ class CudaDevice final : public DeviceRuntime {
   Versions versions_;
   cudaDeviceProp properties_ = {};
   cudaStream_t main_ = nullptr;
+  std::string bus_;
   std::vector<cudaStream_t> streams_;
   std::vector<cudaEvent_t> events_;
   std::unique_ptr<cuda::DeviceMonitor> monitor_;

@@ -200,7 +200,8 @@ TEST_F(CudaProducts, NothingIsAllocatedInARunSoThatItCanBeCaptured) {
 TEST_F(CudaProducts, AlgorithmsAreTimedOnceAndRemembered) {
   std::string directory = (std::filesystem::temp_directory_path() / "capstan-products-XXXXXX").string();
   ASSERT_NE(::mkdtemp(directory.data()), nullptr);
-  const MatmulShape s = shape(DType::f32, DType::f32);
+  MatmulShape s = shape(DType::f32, DType::f32);
+  s.bias = true;
   auto& calls = emulated_cuda::switches().library_calls;
   const auto choices = std::make_shared<ProductChoices>(directory);
   use({.choices = choices});
