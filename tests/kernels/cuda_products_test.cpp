@@ -37,6 +37,7 @@ class CudaProducts : public ::testing::Test {
     options.workspace_bytes = 1 << 18;  // the emulation opens and closes all memory for each call
     table_ = {};
     table_.cast = on_device<&Backend::cast, CastArgs>;
+    table_.copy = on_device<&Backend::copy, CopyArgs>;
     table_.fill = on_device<&Backend::fill, FillArgs>;
     table_.activation = on_device<&Backend::activation, ActivationArgs>;
     cuda::add_products(table_, *device_, options);
