@@ -294,7 +294,7 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t d,
   const Algorithm* found = read(algorithm);
   if (found == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
   const bool biased = (d->epilogue & CUBLASLT_EPILOGUE_BIAS) != 0;
-  if (biased && !lies_on(d->bias, found->alignment)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (biased && !lies_on(d->bias, 16)) return CUBLAS_STATUS_NOT_SUPPORTED;
   *result = {*algorithm, workspace_of(problem, *found), CUBLAS_STATUS_SUCCESS, 1.0f, {}};
   return CUBLAS_STATUS_SUCCESS;
 }
