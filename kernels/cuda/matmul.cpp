@@ -66,9 +66,15 @@ struct ProductLibrary {
   void (*cast)(const CastArgs&);
   void (*fill)(const FillArgs&);
   void (*activation)(const ActivationArgs&);
+  void (*copy)(const CopyArgs&);
 
   ProductLibrary(const Backend& table, DeviceRuntime& runtime, ProductOptions given)
-      : options(std::move(given)), device(runtime), cast(table.cast), fill(table.fill), activation(table.activation) {
+      : options(std::move(given)),
+        device(runtime),
+        cast(table.cast),
+        fill(table.fill),
+        activation(table.activation),
+        copy(table.copy) {
     check(cublasLtCreate(&handle), "cublasLtCreate");
   }
   ~ProductLibrary() { cublasLtDestroy(handle); }
@@ -147,6 +153,10 @@ class LtProduct final : public PreparedMatmul {
     description_.set(CUBLASLT_MATMUL_DESC_TRANSB, s.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     description_.set(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(epilogue_of(s)));
     if (s.bias) description_.set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(type_of(s.c)));
+    // Algorithms are offered and checked for a bias as it will lie; the address is not followed.
+    if (s.bias)
+      description_.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                       reinterpret_cast<const void*>(static_cast<uintptr_t>(kWorkspaceAlign)));
     any_ = candidates(static_cast<uint32_t>(bytes_of(s.a)));
     choose();
   }
@@ -160,8 +170,14 @@ class LtProduct final : public PreparedMatmul {
     if (casts_bias_) {
       library_->cast({args.bias, memory, shape_.n, shape_.a, shape_.c, args.stream});
       bias = memory;
+    } else if (!is_aligned(bias)) {
+      library_->copy({.from = bias,
+                      .to = memory,
+                      .row_bytes = static_cast<size_t>(shape_.n) * bytes_of(shape_.c),
+                      .stream = args.stream});
+      bias = memory;
     }
-    const bool aligned = is_aligned(args.a) && is_aligned(args.b) && is_aligned(args.c) && is_aligned(bias);
+    const bool aligned = is_aligned(args.a) && is_aligned(args.b) && is_aligned(args.c);
     if (!aligned && any_.empty())
       throw std::runtime_error(
           "product " + name_ +
@@ -183,9 +199,10 @@ class LtProduct final : public PreparedMatmul {
     return p + (kWorkspaceAlign - reinterpret_cast<uintptr_t>(p) % kWorkspaceAlign) % kWorkspaceAlign;
   }
   size_t workspace_bytes() const { return library_->options.workspace_bytes; }
-  /// The library takes a bias in the type of C only: elsewhere it is cast into the scratch first.
+  /// The library takes a bias in the type of C only: one of another is cast into the scratch first. No preference tells
+  /// it how a bias lies, and its kernels load 16 bytes at once: one that lies elsewhere is copied there.
   size_t bias_bytes() const {
-    if (!casts_bias_) return 0;
+    if (!shape_.bias) return 0;
     return (static_cast<size_t>(shape_.n) * bytes_of(shape_.c) + kWorkspaceAlign - 1) / kWorkspaceAlign *
            kWorkspaceAlign;
   }
@@ -214,7 +231,6 @@ class LtProduct final : public PreparedMatmul {
     const uint32_t of_result = std::max(alignment, static_cast<uint32_t>(bytes_of(shape_.c)));
     for (const auto operand : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
       preference.set(operand, of_result);
-    pose_bias(of_result);
     std::vector<cublasLtMatmulHeuristicResult_t> found(kCandidates);
     int count = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
@@ -227,16 +243,7 @@ class LtProduct final : public PreparedMatmul {
     return algorithms;
   }
 
-  /// The library reads the bias' alignment off its pointer, which it does not follow where it only answers.
-  void pose_bias(uint32_t alignment) const {
-    if (shape_.bias)
-      description_.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER,
-                       reinterpret_cast<const void*>(static_cast<uintptr_t>(alignment)));
-  }
-
-  /// On operands on 16-byte boundaries, whatever the last call had: all ranks get one answer.
   bool can_run(const cublasLtMatmulAlgo_t& algorithm) const {
-    pose_bias(kAligned);
     cublasLtMatmulHeuristicResult_t result = {};
     return cublasLtMatmulAlgoCheck(library_->handle, description_, left_, right_, result_, result_, &algorithm,
                                    &result) == CUBLAS_STATUS_SUCCESS &&

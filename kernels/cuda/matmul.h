@@ -22,7 +22,8 @@ struct ProductOptions {
   std::shared_ptr<ProductChoices> choices;  ///< null: none are remembered or shared
 };
 
-/// Fills table.prepare_matmul. Takes cast, fill and activation from the table as it is now. The device outlives it.
+/// Fills table.prepare_matmul. Takes cast, copy, fill and activation from the table as it is now. The device outlives
+/// it.
 void add_products(Backend& table, DeviceRuntime& device, const ProductOptions& options = {});
 
 /// What choices are kept apart by: "NVIDIA A100-SXM4-80GB 8.0 108 cublasLt 130100".

@@ -294,7 +294,7 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t d,
   const Algorithm* found = read(algorithm);
   if (found == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
   const bool biased = (d->epilogue & CUBLASLT_EPILOGUE_BIAS) != 0;
-  if (biased && !lies_on(d->bias, found->alignment)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (biased && !lies_on(d->bias, 16)) return CUBLAS_STATUS_NOT_SUPPORTED;
   *result = {*algorithm, workspace_of(problem, *found), CUBLAS_STATUS_SUCCESS, 1.0f, {}};
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -318,6 +318,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t d, c
   if (!lies_on(workspace, chosen->parts > 1 ? 16 : 1)) return CUBLAS_STATUS_INVALID_VALUE;
   const bool biased = (p.d.epilogue & CUBLASLT_EPILOGUE_BIAS) != 0;
   if (biased && p.d.bias == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
+  if (biased && !lies_on(p.d.bias, 16)) throw Fault("cublasLtMatmul loads 16 bytes of a bias at once");
   for (const auto& [address, bytes] :
        {std::pair<const void*, size_t>{a, static_cast<size_t>(p.a.leading) * p.a.columns * size_of(p.a.type)},
         {b, static_cast<size_t>(p.b.leading) * p.b.columns * size_of(p.b.type)},
