@@ -28,6 +28,7 @@ Backend cpu_backend(const std::string& instruction_set) {
   table.fill = reference::fill;
   table.not_finite = reference::not_finite;
   table.prepare_matmul = cpu_matmul_for(set);
+  table.fuses = cpu_fuses;
   vector_kernels_of(set)->fill_table(table);
   return table;
 }
