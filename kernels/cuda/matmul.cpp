@@ -1,14 +1,12 @@
 #include "kernels/cuda/matmul.h"
 
-#include <cublasLt.h>
-
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
-#include "kernels/cuda/check_cublas.h"
+#include "kernels/cuda/lt_objects.h"
 #include "kernels/cuda/matmul_timing.h"
 
 namespace capstan::kernels::cuda {
@@ -33,8 +31,6 @@ std::string text_of(const MatmulShape& s) {
   if (s.bias_gradient) text += " sums";
   return text + (s.may_accumulate ? " accumulate" : "");
 }
-
-cudaDataType_t type_of(DType t) { return t == DType::f32 ? CUDA_R_32F : t == DType::bf16 ? CUDA_R_16BF : CUDA_R_16F; }
 
 void check_shape(const MatmulShape& s) {
   const bool known = s.a == DType::f32 || s.a == DType::bf16 || s.a == DType::f16;
@@ -100,60 +96,6 @@ struct ProductLibrary {
   ~ProductLibrary() { cublasLtDestroy(handle); }
   ProductLibrary(const ProductLibrary&) = delete;
   ProductLibrary& operator=(const ProductLibrary&) = delete;
-};
-
-class Layout {
- public:
-  Layout(DType type, int64_t rows, int64_t columns) {  // column major and dense
-    check(cublasLtMatrixLayoutCreate(&layout_, type_of(type), static_cast<uint64_t>(rows),
-                                     static_cast<uint64_t>(columns), rows),
-          "cublasLtMatrixLayoutCreate");
-  }
-  ~Layout() { cublasLtMatrixLayoutDestroy(layout_); }
-  Layout(const Layout&) = delete;
-  Layout& operator=(const Layout&) = delete;
-  operator cublasLtMatrixLayout_t() const { return layout_; }
-
- private:
-  cublasLtMatrixLayout_t layout_ = nullptr;
-};
-
-class Description {
- public:
-  Description(cublasComputeType_t compute) {
-    check(cublasLtMatmulDescCreate(&description_, compute, CUDA_R_32F), "cublasLtMatmulDescCreate");
-  }
-  ~Description() { cublasLtMatmulDescDestroy(description_); }
-  Description(const Description&) = delete;
-  Description& operator=(const Description&) = delete;
-  operator cublasLtMatmulDesc_t() const { return description_; }
-
-  template <typename T>
-  void set(cublasLtMatmulDescAttributes_t attribute, const T& value) const {
-    check(cublasLtMatmulDescSetAttribute(description_, attribute, &value, sizeof value),
-          "cublasLtMatmulDescSetAttribute");
-  }
-
- private:
-  cublasLtMatmulDesc_t description_ = nullptr;
-};
-
-class Preference {
- public:
-  Preference() { check(cublasLtMatmulPreferenceCreate(&preference_), "cublasLtMatmulPreferenceCreate"); }
-  ~Preference() { cublasLtMatmulPreferenceDestroy(preference_); }
-  Preference(const Preference&) = delete;
-  Preference& operator=(const Preference&) = delete;
-  operator cublasLtMatmulPreference_t() const { return preference_; }
-
-  template <typename T>
-  void set(cublasLtMatmulPreferenceAttributes_t attribute, const T& value) const {
-    check(cublasLtMatmulPreferenceSetAttribute(preference_, attribute, &value, sizeof value),
-          "cublasLtMatmulPreferenceSetAttribute");
-  }
-
- private:
-  cublasLtMatmulPreference_t preference_ = nullptr;
 };
 
 /// The sums of a gradient of a bias by our own kernel.
@@ -222,6 +164,7 @@ class LtProduct final : public PreparedMatmul {
   }
 
  private:
+  static const void* anywhere(uintptr_t alignment) { return reinterpret_cast<const void*>(alignment); }
   static bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % kAligned == 0; }
   static char* align(char* p) {
     return p + (kWorkspaceAlign - reinterpret_cast<uintptr_t>(p) % kWorkspaceAlign) % kWorkspaceAlign;
@@ -282,7 +225,7 @@ class LtProduct final : public PreparedMatmul {
 
   /// In the library's order, best guess first. Partial sums of a split k are kept in f32.
   std::vector<cublasLtMatmulAlgo_t> candidates(uint32_t alignment) const {
-    const Preference preference;
+    const LtPreference preference;
     preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(workspace_bytes()));
     preference.set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                    static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
@@ -292,8 +235,7 @@ class LtProduct final : public PreparedMatmul {
     for (const auto operand : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
       preference.set(operand, of_result);
     // The library reads alignments off these pointers, which it does not follow here.
-    const void* anywhere = reinterpret_cast<const void*>(static_cast<uintptr_t>(of_result));
-    point_at(anywhere, anywhere);
+    point_at(anywhere(of_result), anywhere(of_result));
     std::vector<cublasLtMatmulHeuristicResult_t> found(kCandidates);
     int count = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
@@ -332,6 +274,7 @@ class LtProduct final : public PreparedMatmul {
     ProductChoices* choices = library_->options.choices.get();
     const std::string key = name_ + (library_->options.tf32 && shape_.a == DType::f32 ? " tf32" : "") + " in " +
                             std::to_string(workspace_bytes());
+    point_at(anywhere(kAligned), anywhere(kAligned));
     if (choices != nullptr) choice_ = choices->find(key);
     if (choice_ != nullptr && can_take(*choice_)) return adopt();
     const std::vector<cublasLtMatmulAlgo_t> all = candidates(kAligned);
@@ -377,8 +320,8 @@ class LtProduct final : public PreparedMatmul {
   std::shared_ptr<const ProductLibrary> library_;
   MatmulShape shape_;
   std::string name_;
-  Description description_;
-  Layout left_, right_, result_;
+  LtDescription description_;
+  LtLayout left_, right_, result_;
   bool casts_bias_;
   std::unique_ptr<LtProduct> apart_;  // of what trains
   std::shared_ptr<const ProductChoice> choice_;
