@@ -7,8 +7,10 @@
 namespace capstan {
 namespace {
 
-std::vector<TensorSpec> with_local_shapes(std::vector<TensorSpec> specs, const std::vector<Shape>& local) {
-  for (size_t i = 0; i < specs.size(); ++i) specs[i].shape = local[i];
+/// An absent operand has no elements.
+std::vector<TensorSpec> local_specs(std::vector<TensorSpec> specs, const std::vector<Shape>& local,
+                                    const std::vector<bool>& present) {
+  for (size_t i = 0; i < specs.size(); ++i) specs[i].shape = present[i] ? local[i] : Shape{0};
   return specs;
 }
 
@@ -124,7 +126,8 @@ Cost FusedLinear::cost(std::span<const TensorSpec> in, std::span<const TensorSpe
 }
 
 Bound FusedLinear::bind(const BindContext& c) const {
-  const kernels::MatmulShape s = shape(with_local_shapes(c.in, c.in_local), with_local_shapes(c.out, c.out_local));
+  const kernels::MatmulShape s =
+      shape(local_specs(c.in, c.in_local, c.has_in), local_specs(c.out, c.out_local, c.has_out));
   // std::function needs copyable captures; the prepared product is shared by the copies.
   std::shared_ptr<kernels::PreparedMatmul> product = c.backend.prepare_matmul(s);
   return {product->scratch_bytes(), [product, self = shared_from_this()](const RunArgs& a) {

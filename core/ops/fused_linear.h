@@ -13,7 +13,7 @@ namespace capstan {
 
 class FusedLinear : public Op, public std::enable_shared_from_this<FusedLinear> {
  public:
-  /// Of one rank: local shapes.
+  /// Of one rank: local shapes; an absent operand has no elements.
   virtual kernels::MatmulShape shape(std::span<const TensorSpec> in_local,
                                      std::span<const TensorSpec> out_local) const = 0;
   Cost cost(std::span<const TensorSpec> in_local, std::span<const TensorSpec> out_local) const override;

@@ -143,6 +143,20 @@ TEST_P(FusedTrainings, AreThoseApart) {
 INSTANTIATE_TEST_SUITE_P(Fuse, FusedTrainings, ::testing::ValuesIn(layouts()),
                          [](const auto& one) { return name_of(one.param); });
 
+TEST(Fuse, WithoutBiasesOnlyActivationsAre) {
+  DecoderConfig model = tiny_gpt();
+  model.bias = false;
+  FusedPlan plan(model, Policy::none, kernels::reference_backend());
+  EXPECT_EQ(plan.count(kActivation), 2);
+  EXPECT_EQ(plan.count(kActivationGradient), 2);
+  EXPECT_EQ(plan.count(kParameterGradients), 0);
+  for (const Layout& layout : {Layout{}, layout_of(2, 1, 0, Policy::full)}) {
+    const TwinOutcome apart = train_twin(tiny_spec(model), layout, plain_backend(), 2);
+    const TwinOutcome fused = train_twin(tiny_spec(model), layout, kernels::reference_backend(), 2);
+    EXPECT_TRUE(fused.steps == apart.steps && fused.state == apart.state) << name_of(layout);
+  }
+}
+
 /// Of a pair whose gradients a schedule plays apart, both go to that part.
 TEST(Fuse, GradientsOfParametersStayInThePartThatPlaysThem) {
   TrainingSpec spec = tiny_spec(tiny_gpt());
