@@ -112,6 +112,16 @@ TEST_F(CudaTraining, EpiloguesOfGradientsFollowTheCurveInHalfPrecision) {
   }
 }
 
+TEST_F(CudaTraining, EpiloguesAgreeOpByOpInHalfPrecision) {
+  const TrainingSpec spec = spec_of(tiny_gpt(), Precision::bf16);
+  Gpu gpu;
+  const kernels::Backend cpu = oracle_of(gpu);
+  const auto self = self_communicator();
+  TinyTraining oracle(spec, cpu, *self);
+  TinyTraining other(spec, gpu.backend, *self, 1, 1, 1, 1, {}, gpu.runtime.get());
+  EXPECT_EQ(first_difference(oracle, other, 1, 3e-2), "");
+}
+
 TEST_F(CudaTraining, EpiloguesHaveTheSameBitsCapturedOrNotAndUnderFullRecomputation) {
   TrainingSpec spec = spec_of(tiny_gpt(), Precision::bf16);
   std::vector<float> eager, captured, late, again;

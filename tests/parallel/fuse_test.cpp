@@ -143,6 +143,20 @@ TEST_P(FusedTrainings, AreThoseApart) {
 INSTANTIATE_TEST_SUITE_P(Fuse, FusedTrainings, ::testing::ValuesIn(layouts()),
                          [](const auto& one) { return name_of(one.param); });
 
+/// The layer before an activation is cut by columns, the one after it by rows.
+TEST(Fuse, ShardsOfALayerAsTheWhole) {
+  const TrainingSpec spec = tiny_spec(tiny_gpt());
+  const kernels::Backend backend = kernels::reference_backend();
+  run_rank_threads(2, [&](Communicator& world) {
+    TinyTraining training(spec, backend, world, 2);
+    std::map<std::string, int> found;
+    for (const Node& node : training.program().plan("train").tape.nodes) ++found[std::string(node.op->name())];
+    EXPECT_EQ(found[kActivation], 2);
+    EXPECT_EQ(found[kActivationGradient], 2);
+    EXPECT_EQ(found[kParameterGradients], 2 * 6);
+  });
+}
+
 TEST(Fuse, WithoutBiasesOnlyActivationsAre) {
   DecoderConfig model = tiny_gpt();
   model.bias = false;
