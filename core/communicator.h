@@ -78,6 +78,9 @@ class Communicator {
   virtual void abort(const std::string& why, int exit_code) = 0;
 
   virtual CommunicationCount count() const = 0;
+  /// Calls that were made before have been made once more by a device's graph, which holds them. Groups whose calls no
+  /// graph can hold are never told.
+  virtual void count_again(const CommunicationCount&) {}
   /// "threads", "mpi (shared memory)", "mpi", "nccl", "self": for inspect and doctor.
   virtual std::string transport() const = 0;
 };

@@ -22,7 +22,7 @@ class HostMirrors {
   /// Takes the buffers of the tensor at `device`, unless they are there.
   void reserve(void* device, size_t bytes) { (void)of(device, bytes); }
   /// Room for all of the tensor, which the caller fills before the next upload(); what it holds is undefined unless it
-  /// was written since the last one.
+  /// was written since the last one. Waits for the upload before the last, if that is still under way.
   void* write(void* device, size_t bytes);
   /// What the tensor holds when all that was queued and written is done; the host waits for it. Good until the next
   /// write.

@@ -47,9 +47,15 @@ void PersistentSpace::lay_out(size_t guard) {
   }
 }
 
+PersistentSpace::Root PersistentSpace::root(int index) const {
+  Root root{index, 0};
+  for (; at(root.index).parent >= 0; root.index = at(root.index).parent) root.begin += at(root.index).offset_in_parent;
+  return root;
+}
+
 size_t PersistentSpace::offset(int index) const {
-  const PersistentTensor& tensor = at(index);
-  return tensor.parent < 0 ? tensor.offset : offset(tensor.parent) + tensor.offset_in_parent;
+  const auto [whole, begin] = root(index);
+  return at(whole).offset + begin;
 }
 
 }  // namespace capstan

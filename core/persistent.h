@@ -46,6 +46,12 @@ class PersistentSpace {
   size_t bytes() const { return bytes_; }
   /// Of copy 0.
   size_t offset(int index) const;
+  /// What a tensor lies in, itself where it is no view, and how many bytes from its start.
+  struct Root {
+    int index = -1;
+    size_t begin = 0;
+  };
+  Root root(int index) const;
 
  private:
   Mesh mesh_;

@@ -17,6 +17,8 @@ bool adds(Accumulate accumulate, const Replay& replay) {
   return accumulate == Accumulate::always || (accumulate == Accumulate::after_first_microbatch && replay.accumulate);
 }
 
+Stretch stretch_of(const Plan& plan, size_t node) { return {node, node, plan.tape.nodes[node].op->is_collective()}; }
+
 /// A persistent tensor must stand on the tape as it was declared: its bytes are laid out by the declaration.
 void check_declarations(const std::string& plan, const Tape& tape, const PersistentSpace& space) {
   for (size_t i = 0; i < tape.nodes.size(); ++i)
@@ -32,7 +34,9 @@ void check_declarations(const std::string& plan, const Tape& tape, const Persist
 }  // namespace
 
 Program::Program(const Mesh& mesh, const Device& device, PlanOptions options)
-    : mesh_(mesh), device_(device), options_(options), persistent_(mesh), exceptions_(std::uncaught_exceptions()) {}
+    : mesh_(mesh), device_(device), options_(options), persistent_(mesh), exceptions_(std::uncaught_exceptions()) {
+  if (device_.runtime != nullptr) progress_ = std::make_shared<DeviceProgress>(*device_.runtime);
+}
 
 /// Nothing may touch memory that is given back.
 Program::~Program() {
@@ -42,6 +46,7 @@ Program::~Program() {
     } catch (const std::exception&) {  // the device is lost; what it still held is too
     }
   }
+  if (progress_) progress_->close();  // a watcher may keep it for longer than there is a device
   if (device_.lane == nullptr || lane_posted_ == lane_done_) return;
   if (std::uncaught_exceptions() == exceptions_) {
     try {
@@ -50,6 +55,9 @@ Program::~Program() {
     } catch (const std::exception&) {  // a peer is lost, which this rank did not ask about in time
     }
   }
+  // A captured call of NCCL keeps its communicator from ending for as long as its graph lives.
+  for (auto& [key, sequence] : sequences_)
+    for (Segment& segment : sequence.segments) segment.graphs.clear();
   struct Remains {
     std::map<std::string, Plan> plans;
     std::map<SequenceKey, Sequence> sequences;
@@ -102,10 +110,8 @@ void Program::allocate() {
 void* Program::address(int index, int64_t microbatch) const {
   const PersistentTensor& tensor = persistent_.at(index);
   CAPSTAN_CHECK(tensor.copies > 0, "{} is not held by rank {}", tensor.name, mesh_.rank());
-  int root = index;
-  while (persistent_.at(root).parent >= 0) root = persistent_.at(root).parent;
-  if (static_cast<size_t>(root) < lane_touches_.size())
-    for (const OnLane* lane : lane_touches_[static_cast<size_t>(root)]) wait_for(*lane);
+  if (const size_t root = static_cast<size_t>(persistent_.root(index).index); root < lane_touches_.size())
+    for (const OnLane* lane : lane_touches_[root]) wait_for(*lane);
   return arena_.data() + persistent_.offset(index) + static_cast<size_t>(microbatch % tensor.copies) * tensor.stride;
 }
 
@@ -171,11 +177,9 @@ void Program::link_lane(const Plan& plan, const std::vector<BoundNode*>& nodes) 
     bool holds_arena = plan.scratch_bytes[i] > 0;
     for (const auto* list : {&tape.nodes[i].inputs, &tape.nodes[i].outputs})
       for (const TensorId id : *list) {
-        int root = id == kNoTensor ? -1 : tape.at(id).persistent;
-        holds_arena = holds_arena || (id != kNoTensor && root < 0);
-        if (root < 0) continue;
-        while (persistent_.at(root).parent >= 0) root = persistent_.at(root).parent;
-        lane_touches_[static_cast<size_t>(root)].push_back(&lane);
+        const int place = id == kNoTensor ? -1 : tape.at(id).persistent;
+        holds_arena = holds_arena || (id != kNoTensor && place < 0);
+        if (place >= 0) lane_touches_[static_cast<size_t>(persistent_.root(place).index)].push_back(&lane);
       }
     const Node& node = tape.nodes[i];
     CAPSTAN_CHECK(!holds_arena || !plan.overlap.early(i), "node {} of the lane is posted before it has memory", i);
@@ -216,9 +220,10 @@ void Program::replay(Sequence& sequence, Segment& segment, const Replay& replay)
     replay_graph(sequence, segment, replay);
   else
     replay_nodes(sequence, segment, replay);
+  note_queued(*sequence.plan, segment.nodes);
   if (!replay.last) return;
   for (OnLane* lane : sequence.nodes[segment.last - 1].releases)
-    if (--lane->owed == 0) post(*lane, false), lane->posted = true;
+    if (--lane->owed == 0) post(*lane, lane->node->accumulate == Accumulate::always), lane->posted = true;
 }
 
 void Program::replay_nodes(Sequence& sequence, const Segment& segment, const Replay& replay) {
@@ -245,7 +250,10 @@ void Program::execute(const Plan& plan, BoundNode& node, bool add) {
 void Program::post(OnLane& lane, bool add) {
   BoundNode& node = *lane.node;
   lane.owed = lane.releases;
-  if (device_.lane == nullptr) return execute(*lane.plan, node, add);
+  if (device_.lane == nullptr) {
+    execute(*lane.plan, node, add);
+    return note_queued(*lane.plan, stretch_of(*lane.plan, node.node));
+  }
   lane.ticket = lane_posted_ =
       device_.lane->post(node.bound->run, {node.in.data(), node.out.data(), node.scratch, add, stream()});
 }
@@ -258,6 +266,7 @@ void Program::wait_for(const OnLane& lane) const {
   if (observer_ != nullptr) observer_->waiting(*first.plan, first.node->node);
   device_.lane->wait(lane.ticket);
   lane_done_ = lane.ticket;
+  note_queued(*first.plan, stretch_of(*first.plan, first.node->node));  // a device's lane: only its stream waits
   if (observer_ != nullptr) observer_->waited(*first.plan, first.node->node);
 }
 

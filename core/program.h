@@ -11,12 +11,19 @@
 #include <vector>
 
 #include "core/arena.h"
+#include "core/device_progress.h"
 #include "core/error.h"
 #include "core/host_mirrors.h"
 #include "core/plan.h"
 #include "core/recorder.h"
 
 namespace capstan {
+
+/// Nodes of one part that stand one behind the other in a replay; some of them communicate.
+struct Stretch {
+  size_t first = 0, last = 0;  ///< nodes of the plan, both in it
+  int collectives = 0;
+};
 
 /// Whoever watches a step: timing by op, lock-step comparison, flight recorder. Off, it costs a predictable branch.
 class StepObserver {
@@ -27,9 +34,14 @@ class StepObserver {
   /// Around the time for which computation stands still for a node of the lane that was posted before.
   virtual void waiting(const Plan&, size_t) {}
   virtual void waited(const Plan&, size_t) {}
-  /// Whether it looks at every op for itself: on a device each is then run alone and finished. Else it sees only the
-  /// first and the last op of what is replayed at once, as it is queued.
+  /// Whether it looks at every op for itself: on a device each is then run alone and finished. Else it sees what is
+  /// replayed at once as one, as it is queued.
   virtual bool wants_every_op() const { return true; }
+  /// In the place of before and after: all of these are queued by one call.
+  virtual void replaying(const Plan& plan, const Stretch& nodes) { before(plan, nodes.first), after(plan, nodes.last); }
+  /// These, or a wait for the one node of a lane, now stand in the device's stream, and this number behind them
+  /// (Program::progress).
+  virtual void queued(const Plan&, const Stretch&, uint64_t) {}
 };
 
 /// Which replay of a part.
@@ -104,6 +116,10 @@ class Program {
   void put_whole(void* at, size_t bytes, const std::function<void(void*)>& fill);
   void fill(const std::string& name, const std::function<void(void*)>& fill);
   bool on_device() const { return device_.runtime != nullptr; }
+  /// Null where plans live in the host's memory.
+  kernels::DeviceRuntime* runtime() const { return device_.runtime; }
+  /// How far the device has come in what an observer was told of; null where plans live in the host's memory.
+  std::shared_ptr<const DeviceProgress> progress() const { return progress_; }
   /// Returns when all that was queued is done.
   void finish() const;
   /// Address of any tensor of a plan (tests, observers).
@@ -155,12 +171,18 @@ class Program {
   /// Which replays of a segment are alike: gradients are added to, and where what moves from microbatch to microbatch
   /// stands.
   using GraphKey = std::pair<bool, int64_t>;
+  struct Graph {
+    std::unique_ptr<kernels::DeviceGraph> graph;  ///< null: replayed once, op by op
+    /// What its replay sends, over which group: counted while it was captured.
+    std::vector<std::pair<Communicator*, CommunicationCount>> sent;
+  };
   /// Nodes [first, last) between two places where others are waited for or handed work.
   struct Segment {
     size_t first = 0, last = 0;
     bool capturable = true;
     int64_t period = 1;  ///< microbatches after which all operands are where they were
-    std::map<GraphKey, std::unique_ptr<kernels::DeviceGraph>> graphs;  ///< null: replayed once
+    Stretch nodes;       ///< the same, as nodes of the plan
+    std::map<GraphKey, Graph> graphs;
   };
   struct Sequence {
     const Plan* plan = nullptr;
@@ -180,6 +202,9 @@ class Program {
   bool captures() const;
   void replay(Sequence& sequence, Segment& segment, const Replay& replay);
   void replay_graph(Sequence& sequence, Segment& segment, const Replay& replay);
+  void capture(Sequence& sequence, Segment& segment, const Replay& replay, Graph& to);
+  std::vector<std::pair<Communicator*, CommunicationCount>> counts() const;
+  void note_queued(const Plan& plan, const Stretch& nodes) const;
   void replay_nodes(Sequence& sequence, const Segment& segment, const Replay& replay);
 
   kernels::Stream stream() const { return device_.runtime ? device_.runtime->main_stream() : nullptr; }
@@ -204,7 +229,8 @@ class Program {
   std::vector<std::vector<const OnLane*>> lane_touches_;  ///< by persistent tensor without parent
   mutable uint64_t lane_posted_ = 0, lane_done_ = 0;
   Arena arena_;
-  std::unique_ptr<HostMirrors> mirrors_;  ///< of a device with memory of its own
+  std::unique_ptr<HostMirrors> mirrors_;      ///< of a device with memory of its own
+  std::shared_ptr<DeviceProgress> progress_;  ///< likewise
   char* transient_ = nullptr;
   StepObserver* observer_ = nullptr;
 };

@@ -91,6 +91,9 @@ void Program::find_segments(Sequence& sequence) {
     }
     Segment& segment = sequence.segments.back();
     segment.last = i + 1;
+    if (segment.first == i) segment.nodes.first = node.node;
+    segment.nodes.last = node.node;
+    segment.nodes.collectives += tape.nodes[node.node].op->is_collective();
     for (const auto* slots : {&node.in_slots, &node.out_slots})
       for (const Operand& operand : *slots) segment.period = std::lcm(segment.period, int64_t{operand.slots});
     open = !apart && node.releases.empty();
@@ -102,31 +105,55 @@ bool Program::captures() const {
   return device_.runtime != nullptr && device_.capture && (observer_ == nullptr || !observer_->wants_every_op());
 }
 
+/// What the groups that captured nodes may use have counted.
+std::vector<std::pair<Communicator*, CommunicationCount>> Program::counts() const {
+  std::vector<std::pair<Communicator*, CommunicationCount>> counts;
+  const auto add = [&](Communicator* group) {
+    const auto same = [&](const auto& counted) { return counted.first == group; };
+    if (group != nullptr && std::none_of(counts.begin(), counts.end(), same))
+      counts.emplace_back(group, group->count());
+  };
+  for (Communicator* group : device_.communicators.of) add(group);
+  add(device_.communicators.ends);
+  return counts;
+}
+
+void Program::capture(Sequence& sequence, Segment& segment, const Replay& replay, Graph& to) {
+  const auto before = counts();
+  device_.runtime->begin_capture(stream());
+  try {
+    replay_nodes(sequence, segment, replay);
+  } catch (...) {
+    device_.runtime->drop_capture(stream());
+    throw;
+  }
+  to.graph = device_.runtime->end_capture(stream());
+  for (const auto& [group, count] : before) {
+    const CommunicationCount after = group->count();
+    if (after.calls > count.calls) to.sent.push_back({group, {after.calls - count.calls, after.bytes - count.bytes}});
+  }
+}
+
 /// The first replay runs op by op, so that libraries load what they need; the second is captured.
 void Program::replay_graph(Sequence& sequence, Segment& segment, const Replay& replay) {
-  const GraphKey key{replay.accumulate, replay.microbatch % segment.period};
-  const auto found = segment.graphs.find(key);
-  if (found == segment.graphs.end()) {
-    segment.graphs.emplace(key, nullptr);
-    return replay_nodes(sequence, segment, replay);
-  }
-  std::unique_ptr<kernels::DeviceGraph>& graph = found->second;
-  if (!graph) {
-    device_.runtime->begin_capture(stream());
-    try {
-      replay_nodes(sequence, segment, replay);
-    } catch (...) {
-      device_.runtime->drop_capture(stream());
-      throw;
-    }
-    graph = device_.runtime->end_capture(stream());
-  } else if (observer_ != nullptr) {
-    observer_->before(*sequence.plan, sequence.nodes[segment.first].node);
-    observer_->after(*sequence.plan, sequence.nodes[segment.last - 1].node);
-  }
+  const auto [found, first] = segment.graphs.try_emplace({replay.accumulate, replay.microbatch % segment.period});
+  if (first) return replay_nodes(sequence, segment, replay);
+  Graph& graph = found->second;
   const Plan& plan = *sequence.plan;
-  const ProfilerRange range(device_.runtime, plan.tape.nodes[sequence.nodes[segment.first].node].op->name());
-  graph->launch(stream());
+  if (!graph.graph) {
+    capture(sequence, segment, replay, graph);  // whose calls are counted, for the launch that follows
+  } else {
+    if (observer_ != nullptr) observer_->replaying(plan, segment.nodes);
+    for (const auto& [group, count] : graph.sent) group->count_again(count);
+  }
+  const ProfilerRange range(device_.runtime, plan.tape.nodes[segment.nodes.first].op->name());
+  graph.graph->launch(stream());
+}
+
+/// What nobody watches is not marked, nor what is finished op by op.
+void Program::note_queued(const Plan& plan, const Stretch& nodes) const {
+  if (progress_ && observer_ != nullptr && !observer_->wants_every_op())
+    observer_->queued(plan, nodes, progress_->mark());
 }
 
 }  // namespace capstan

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstring>
 
 #include "core/backward.h"
@@ -170,6 +169,8 @@ void TrainingProgram::record_train() {
   recorder.set_part(Part::begin);
   reduce_in_place(recorder, "step.control");
   reduce_in_place(recorder, "step.votes");
+  record_begin_step(recorder, spec_.optimizer, recorder.persistent("step.weights"),
+                    knows_own_gradients() ? recorder.persistent("step.own_weight") : Value{});
   recorder.set_part(Part::forward);
   record_loss(recorder, "step.loss_sum");
   record_backward(recorder);
@@ -190,23 +191,22 @@ void TrainingProgram::record_evaluate() {
   add_plan("evaluate", recorder, {});
 }
 
-void TrainingProgram::set_step(const StepSetting& setting) {
+void TrainingProgram::begin_step(const StepSetting& setting) {
   kernels::StepScalars scalars;
   scalars.learning_rate = setting.learning_rate;
-  scalars.correction1 = 1.0 - std::pow(spec_.optimizer.beta1, static_cast<double>(setting.updates + 1));
-  scalars.correction2 = 1.0 - std::pow(spec_.optimizer.beta2, static_cast<double>(setting.updates + 1));
   scalars.clip_limit = setting.clip;
-  scalars.gradient_scale = setting.weights > 0.0 ? 1.0 / setting.weights : 0.0;
   scalars.loss_scale_window = scales_loss() ? static_cast<double>(spec_.loss_scale.window) : 0.0;
   scalars.minimum_loss_scale = spec_.loss_scale.minimum;
   std::memcpy(program_.write<double>("step.setting"), &scalars, kernels::kSetByHost * sizeof(double));
   double* report = program_.write<double>("step.report");
   std::fill(report, report + kBadRanks + program_.mesh().data_ranks(), 0.0);
-  if (knows_own_gradients()) {  // what makes the gradient of the own mean loss of that of the mean over all ranks
-    const double factor = setting.own_weights > 0.0 ? setting.weights / setting.own_weights : NAN;
-    *program_.write<double>("step.own_weight") = factor * factor;
-  }
+  double* control = program_.write<double>("step.control");
+  control[kWeightSum] = setting.weights;
+  control[kStopRequests] = setting.stop ? 1.0 : 0.0;
+  control[kSavesWriting] = setting.saving ? 1.0 : 0.0;
+  if (knows_own_gradients()) *program_.write<double>("step.own_weight") = setting.weights;
   random_key_ = setting.random_key;
+  program_.run("train", Part::begin);
 }
 
 void TrainingProgram::run_microbatches(const std::function<void(int64_t m)>& place, bool reduce) {
@@ -249,22 +249,28 @@ void TrainingProgram::evaluate_microbatch() {
     program_.run("evaluate", Part::forward, {chunk});
 }
 
-void TrainingProgram::begin() {
-  if (program_.has("train", Part::begin)) program_.run("train", Part::begin);
+void TrainingProgram::end_step() {
+  CAPSTAN_CHECK(outcomes() < QueuedReads::kMost, "{} steps were ended and none of their outcomes was taken",
+                outcomes());
+  program_.run("train", Part::update);
+  reads_->queue();
 }
 
-StepOutcome TrainingProgram::finish_step() {
+StepOutcome TrainingProgram::take_outcome() {
+  CAPSTAN_CHECK(outcomes() > 0, "no step was ended whose outcome is still to be taken");
+  reads_->take();
   const int ranks = program_.mesh().data_ranks();
-  program_.run("train", Part::update);
-  const double* reduced = program_.read<double>("step.report.reduced");
-  const kernels::StepScalars& scalars = *program_.read<kernels::StepScalars>("step.scalars");
-  StepOutcome outcome{reduced[kLossSum], scalars.gradient_norm, scalars.skip != 0.0, {}, reduced[kOwnSquares] / ranks};
-  outcome.loss_scale = scalars.used_loss_scale;
+  const double *report = reads_->read<double>(kReport), *control = reads_->read<double>(kControl);
+  const kernels::StepScalars& scalars = *reads_->read<kernels::StepScalars>(kScalars);
+  StepOutcome outcome{report[kLossSum], scalars.gradient_norm, scalars.skip != 0.0, {}, report[kOwnSquares] / ranks};
+  outcome.loss_scale = scalars.used_loss_scale, outcome.next_loss_scale = scalars.loss_scale;
   outcome.own_square /= outcome.loss_scale * outcome.loss_scale;
   for (int i = 0; i < ranks; ++i)
-    if (reduced[kBadRanks + i] > 0.0) outcome.bad_ranks.push_back(i);
+    if (report[kBadRanks + i] > 0.0) outcome.bad_ranks.push_back(i);
   // The loss is not scaled: where it is not finite the scale is not to blame.
   outcome.overflowed = outcome.skipped && outcome.bad_ranks.empty() && scalars.loss_scale < scalars.used_loss_scale;
+  outcome.weights = control[kWeightSum];
+  outcome.stop = control[kStopRequests] > 0.0, outcome.saving = control[kSavesWriting] > 0.0;
   return outcome;
 }
 

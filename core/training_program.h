@@ -1,10 +1,12 @@
 #pragma once
 // TrainingProgram: everything a run of a decoder needs, as one Program: flat state (masters, working copies, gradients,
 // moments), inputs, and the plans `train` and `evaluate`. One step, in parts of plan `train`:
-//   begin     control vector summed over the data ranks (weights of the step's tokens, stop requests)
+//   begin     control vector summed over the data ranks (weights of the step's tokens, stop requests), and what follows
+//             from it for the step
 //   forward, backward   once per microbatch and chunk, as the schedule of the pipeline has it (one stage: in turn);
 //             gradients and loss add up ("ordered": through the summation tree)
 //   update    gradients and loss reduced, norm, clip, AdamW, working copies
+// In a step nothing waits for the device: what comes of it is taken by take_outcome, when the next one may be queued.
 // A rank plans the chunks of its own stage: the tape of the whole model is recorded and cut (core/passes/cut.h).
 // A gradient is reduced over exactly the axes on which the backward pass leaves it Partial; which these are is found by
 // recording the pass once before state is laid out, never listed (gradient_placements).
@@ -19,6 +21,7 @@
 #include "core/ops/optimizer.h"
 #include "core/passes/cut.h"
 #include "core/program.h"
+#include "core/queued_reads.h"
 #include "core/schedule.h"
 
 namespace capstan {
@@ -72,11 +75,11 @@ struct StatePiece {
 /// What varies from step to step.
 struct StepSetting {
   double learning_rate = 0.0;
-  int64_t updates = 0;       ///< steps that changed the parameters before this one
-  double clip = 0.0;         ///< 0: none
-  double weights = 0.0;      ///< sum of loss weights over all ranks and microbatches
-  uint64_t random_key = 0;   ///< of this step's dropout
-  double own_weights = 0.0;  ///< of this rank alone; 0: not told
+  double clip = 0.0;        ///< 0: none
+  double weights = 0.0;     ///< sum of loss weights over this rank's microbatches
+  uint64_t random_key = 0;  ///< of this step's dropout
+  bool stop = false;        ///< this rank was asked to stop
+  bool saving = false;      ///< this rank still writes a checkpoint
 };
 
 struct StepOutcome {
@@ -86,7 +89,11 @@ struct StepOutcome {
   std::vector<int> bad_ranks;  ///< whose own loss was not finite
   double own_square = 0.0;  ///< mean over data ranks of |gradient of a rank's own mean loss|^2; see knows_own_gradients
   double loss_scale = 1.0;  ///< of this step
-  bool overflowed = false;  ///< skipped, with nothing wrong but a loss scale that can still be lowered, and was
+  double next_loss_scale = 1.0;  ///< of the step behind it
+  bool overflowed = false;       ///< skipped, with nothing wrong but a loss scale that can still be lowered, and was
+  double weights = 0.0;          ///< sum of loss weights over all ranks and microbatches
+  bool stop = false;             ///< some rank was asked to
+  bool saving = false;           ///< some rank still wrote a checkpoint when the step began
 };
 
 class TrainingProgram {
@@ -122,15 +129,20 @@ class TrainingProgram {
   /// Working copies from masters: after parameters were loaded or set. Collective.
   void refresh_working_copies();
 
-  /// Sums step.control over the data ranks; on one rank there is nothing to sum.
-  void begin();
-  /// One step: set it, play the schedule's forwards and backwards, finish it. `begin` comes before, when the sum of
-  /// weights is to be known over all ranks. place(m) writes the inputs of microbatch m (address(name, m)); it is called
-  /// once for each, in ascending order, before the first action of m. reduce: gradients may be on their way to the
-  /// other ranks when it returns; else they are this rank's own until finish_step.
-  void set_step(const StepSetting& setting);
+  /// One step: begin it (weights and votes are summed over the ranks), play the schedule's forwards and backwards, end
+  /// it, take its outcome. place(m) writes the inputs of microbatch m (address(name, m)); it is called once for each,
+  /// in ascending order, before the first action of m. reduce: gradients may be on their way to the other ranks when it
+  /// returns; else they are this rank's own until end_step.
+  void begin_step(const StepSetting& setting);
   void run_microbatches(const std::function<void(int64_t m)>& place, bool reduce = true);
-  StepOutcome finish_step();
+  void end_step();
+  /// Waits for the oldest step that was ended and not taken; of these there may be two.
+  StepOutcome take_outcome();
+  size_t outcomes() const { return reads_ ? reads_->outstanding() : 0; }
+  StepOutcome finish_step() {
+    end_step();
+    return take_outcome();
+  }
   /// Equal on the ranks of one stage: plans, layout and schedule.
   std::string digest() const;
   /// Replays plan `evaluate` on the inputs in place (of microbatch 0).
@@ -139,6 +151,9 @@ class TrainingProgram {
   /// The same on all ranks. Between steps.
   LossScale loss_scale() const;
   void set_loss_scale(const LossScale& value);
+  /// Steps that changed the parameters: t of AdamW is one more. Between steps.
+  int64_t updates() const;
+  void set_updates(int64_t updates);
   bool scales_loss() const { return spec_.precision == Precision::fp16; }
 
   /// What this rank holds of parameter i (prefix "") or of its "moment1.", "moment2."; padding left out. Before memory
@@ -173,6 +188,7 @@ class TrainingProgram {
   bool is_last(const Action& action) const;
 
   // training_program_state.cpp
+  const kernels::StepScalars& scalars() const { return *program_.read<kernels::StepScalars>("step.scalars"); }
   TensorSpec spec_of(const Parameter& parameter, DType dtype) const;
   void fill_initial(const Parameter& parameter, const StatePiece& piece, int64_t first, void* to, int64_t count) const;
   void declare_state();
@@ -223,6 +239,8 @@ class TrainingProgram {
   FlatLayout layout_;
   std::vector<ChannelSpec> paths_;
   uint64_t random_key_ = 0;  ///< of the step at hand
+  enum Read : size_t { kReport, kScalars, kControl };
+  std::unique_ptr<QueuedReads> reads_;  ///< what the host takes of a step
 };
 
 }  // namespace capstan

@@ -201,6 +201,7 @@ void TrainingProgram::declare_inputs(PersistentSpace& space) const {
   };
   // Data ranks count each sample once; a request to stop may reach any rank, and any may still write a checkpoint.
   const int control = reduced("step.control", kControlSlots, partial);
+  space.add_view("step.weights", {{1}, DType::f64}, control, kWeightSum * sizeof(double));
   Placements others;
   for (const Axis axis : kAllAxes) others = with(others, axis, Partial);
   others = effective(with(with(others, Axis::dp, Replicate), Axis::rep, Replicate), mesh);
@@ -253,17 +254,27 @@ void TrainingProgram::allocate_and_initialise() {
     }
   }
   refresh_working_copies();
+  reads_ = std::make_unique<QueuedReads>(
+      program_, std::vector<std::string>{"step.report.reduced", "step.scalars", "step.control.reduced"});
 }
 
 LossScale TrainingProgram::loss_scale() const {
-  const kernels::StepScalars& scalars = *program_.read<kernels::StepScalars>("step.scalars");
-  return {scalars.loss_scale, scalars.good_steps};
+  const kernels::StepScalars& now = scalars();
+  return {now.loss_scale, now.good_steps};
 }
 
 void TrainingProgram::set_loss_scale(const LossScale& value) {
-  kernels::StepScalars scalars = *program_.read<kernels::StepScalars>("step.scalars");
-  scalars.loss_scale = value.scale, scalars.good_steps = value.good_steps;
-  *program_.write<kernels::StepScalars>("step.scalars") = scalars;
+  kernels::StepScalars now = scalars();
+  now.loss_scale = value.scale, now.good_steps = value.good_steps;
+  *program_.write<kernels::StepScalars>("step.scalars") = now;
+}
+
+int64_t TrainingProgram::updates() const { return static_cast<int64_t>(scalars().updates); }
+
+void TrainingProgram::set_updates(int64_t updates) {
+  kernels::StepScalars now = scalars();
+  now.updates = static_cast<double>(updates);
+  *program_.write<kernels::StepScalars>("step.scalars") = now;
 }
 
 void TrainingProgram::refresh_working_copies() {

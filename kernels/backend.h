@@ -61,6 +61,7 @@ struct Backend {
   void (*cast)(const CastArgs&) = nullptr;
   void (*not_finite)(const NotFiniteArgs&) = nullptr;
   void (*cache_append)(const CacheAppendArgs&) = nullptr;
+  void (*begin_step)(const BeginStepArgs&) = nullptr;
   size_t (*square_sum_scratch)() = nullptr;
   void (*square_sum)(const SquareSumArgs&) = nullptr;
   void (*clip)(const ClipArgs&) = nullptr;

@@ -64,6 +64,9 @@ class DeviceRuntime {
   virtual void copy_in(void* device, const void* host, size_t bytes, Stream stream) = 0;
   virtual void copy_out(void* host, const void* device, size_t bytes, Stream stream) = 0;
 
+  /// Queues one write into pinned memory, where the host reads it without waiting.
+  virtual void write_number(uint64_t* pinned, uint64_t number, Stream stream) = 0;
+
   /// The stream of computation, made with the runtime; more are opened and live as long as it.
   virtual Stream main_stream() const = 0;
   virtual Stream open_stream() = 0;

@@ -47,17 +47,13 @@ void fill_inputs(TrainingProgram& training, int rank) {
 }
 
 /// settle: what would travel beside the next step counts in this one.
-double run_step(TrainingProgram& training, const RunConfig& config, int64_t step, bool settle) {
+double run_step(TrainingProgram& training, const RunConfig& config, bool settle) {
   const auto start = std::chrono::steady_clock::now();
-  Program& program = training.program();
-  double* control = program.write<double>("step.control");
-  control[kWeightSum] = static_cast<double>(config.train.microbatch * config.accumulation() * config.model.context);
-  training.begin();
-  training.set_step({config.optimizer.learning_rate, step, config.optimizer.clip,
-                     program.read<double>("step.control.reduced")[kWeightSum], 1});
+  const int64_t tokens = config.train.microbatch * config.accumulation() * config.model.context;
+  training.begin_step({config.optimizer.learning_rate, config.optimizer.clip, static_cast<double>(tokens), 1});
   training.run_microbatches([](int64_t) {});
   training.finish_step();
-  if (settle) program.finish();
+  if (settle) training.program().finish();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
@@ -109,7 +105,7 @@ void bench_step(const BenchArguments& arguments, Communicator& world) {
   const DType dtype = activation_dtype(precision_of(config.train));
   std::vector<double> seconds, ceilings;
   for (int i = 0; i < arguments.warmup + arguments.rounds; ++i) {
-    const double time = run_step(training, config, i, true);
+    const double time = run_step(training, config, true);
     if (i < arguments.warmup) continue;
     seconds.push_back(time);
     ceilings.push_back(ceiling_of(device, dtype, world));
@@ -117,7 +113,7 @@ void bench_step(const BenchArguments& arguments, Communicator& world) {
   StepTimer timer;
   training.program().observe(&timer);
   constexpr int kTimed = 3;
-  for (int i = 0; i < kTimed; ++i) run_step(training, config, arguments.warmup + arguments.rounds + i, false);
+  for (int i = 0; i < kTimed; ++i) run_step(training, config, false);
   training.program().observe(nullptr);
 
   const Plan& plan = training.program().plan("train");

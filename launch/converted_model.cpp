@@ -7,6 +7,7 @@
 #include "io/corpus/manifest.h"
 #include "io/safetensors.h"
 #include "io/tokenizer/byte_tokenizer.h"
+#include "io/weights/meta_layout.h"
 #include "io/weights/tokenizer_output.h"
 #include "launch/finished_run.h"
 
@@ -28,6 +29,7 @@ constexpr std::array kTravelling = {"config.json",
                                     "merges.txt",
                                     "vocab.txt",
                                     "tokenizer.model",
+                                    "tekken.json",
                                     "spiece.model",
                                     "sentencepiece.bpe.model",
                                     "chat_template.jinja",
@@ -54,7 +56,7 @@ std::vector<TravellingFile> read_travelling(const fs::path& directory) {
 }
 
 bool has_tokenizer(const std::vector<TravellingFile>& files) {
-  constexpr std::array names = {"tokenizer.json",          "tokenizer.model", "spiece.model",
+  constexpr std::array names = {"tokenizer.json",          "tokenizer.model", "tekken.json", "spiece.model",
                                 "sentencepiece.bpe.model", "vocab.json",      "vocab.txt"};
   for (const TravellingFile& file : files)
     for (const char* name : names)
@@ -140,6 +142,18 @@ ConvertedModel open_run_model(const fs::path& path, int64_t wanted_step) {
   return opened;
 }
 
+/// With family, model and files there: the map of names, and the parameters by it.
+void open_tensors(ConvertedModel& opened, const fs::path& config, const ModelFamily& names) {
+  if (static_cast<uint64_t>(opened.model.layers) > opened.files->tensors().size())
+    throw Error::make(ExitCode::bad_data, "{}: {} layers, but the files hold {} tensors in all", config.string(),
+                      opened.model.layers, opened.files->tensors().size());
+  opened.map = std::make_unique<TensorMap>(names, opened.model);
+  auto source = std::make_unique<MappedSource>(*opened.files, *opened.map);
+  opened.notices = source->unused().notices;
+  opened.parameters = opened.map->parameters();
+  opened.source = std::move(source);
+}
+
 }  // namespace
 
 const std::string* ConvertedModel::travelling_file(std::string_view name) const {
@@ -162,16 +176,22 @@ ConvertedModel open_hugging_face(const fs::path& directory, bool with_tokenizer)
   opened.files = open_safetensors_directory(directory);
   const FamilyModel found = read_model_config(*text, (directory / kModelConfig).string());
   opened.family = found.family, opened.model = found.model;
-  if (static_cast<uint64_t>(opened.model.layers) > opened.files->tensors().size())
-    throw Error::make(ExitCode::bad_data, "{}: {} layers, but the files hold {} tensors in all",
-                      (directory / kModelConfig).string(), opened.model.layers, opened.files->tensors().size());
   opened.described = fmt::format("Hugging Face {}", opened.family->model_type);
-  opened.map = std::make_unique<TensorMap>(*opened.family, opened.model);
-  auto source = std::make_unique<MappedSource>(*opened.files, *opened.map);
-  opened.notices = source->unused().notices;
-  opened.parameters = opened.map->parameters();
-  opened.source = std::move(source);
+  open_tensors(opened, directory / kModelConfig, *opened.family);
   if (with_tokenizer) open_tokenizer(opened, directory);
+  return opened;
+}
+
+ConvertedModel open_meta(const fs::path& directory) {
+  ConvertedModel opened;
+  opened.travelling = read_travelling(directory);
+  opened.files = open_meta_weights(directory);
+  const fs::path params = directory / kMetaParams;
+  opened.model =
+      read_meta_params(read_own_file(directory, kMetaParams, kMaxModelConfigBytes), *opened.files, params.string());
+  opened.described = fmt::format("{} beside {}", kMetaParams, kMetaWeights);
+  open_tensors(opened, params, meta_family());
+  open_tokenizer(opened, directory);
   return opened;
 }
 
@@ -181,6 +201,7 @@ ConvertedModel open_model(const fs::path& path, int64_t step) {
                       "there is no directory {}; wanted a run directory or a Hugging Face model directory",
                       path.string());
   if (is_hugging_face(path)) return open_hugging_face(path, true);
+  if (fs::exists(fs::symlink_status(path / kMetaParams))) return open_meta(path);
   return open_run_model(path, step);
 }
 

@@ -1,7 +1,8 @@
 #pragma once
-// ConvertedModel: a model opened to be converted, from a run directory of ours, one of its checkpoints, or a Hugging
-// Face directory: its settings, its parameters by our names, and what travels with it (tokenizer, side files). What is
-// read is hostile until it is opened; afterwards every parameter is known to be there with its shape.
+// ConvertedModel: a model opened to be converted, from a run directory of ours, one of its checkpoints, a Hugging
+// Face directory, or one in Meta's layout: its settings, its parameters by our names, and what travels with it
+// (tokenizer, side files). What is read is hostile until it is opened; afterwards every parameter is known to be there
+// with its shape.
 
 #include <filesystem>
 #include <memory>
@@ -43,6 +44,9 @@ ConvertedModel open_model(const std::filesystem::path& path, int64_t step);
 
 /// Weights of a Hugging Face directory alone: what was written, read back.
 ConvertedModel open_hugging_face(const std::filesystem::path& directory, bool with_tokenizer);
+
+/// params.json and consolidated.safetensors (io/weights/meta_layout.h).
+ConvertedModel open_meta(const std::filesystem::path& directory);
 
 bool is_hugging_face(const std::filesystem::path& path);
 bool is_corpus(const std::filesystem::path& path);

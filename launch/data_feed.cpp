@@ -23,10 +23,13 @@ SampleTally DataFeed::read_range(uint64_t first, int64_t count) {
   return count > 0 ? stream_.fill(first, count, fields) : SampleTally{};
 }
 
+SampleTally DataFeed::read_share(uint64_t cursor) {
+  return read_range(cursor + static_cast<uint64_t>(rank_) * static_cast<uint64_t>(share_), share_);
+}
+
 SampleTally DataFeed::read(uint64_t cursor, uint64_t global_batch) {
-  const uint64_t offset = static_cast<uint64_t>(rank_) * static_cast<uint64_t>(share_);
-  const SampleTally tally = read_range(cursor + offset, share_);
-  stream_.prefetch(cursor + global_batch + offset, share_);
+  const SampleTally tally = read_share(cursor);
+  stream_.prefetch(cursor + global_batch + static_cast<uint64_t>(rank_) * static_cast<uint64_t>(share_), share_);
   return tally;
 }
 

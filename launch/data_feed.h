@@ -19,6 +19,8 @@ class DataFeed {
 
   /// Reads this rank's share of the step that starts at `cursor`, and asks for the next one's.
   SampleTally read(uint64_t cursor, uint64_t global_batch);
+  /// Reads it alone.
+  SampleTally read_share(uint64_t cursor);
   /// Copies samples first .. first + count of what was read into the plan's inputs for microbatch `index`; what these
   /// hold beyond that is given weight 0.
   void place(Program& program, int64_t first, int64_t count, int64_t microbatch, int64_t index = 0) const;

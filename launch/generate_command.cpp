@@ -2,8 +2,10 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <limits>
 #include <memory>
 
 #include "core/error.h"
@@ -48,6 +50,39 @@ class TextStream {
   std::string held_;
 };
 
+/// The text of tokens after a prompt's. They are decoded as a whole: what a token says may depend on those before it
+/// (SentencePiece drops the space that a text begins with, GPT-1's decoder learns where a word ended).
+class TextAfter {
+ public:
+  TextAfter(const Tokenizer& tokenizer, const std::vector<int32_t>& prompt) : decoder_(tokenizer.decoder()) {
+    const std::vector<uint32_t> ids(prompt.begin(), prompt.end());
+    std::string certain;
+    for (const uint32_t id : ids) decoder_->push(id, certain);
+    const size_t whole = tokenizer.decode(ids).size();
+    of_prompt_ = whole - std::min(whole, certain.size());
+  }
+
+  std::string next(int32_t token) {
+    std::string text;
+    decoder_->push(static_cast<uint32_t>(token), text);
+    return without_prompt(std::move(text));
+  }
+  std::string rest() {
+    std::string text;
+    decoder_->finish(text);
+    return without_prompt(std::move(text));
+  }
+
+ private:
+  std::string without_prompt(std::string text) {
+    const size_t skipped = std::min(of_prompt_, text.size());
+    of_prompt_ -= skipped;
+    return text.substr(skipped);
+  }
+  std::unique_ptr<TokenDecoder> decoder_;
+  size_t of_prompt_ = 0;  ///< bytes of the prompt that the decoder still holds back
+};
+
 /// Tokens of the whole text and the cache that holds their tail.
 class Continuation {
  public:
@@ -82,6 +117,14 @@ std::vector<int32_t> prompt_tokens(const Tokenizer& tokenizer, const std::string
   return tokens;
 }
 
+/// Ids below the vocabulary that the tokenizer has no token for; the rows behind it are cut off.
+std::vector<size_t> ids_without_token(const Tokenizer& tokenizer) {
+  std::vector<size_t> absent;
+  for (uint32_t id = 0; id < tokenizer.vocabulary(); ++id)
+    if (tokenizer.token_name(id).empty()) absent.push_back(id);
+  return absent;
+}
+
 void generate(const GenerateArguments& arguments) {
   FinishedRun run = open_run(arguments.run, arguments.step);
   for (const std::string& complaint : run.complaints) std::fprintf(stderr, "warning: %s\n", complaint.c_str());
@@ -97,23 +140,26 @@ void generate(const GenerateArguments& arguments) {
   program.allocate();
   load_parameters(program.program(), program.dtype(), run.checkpoint);
 
-  Continuation continuation(program, prompt_tokens(*tokenizer, arguments.prompt));
+  const std::vector<int32_t> prompt = prompt_tokens(*tokenizer, arguments.prompt);
+  Continuation continuation(program, prompt);
+  TextAfter text(*tokenizer, prompt);
+  const std::vector<size_t> absent = ids_without_token(*tokenizer);
   TextStream out;
   out.add(arguments.prompt);
   for (int64_t i = 0; i < arguments.tokens; ++i) {
     const auto start = std::chrono::steady_clock::now();
     std::vector<float> logits = continuation.next_logits();
     logits.resize(tokenizer->vocabulary());
+    for (const size_t id : absent) logits[id] = -std::numeric_limits<float>::infinity();
     const int32_t token = sample_token(logits, arguments.sampler, static_cast<uint64_t>(i));
     if (token == static_cast<int32_t>(tokenizer->end_of_document())) break;
-    const uint32_t id = static_cast<uint32_t>(token);
-    out.add(tokenizer->decode({&id, 1}));
+    out.add(text.next(token));
     continuation.push(token);
     if (arguments.timing)
       std::fprintf(stderr, "token %ld %.6f s\n", static_cast<long>(i),
                    std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
-  out.add("\n");
+  out.add(text.rest() + "\n");
 }
 
 }  // namespace

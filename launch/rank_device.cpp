@@ -26,6 +26,8 @@ DeviceKind resolve(const TrainConfig& train, Communicator& world, std::string& n
   const int everywhere = least(world, here);
   if (everywhere > 0) return DeviceKind::cuda;
   if (here > 0) note = "some ranks have no GPU: all compute on their hosts";
+  if (const std::string trouble = here > 0 ? "" : kernels::cuda_trouble(); !trouble.empty())
+    note = "no GPU is used: " + trouble;
   return DeviceKind::cpu;
 }
 
@@ -44,6 +46,7 @@ TrainConfig for_reading(TrainConfig train) {
 }
 
 RankDevice::RankDevice(const TrainConfig& train, Communicator& world) : tf32_(train.tf32), captures_(train.capture) {
+  if (train.device == DeviceKind::automatic || train.device == DeviceKind::cuda) prepare_nccl_environment();
   const DeviceKind device = resolve(train, world, note_);
   if (device == DeviceKind::cuda) {
     open_gpu(train, world);
@@ -62,7 +65,6 @@ void RankDevice::open_gpu(const TrainConfig& train, Communicator& world) {
   first_of_host_ = before == 0;
   std::string failure;
   try {
-    prepare_nccl_environment();
     const int count = kernels::cuda_device_count();
     runtime_ = kernels::open_cuda_device(count > 0 ? static_cast<int>(before) % count : 0);
     choices_ = std::make_shared<kernels::ProductChoices>(kernels::ProductChoices::default_directory());
@@ -79,7 +81,11 @@ void RankDevice::open_gpu(const TrainConfig& train, Communicator& world) {
     if (!failures[rank].empty())
       throw Error::make(ExitCode::config, "train.device = \"cuda\" on rank {} ({}): {}", rank, hosts[rank],
                         failures[rank]);
-  if (before > 0 && static_cast<int>(before) >= kernels::cuda_device_count())
+  // Not by their number: a scheduler may show each rank a GPU of its own and no other.
+  std::vector<std::string> gpus =
+      gather_strings(world, host_identity() + " " + kernels::cuda_device_identity(runtime_->facts().index));
+  std::sort(gpus.begin(), gpus.end());
+  if (std::adjacent_find(gpus.begin(), gpus.end()) != gpus.end())
     note_ = "several ranks share one GPU: a rehearsal, not a way to be fast";
 }
 

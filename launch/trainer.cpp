@@ -2,28 +2,21 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <array>
-#include <chrono>
-#include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "core/config/config_reader.h"
 #include "core/config/config_writer.h"
 #include "core/error.h"
 #include "core/failpoint.h"
-#include "core/learning_rate.h"
 #include "io/file_system.h"
 #include "launch/data_report.h"
 #include "launch/evaluator.h"
-#include "launch/gradient_check.h"
 #include "launch/program_state.h"
 
 namespace capstan {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 int threads_set_for(const TrainConfig& train, Communicator& world) {
   const int threads = threads_for(train, world);
@@ -138,7 +131,7 @@ void Trainer::resume() {
                       "another run.dir",
                       directory_.checkpoints().string(), finished, finished == 1 ? "" : "s");
   training_->allocate_and_initialise();
-  groups_.use(training_->program());
+  moved_by_nccl_ = groups_.use(training_->program());
   state_.numerics = numerics();
   if (checkpoint) {
     const TrainingState found = TrainingState::from_json(checkpoint->state(), checkpoint->path().string());
@@ -148,6 +141,7 @@ void Trainer::resume() {
       training_->set_loss_scale({found.loss_scale, found.good_steps});
     const TrainingState now = state_;
     state_ = found;
+    training_->set_updates(found.updates);
     state_.numerics = now.numerics;
     state_.tokenizer = now.tokenizer;
     state_.weights_only = false;
@@ -203,99 +197,6 @@ void Trainer::check_resumed(const TrainingState& found) const {
         found.numerics, state_.numerics));
 }
 
-double Trainer::reduce_control(double weights) {
-  Program& program = training_->program();
-  double* control = program.write<double>("step.control");
-  control[kWeightSum] = weights;
-  control[kStopRequests] = stop_.requested() ? 1.0 : 0.0;
-  control[kSavesWriting] = save_.writing() ? 1.0 : 0.0;
-  training_->begin();
-  return program.read<double>("step.control.reduced")[kWeightSum];
-}
-
-Trainer::StepResult Trainer::step() {
-  StepResult result;
-  const auto start = Clock::now();
-  Program& program = training_->program();
-  enter(Phase::data);
-  const SampleTally tally = feed_->read(state_.samples, static_cast<uint64_t>(config_.train.global_batch));
-  result.data_seconds = since(start);
-  blank_ += static_cast<int64_t>(tally.blank);
-  enter(Phase::step);
-  StepSetting setting;
-  setting.weights = reduce_control(tally.weight), setting.own_weights = tally.weight;
-  setting.learning_rate =
-      learning_rate_at(config_.schedule, config_.optimizer.learning_rate, state_.step, config_.train.steps);
-  setting.updates = state_.updates;
-  setting.clip = config_.optimizer.clip;
-  setting.random_key =
-      static_cast<uint64_t>(config_.train.seed) * 0x9E3779B97F4A7C15ull + static_cast<uint64_t>(state_.step);
-  const double* votes = program.read<double>("step.control.reduced");
-  result.stop = votes[kStopRequests] > 0.0;
-  result.written = save_.under_way() && votes[kSavesWriting] == 0.0;
-  const int64_t micro = config_.train.microbatch;
-  const bool poisoned = failpoint("train.gradients");
-  const auto run_microbatches = [&](bool reduce) {
-    training_->set_step(setting);
-    training_->run_microbatches(
-        [&](int64_t m) {
-          feed_->place(program, m * micro, micro, micro, m);
-          if (failpoint("train.microbatch")) program.write<float>("input.loss_weights", m)[0] = NAN;
-        },
-        reduce);
-    if (poisoned)
-      program.put(program.address("gradients"), bytes_of(training_->master_dtype()),
-                  [](void* to, size_t, size_t bytes) { std::memset(to, 0xff, bytes); });
-  };
-  run_microbatches(!poisoned);
-  result.outcome = training_->finish_step();
-  if (training_->knows_own_gradients())
-    noise_scale_.add(result.outcome.own_square, std::pow(result.outcome.gradient_norm, 2),
-                     setting.weights / config_.layout.dp, setting.weights);
-  if (result.outcome.skipped && !result.outcome.overflowed && result.outcome.bad_ranks.empty()) {
-    enter(Phase::step);
-    run_microbatches(false);  // whose own they are
-    result.bad_gradients = ranks_with_bad_gradients(*training_, world_);
-  }
-  result.learning_rate = setting.learning_rate;
-  result.loss = setting.weights > 0.0 ? result.outcome.loss_sum / setting.weights : 0.0;
-  result.seconds = since(start);
-  return result;
-}
-
-void Trainer::count_step(const StepResult& result) {
-  ++state_.step;
-  state_.samples += static_cast<uint64_t>(config_.train.global_batch);
-  state_.tokens += static_cast<uint64_t>(config_.train.global_batch * config_.model.context);
-  saved_ = false;
-  mean_seconds_ = mean_seconds_ == 0.0 ? result.seconds : 0.9 * mean_seconds_ + 0.1 * result.seconds;
-  if (!result.outcome.skipped) {
-    ++state_.updates;
-    state_.bad_in_a_row = 0;
-    return;
-  }
-  if (result.outcome.overflowed) {
-    console_.say(
-        fmt::format("scale    step {}: gradients overflow fp16 at loss scale {}; the step was skipped, the "
-                    "scale is lowered to {}",
-                    state_.step, result.outcome.loss_scale, training_->loss_scale().scale));
-    return;
-  }
-  ++state_.bad_steps, ++state_.bad_in_a_row;
-  console_.say(fmt::format("warning  step {}: {} is not finite; the step was skipped ({} in a row, {} in all)",
-                           state_.step, blame(result), state_.bad_in_a_row, state_.bad_steps));
-}
-
-void Trainer::end_if_hopeless(const StepResult& result) const {
-  if (!result.outcome.skipped || result.outcome.overflowed || state_.bad_in_a_row < config_.train.maximum_bad_steps)
-    return;
-  throw Error::make(
-      ExitCode::numerical,
-      "{} steps in a row were not finite, the last at step {} ({}); lower optimizer.learning_rate, or look "
-      "at the data around sample {}",
-      state_.bad_in_a_row, state_.step, blame(result), state_.samples);
-}
-
 void Trainer::evaluate(MetricsLine& line) {
   enter(Phase::evaluate);
   failpoint("train.evaluate");
@@ -308,6 +209,7 @@ void Trainer::evaluate(MetricsLine& line) {
 
 /// What the run has learnt so far starts on its way to the disk; training goes on.
 void Trainer::begin_save() {
+  CAPSTAN_CHECK(queued_.empty(), "a step is under way behind step {}, whose state is to be saved", state_.step);
   if (saved_) return;
   finish_save();
   enter(Phase::save);
@@ -334,22 +236,28 @@ int Trainer::run() {
         fmt::format("done     the run has its {} steps already; raise train.steps to go on", config_.train.steps));
     return 0;
   }
-  if (device_.runtime() != nullptr) meter_ = DeviceMeter([runtime = device_.runtime()] { return runtime->state(); });
+  const int64_t ahead = config_.train.steps_ahead;
+  steps_ahead_ = ahead != TrainConfig::kStepsAheadAutomatic ? static_cast<size_t>(ahead) : device_.runtime() ? 1 : 0;
+  if (device_.runtime() != nullptr)
+    meter_ = DeviceMeter([runtime = device_.runtime()] { return runtime->state(); }, &recorder_.gpus());
   std::string source;
   product_rate_ = device_.product_rate(activation_dtype(precision_of(config_.train)), source);
   if (device_.runtime() != nullptr)
     console_.say(fmt::format("MFU      is the share {}, {:.0f} TFLOP/s a GPU", source, product_rate_ * 1e-12));
   while (state_.step < config_.train.steps) {
-    const StepResult result = step();
+    while (may_queue()) queue_step();
+    const StepResult result = take_step();
     enter(Phase::log);
     count_step(result);
     log_step(result);
     end_if_hopeless(result);
+    stops_ = stops_ || result.stop;
     if (result.written) finish_save();
-    const bool ends = result.stop || state_.step == config_.train.steps;
+    if (!queued_.empty()) continue;
+    const bool ends = stops_ || state_.step == config_.train.steps;
     if (ends || due(config_.checkpoint.every)) begin_save();
     if (ends) finish_save();
-    if (result.stop && state_.step < config_.train.steps) {
+    if (stops_ && state_.step < config_.train.steps) {
       console_.say(fmt::format(
           "stopped  on request at step {}; checkpoint in {}. Start the same command again to go on.", state_.step,
           (directory_.checkpoints() / checkpoint_name(static_cast<uint64_t>(state_.step))).string()));

@@ -100,7 +100,7 @@ void Trainer::log_step(const StepResult& result) {
   if (training_->scales_loss()) line.push_back({"loss_scale", result.outcome.loss_scale});
   if (result.outcome.skipped) line.push_back({"skipped", int64_t{1}});
   if (std::isfinite(noise_scale_.tokens())) line.push_back({"noise_scale", noise_scale_.tokens()});
-  if (log_) meter_.add_to(line);
+  meter_.add_to(line);  // on all ranks: the others tell rank 0
   const bool last = state_.step == config_.train.steps;
   if (due(config_.train.evaluate_every) || last) evaluate(line);
   if (log_) log_->append(line);

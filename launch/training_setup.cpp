@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <exception>
 
 #include "core/error.h"
 #include "core/hash.h"
@@ -153,8 +154,18 @@ Device RankGroups::device() const {
   return device;
 }
 
-void RankGroups::use(const Program& program) {
-  if (nccl_) nccl_->register_memory(program.memory(), program.memory_bytes());
+std::shared_ptr<void> RankGroups::use(const Program& program) {
+  if (!nccl_) return nullptr;
+  nccl_->register_memory(program.memory(), program.memory_bytes());
+  return {program.memory(), [this, &program, before = std::uncaught_exceptions()](void* memory) {
+            if (std::uncaught_exceptions() > before)
+              return;  // a rank that fails ends its groups, and waits for nothing
+            try {
+              program.finish();
+              nccl_->forget_memory(memory);
+            } catch (const std::exception&) {  // the device is lost
+            }
+          }};
 }
 
 std::string RankGroups::transport() const { return transport_; }

@@ -36,8 +36,9 @@ class RankGroups {
   std::string transport() const;
   /// Memory through which ranks of this host pass what they sum; it lies outside the plan and is one for all of them.
   size_t shared_bytes() const;
-  /// Lets NCCL move what lies in the program's memory, which is allocated, without copies of its own. Collective.
-  void use(const Program& program);
+  /// Lets NCCL move what lies in the program's memory, which is allocated, without copies of its own, until the result
+  /// is let go of: before the program is, since what NCCL has mapped must not be freed. Collective.
+  [[nodiscard]] std::shared_ptr<void> use(const Program& program);
   /// Memory of the GPU that NCCL has taken so far.
   size_t nccl_bytes() const { return nccl_ ? nccl_->bytes() : 0; }
 

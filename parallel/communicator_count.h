@@ -21,6 +21,7 @@ class CommunicationCounter {
   void send(size_t bytes) { add(bytes); }
   void shift(size_t bytes) { add(ranks_ > 1 ? bytes : 0); }
   void nothing() { add(0); }
+  void again(const CommunicationCount& count) { count_.calls += count.calls, count_.bytes += count.bytes; }
   CommunicationCount value() const { return count_; }
 
  private:

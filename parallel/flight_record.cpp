@@ -44,6 +44,22 @@ std::string place_in_step(const FlightPosition& at) {
   return text;
 }
 
+std::string op_text(const char* op, const char* detail, int layer, bool plain) {
+  std::string text = op;
+  if (*detail != '\0') text += plain ? fmt::format(" {}", detail) : fmt::format(" ({})", detail);
+  if (layer >= 0) text += fmt::format(", layer {}", layer);
+  return text;
+}
+
+std::string on_device(const FlightPosition& at) {
+  const bool single = at.last_op[0] == '\0';
+  const std::string first =
+      op_text(at.label.op.data(), at.label.detail.data(), at.label.layer, single && at.state == FlightState::waiting);
+  return fmt::format("on the GPU,{} {}{}", at.place == FlightPlace::device_or_before ? " before or" : "",
+                     single ? "in " + first : "from " + first + ", to ",
+                     single ? "" : op_text(at.last_op.data(), at.last_detail.data(), at.last_layer, false));
+}
+
 }  // namespace
 
 const char* name_of(Phase phase) {
@@ -58,13 +74,15 @@ void copy_text(const std::string& from, char* to, size_t bytes) {
 }
 
 bool is_sound(const FlightPosition& at) {
-  return static_cast<int>(at.phase) < kPhaseCount && at.state <= FlightState::waiting && ends(at.label.plan) &&
-         ends(at.label.part) && ends(at.label.op) && ends(at.label.detail);
+  return static_cast<int>(at.phase) < kPhaseCount && at.state <= FlightState::waiting &&
+         at.place <= FlightPlace::device_or_before && ends(at.label.plan) && ends(at.label.part) && ends(at.label.op) &&
+         ends(at.label.detail) && ends(at.last_op) && ends(at.last_detail);
 }
 
 std::string FlightPosition::describe() const {
   std::string text = label.plan[0] != '\0' ? place_in_step(*this) : name_of(phase);
   if (label.op[0] == '\0') return text;
+  if (place != FlightPlace::host) return text + ": " + on_device(*this);
   text += fmt::format(": {}{}", state == FlightState::between ? "after " : "", label.op.data());
   if (label.detail[0] != '\0')
     text += state == FlightState::working ? fmt::format(" ({})", label.detail.data())
@@ -86,7 +104,7 @@ void FlightRecord::begin(int own_rank, int all_ranks) {
   moved = started, alive = started, ended = 0;
 }
 
-void FlightRecord::write(const FlightPosition& position) {
+void FlightCell::write(const FlightPosition& position) {
   const uint64_t next = number_.load(std::memory_order_relaxed) + 1;
   std::array<uint64_t, kWords> words;
   std::memcpy(words.data(), &position, sizeof position);
@@ -95,7 +113,7 @@ void FlightRecord::write(const FlightPosition& position) {
   number_.store(next, std::memory_order_release);
 }
 
-FlightPosition FlightRecord::read() const {
+FlightPosition FlightCell::read() const {
   std::array<uint64_t, kWords> words{};
   for (int attempt = 0; attempt < 1000; ++attempt) {
     const uint64_t number = number_.load(std::memory_order_acquire);
@@ -107,6 +125,11 @@ FlightPosition FlightRecord::read() const {
   FlightPosition position;
   std::memcpy(static_cast<void*>(&position), words.data(), sizeof position);
   return is_sound(position) ? position : FlightPosition{};
+}
+
+FlightPosition FlightRecord::read() const {
+  const FlightPosition device = device_.read();
+  return device.place != FlightPlace::host ? device : host_position();
 }
 
 std::shared_ptr<FlightRecord> map_flight_record(const std::filesystem::path& file, std::string& why) {

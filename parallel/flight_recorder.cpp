@@ -60,14 +60,30 @@ FlightRecorder::PlanLabels FlightRecorder::labels_of(const Plan& plan) const {
 }
 
 void FlightRecorder::observe(Program& program) {
-  for (const auto& [name, plan] : program.plans()) plans_[&plan] = labels_of(plan);
+  for (const auto& [name, plan] : program.plans()) know(plan);
+  plan_ = nullptr, selected_ = nullptr;
+  follow(program.progress());
   program.observe(this);
 }
 
+/// Where a plan lies another may have been.
+void FlightRecorder::know(const Plan& plan) {
+  std::shared_ptr<PlanLabels>& labels = plans_[&plan];
+  if (labels) left_.push_back(labels);
+  labels = std::make_shared<PlanLabels>(labels_of(plan));
+}
+
 void FlightRecorder::select(const Plan& plan) {
-  auto found = plans_.find(&plan);
-  if (found == plans_.end()) found = plans_.emplace(&plan, labels_of(plan)).first;
-  plan_ = &plan, selected_ = &found->second;
+  if (!plans_.contains(&plan)) know(plan);
+  plan_ = &plan, selected_ = plans_[&plan].get();
+}
+
+void FlightRecorder::follow(std::shared_ptr<const DeviceProgress> progress) {
+  const std::lock_guard lock(following_);
+  if (progress_ == progress) return;
+  if (progress_) moved_before_ += progress_->passed();
+  progress_ = std::move(progress);
+  queue_ = progress_ ? std::make_unique<FlightQueue>() : nullptr;  // numbers begin anew
 }
 
 void FlightRecorder::phase(Phase phase, int64_t step) {
@@ -76,7 +92,7 @@ void FlightRecorder::phase(Phase phase, int64_t step) {
   phase_began_ = now;
   now_.label = {};
   now_.phase = phase, now_.state = FlightState::between, now_.step = step, now_.microbatch = -1;
-  for (auto& [plan, labels] : plans_) std::fill(labels.replays.begin(), labels.replays.end(), 0);
+  for (auto& [plan, labels] : plans_) std::fill(labels->replays.begin(), labels->replays.end(), 0);
   record().write(now_);
   if (phase == Phase::end) record().ended = unix_milliseconds();
 }
@@ -94,6 +110,46 @@ void FlightRecorder::before(const Plan& plan, size_t node) {
   now_.state = label.collective ? FlightState::waiting : FlightState::working;
   now_.collectives += label.collective;
   record().write(now_);
+}
+
+void FlightRecorder::replaying(const Plan& plan, const Stretch& nodes) {
+  if (&plan != plan_) select(plan);
+  now_.collectives += static_cast<uint64_t>(nodes.collectives - selected_->nodes[nodes.first].collective);
+  before(plan, nodes.first);
+  after(plan, nodes.first);
+}
+
+void FlightRecorder::queued(const Plan& plan, const Stretch& nodes, uint64_t number) {
+  if (!queue_) return;
+  if (&plan != plan_) select(plan);
+  queue_->add(number, {&selected_->nodes[nodes.first].text, &selected_->nodes[nodes.last].text, now_.step,
+                       now_.microbatch, now_.collectives, nodes.collectives > 0});
+}
+
+/// The phase, and with it the limit, stays that of the host: who waits for the device does so in it.
+void FlightRecorder::add_device(FlightPosition& to) const {
+  const std::lock_guard lock(following_);
+  if (!progress_) return;
+  const uint64_t passed = progress_->passed();
+  QueuedStretch at;
+  const uint64_t number = queue_->find_after(passed, at);
+  if (number == 0) return;
+  to.place = number == passed + 1 ? FlightPlace::device : FlightPlace::device_or_before;
+  to.label = *at.first;
+  if (at.last != at.first) to.last_op = at.last->op, to.last_detail = at.last->detail, to.last_layer = at.last->layer;
+  to.step = at.step, to.microbatch = at.microbatch, to.collectives = at.collectives;
+  to.state = at.waits ? FlightState::waiting : FlightState::working;
+}
+
+FlightPosition FlightRecorder::position() const {
+  FlightPosition at = record().host_position();
+  add_device(at);
+  return at;
+}
+
+uint64_t FlightRecorder::moves() const {
+  const std::lock_guard lock(following_);
+  return record().moves() + moved_before_ + (progress_ ? progress_->passed() : 0);
 }
 
 /// In a part of a microbatch, that of the op that waits.
@@ -131,6 +187,7 @@ void FlightRecorder::looked(bool moved) {
   const int64_t now = unix_milliseconds();
   record().alive.store(now, std::memory_order_relaxed);
   if (moved) record().moved.store(now, std::memory_order_relaxed);
+  record().write_device(position());
 }
 
 }  // namespace capstan

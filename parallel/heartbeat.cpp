@@ -182,6 +182,7 @@ asio::awaitable<void> Heartbeat::Monitor::beat() {
   for (;;) {
     look();
     send_report(HeartbeatReport::standing);
+    if (hub_) recorder_.gpus().publish(summary_of(hub_->gpus()));
     if (hub_ && !ending_ && acting()) watch();
     const double ceiling = recorder_.limits().ceiling();
     if (!ending_ && seconds_since(moved_) > ceiling + kAloneSeconds) {
@@ -212,6 +213,7 @@ void Heartbeat::Monitor::send_report(HeartbeatReport::Kind kind) {
   report.position = recorder_.position();
   report.still = seconds_since(moved_);
   report.limit = recorder_.limits().of(report.position.phase);
+  report.gpu = recorder_.gpus().own();
   for (const auto& link : links_) kind == HeartbeatReport::goodbye ? link->leave(report) : link->send(report);
   if (hub_) hub_->note(rank_, report);
 }
@@ -274,7 +276,12 @@ void Heartbeat::Monitor::say_hung(const std::vector<RankView>& all, const Verdic
   const std::string others = what_others_wait_for(all, silence_);
   std::string text = fmt::format("nothing has moved for {:.1f} s (limit {:.1f} s)", verdict.still, verdict.limit);
   if (verdict.late.empty()) {
-    text += ": all ranks wait for each other in collectives; a network that delivers nothing looks like this";
+    const bool on_devices = std::any_of(all.begin(), all.end(), [](const RankView& rank) {
+      return rank.there() && rank.position.place != FlightPlace::host;
+    });
+    text +=
+        fmt::format(": all ranks wait for each other in collectives; a network that delivers nothing{} looks like this",
+                    on_devices ? ", or a GPU that stopped amid a stretch of them," : "");
   } else {
     const RankView& first = all[static_cast<size_t>(verdict.late[0])];
     text += fmt::format(": {} {}", who(all, verdict.late),

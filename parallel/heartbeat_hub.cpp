@@ -56,7 +56,7 @@ bool equal_in_constant_time(const HeartbeatKey& a, const HeartbeatKey& b) {
 
 bool sound(const HeartbeatReport& report) {
   const bool kind = report.kind == HeartbeatReport::standing || report.kind == HeartbeatReport::goodbye;
-  return kind && is_sound(report.position) && report.still >= 0 && !std::isnan(report.limit);
+  return kind && is_sound(report.position) && is_sound(report.gpu) && report.still >= 0 && !std::isnan(report.limit);
 }
 
 HeartbeatHub::Clock::duration duration_of(double seconds) {
@@ -161,6 +161,7 @@ void HeartbeatHub::note(int rank, const HeartbeatReport& report) {
   const auto now = Clock::now();
   seen.link = report.kind == HeartbeatReport::goodbye ? RankView::Link::left : RankView::Link::heard;
   seen.position = report.position;
+  seen.gpu = report.gpu;
   seen.limit = report.limit;
   seen.heard = now;
   constexpr double kLongest = 1e9;
@@ -176,6 +177,13 @@ std::vector<RankView> HeartbeatHub::views() const {
     views.push_back(
         {seen.link, seen.position, seen.host, seen.pid, seconds(seen.moved), seconds(seen.heard), seen.limit, {}});
   return views;
+}
+
+std::vector<GpuReading> HeartbeatHub::gpus() const {
+  std::vector<GpuReading> readings;
+  readings.reserve(seen_.size());
+  for (const Seen& seen : seen_) readings.push_back(seen.link == RankView::Link::heard ? seen.gpu : GpuReading{});
+  return readings;
 }
 
 void HeartbeatHub::forgive() {

@@ -30,6 +30,8 @@ class HeartbeatHub {
   void note(int rank, const HeartbeatReport& report);
   void introduce(int rank, int pid, const std::string& host);
   std::vector<RankView> views() const;
+  /// By rank, what each said last; of ranks that are gone or have left nothing.
+  std::vector<GpuReading> gpus() const;
   /// Begins all times anew: this process itself has slept.
   void forgive();
   void command(HeartbeatCommand::Kind kind);
@@ -41,6 +43,7 @@ class HeartbeatHub {
   struct Seen {
     RankView::Link link = RankView::Link::unheard;
     FlightPosition position;
+    GpuReading gpu;
     std::string host;
     int pid = 0;
     double limit = 0.0;

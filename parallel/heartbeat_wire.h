@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "parallel/flight_record.h"
+#include "parallel/gpu_board.h"
 
 namespace capstan {
 
@@ -17,7 +18,7 @@ struct HeartbeatKeys {
 };
 
 struct HeartbeatHello {
-  std::array<char, 16> magic{'c', 'a', 'p', 's', 't', 'a', 'n', ' ', 'h', 'e', 'a', 'r', 't', ' ', '1', 0};
+  std::array<char, 16> magic{'c', 'a', 'p', 's', 't', 'a', 'n', ' ', 'h', 'e', 'a', 'r', 't', ' ', '2', 0};
   HeartbeatKey key{};
   int32_t rank = 0, pid = 0;
   std::array<char, 64> host{};
@@ -28,6 +29,7 @@ struct HeartbeatReport {
   uint64_t kind = standing;
   double still = 0.0, limit = 0.0;  ///< seconds
   FlightPosition position;
+  GpuReading gpu;
 };
 
 struct HeartbeatCommand {

@@ -50,6 +50,7 @@ class NcclCommunicator final : public Communicator {
   /// Through the control group, then ends what this rank's device still waits for.
   void abort(const std::string& why, int exit_code) override;
   CommunicationCount count() const override { return counter_.value(); }
+  void count_again(const CommunicationCount& count) override { counter_.again(count); }
   std::string transport() const override { return "nccl"; }
 
   kernels::Stream stream() const { return stream_->stream; }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <exception>
+#include <system_error>
 
 namespace capstan {
 namespace {
@@ -12,7 +13,8 @@ namespace {
 using namespace std::chrono_literals;
 using SteadyClock = std::chrono::steady_clock;
 
-constexpr auto kPatienceWithACall = 2s;  ///< of who aborts, with a call that does not come back
+constexpr auto kPatienceWithACall = 2s;    ///< of who aborts, with a call that does not come back
+constexpr auto kPatienceWithAnAbort = 2s;  ///< likewise, with aborts that wait for a graph's end
 
 const char* nccl_advice(ncclResult_t result) {
   switch (result) {
@@ -33,7 +35,49 @@ const char* nccl_advice(ncclResult_t result) {
   }
 }
 
+/// Starts a thread that gets no signals: those are for the thread that trains.
+template <typename Body>
+std::thread quiet_thread(Body body) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread thread;
+  try {
+    thread = std::thread(std::move(body));
+  } catch (...) {
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    throw;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return thread;
+}
+
 }  // namespace
+
+void end_communicators(const std::vector<ncclComm_t>& communicators) {
+  struct Ending {
+    std::mutex mutex;
+    std::condition_variable changed;
+    size_t open = 0;
+  };
+  const auto ending = std::make_shared<Ending>();
+  ending->open = communicators.size();
+  for (const ncclComm_t comm : communicators) {
+    const auto end = [ending, comm] {
+      ncclCommAbort(comm);
+      const std::lock_guard lock(ending->mutex);
+      --ending->open;
+      ending->changed.notify_all();
+    };
+    try {
+      quiet_thread(end).detach();
+    } catch (const std::system_error&) {  // no more threads: in turn is better than not at all
+      end();
+    }
+  }
+  std::unique_lock lock(ending->mutex);
+  ending->changed.wait_for(lock, kPatienceWithAnAbort, [&] { return ending->open == 0; });
+}
 
 std::string NcclCall::text() const {
   if (count == 0) return name;
@@ -55,14 +99,9 @@ NcclState::~NcclState() {
   if (watcher_.joinable()) watcher_.join();
 }
 
-/// Signals are for the thread that trains.
 void NcclState::start_watching() {
   if (options.watch_seconds <= 0 || watcher_.joinable()) return;
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  watcher_ = std::thread([this] { watch(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  watcher_ = quiet_thread([this] { watch(); });
 }
 
 void NcclState::watch() {
@@ -93,11 +132,16 @@ void NcclState::remove(NcclHandle& handle) noexcept {
 }
 
 void NcclState::fail(const std::string& message) {
-  const std::lock_guard lock(mutex);
-  if (failed.load(std::memory_order_acquire)) return;
-  message_ = message;
-  failed.store(true, std::memory_order_release);
-  for (NcclHandle* handle : handles) handle->abort();
+  std::vector<ncclComm_t> communicators;
+  {
+    const std::lock_guard lock(mutex);
+    if (failed.load(std::memory_order_acquire)) return;
+    message_ = message;
+    failed.store(true, std::memory_order_release);
+    for (NcclHandle* handle : handles)
+      if (const ncclComm_t comm = handle->give_up()) communicators.push_back(comm);
+  }
+  end_communicators(communicators);
 }
 
 std::string NcclState::failure() const {
@@ -117,13 +161,15 @@ NcclHandle::NcclHandle(std::shared_ptr<NcclState> state, int rank, int size, int
       registers_(registers),
       exceptions_(std::uncaught_exceptions()) {}
 
-/// A rank that fails does not wait for its peers, which NCCL's orderly end does.
+/// A rank that fails does not wait for its peers, which NCCL's orderly end does. It ends all groups at the first.
 NcclHandle::~NcclHandle() {
+  const bool failing = std::uncaught_exceptions() > exceptions_;
+  if (failing) state_->fail("this rank ends after an error of its own");
   state_->remove(*this);
   std::unique_lock lock(mutex_);
   if (comm_ == nullptr) return;
-  if (std::uncaught_exceptions() > exceptions_) {
-    ncclCommAbort(comm_);
+  if (failing) {  // it was not open yet
+    end_communicators({comm_});
     return;
   }
   for (const Registered& r : registered_) ncclCommDeregister(comm_, r.handle);
@@ -238,11 +284,11 @@ std::string NcclHandle::ask() {
 }
 
 /// A call that hangs inside NCCL holds the lock; it is ended all the same.
-void NcclHandle::abort() noexcept {
+ncclComm_t NcclHandle::give_up() noexcept {
   std::unique_lock lock(mutex_, std::defer_lock);
   static_cast<void>(lock.try_lock_for(kPatienceWithACall));
-  if (comm_ != nullptr) ncclCommAbort(std::exchange(comm_, nullptr));
   registered_.clear();
+  return std::exchange(comm_, nullptr);
 }
 
 }  // namespace capstan

@@ -18,6 +18,12 @@ namespace capstan {
 
 class NcclHandle;
 
+/// Ends what the device still does for these communicators, and them. A thread for each: an abort of NCCL waits for
+/// kernels of the other communicators of the device, which end by their own abort only, and it does not come back
+/// while a graph lives that holds calls of its communicator. So they are waited for a while and then left to
+/// themselves: their kernels have ended by then.
+void end_communicators(const std::vector<ncclComm_t>& communicators);
+
 /// One call, for messages: "all-reduce of 4096 x f32".
 struct NcclCall {
   const char* name = "";
@@ -103,8 +109,8 @@ class NcclHandle {
   void dismiss(void* memory);
   /// What NCCL found since, as a message; empty: nothing, or a call is under way and will tell.
   std::string ask();
-  /// Ends what the device still does for this group; it cannot be used any more.
-  void abort() noexcept;
+  /// Its communicator, for end_communicators; null where it has none. The group cannot be used any more.
+  ncclComm_t give_up() noexcept;
 
  private:
   ncclResult_t settle(std::unique_lock<std::timed_mutex>& lock);

@@ -60,6 +60,7 @@ class WatchedCommunicator final : public Communicator {
   }
   void abort(const std::string& why, int exit_code) override { group_.abort(why, exit_code); }
   CommunicationCount count() const override { return group_.count(); }
+  void count_again(const CommunicationCount& count) override { group_.count_again(count); }
   std::string transport() const override { return group_.transport(); }
 
  private:

@@ -54,6 +54,29 @@ Key recompute_row() {
   return key;
 }
 
+Key steps_ahead_row() {
+  Key key;
+  key.name = "train.steps_ahead";
+  key.type = KeyType::choice_or_count;
+  key.unit = "steps";
+  key.choices = {"auto"};
+  key.range = between(0, 1);
+  key.sentence =
+      "Steps that are queued before the host takes the outcome of the one in front of them, so that a GPU does not "
+      "wait "
+      "for it; auto: 1 on a GPU, else 0. The same bits either way; with 1 a request to stop is met a step later.";
+  key.on_resume = kMayChange;
+  key.get = [](const RunConfig& config) {
+    const int64_t ahead = config.train.steps_ahead;
+    return ahead == TrainConfig::kStepsAheadAutomatic ? ConfigValue(std::string("auto")) : ConfigValue(ahead);
+  };
+  key.set = [](RunConfig& config, const ConfigValue& value) {
+    const auto* count = std::get_if<int64_t>(&value);
+    config.train.steps_ahead = count != nullptr ? *count : TrainConfig::kStepsAheadAutomatic;
+  };
+  return key;
+}
+
 void add_rotary_scaling_keys(std::vector<Key>& keys) {
   const auto m = [](auto field) { return in(&RunConfig::model, field); };
   using D = DecoderConfig;
@@ -312,6 +335,7 @@ void add_train_keys(std::vector<Key>& keys) {
                          "GPU, fp32: products may cut their operands to TF32's 10 bits of mantissa."));
   keys.push_back(boolean("train.capture", t(&T::capture), kMayChange,
                          "GPU: replay what runs without a wait as one CUDA graph; the same bits either way."));
+  keys.push_back(steps_ahead_row());
   keys.push_back(integer("train.seed", t(&T::seed), "", at_least(0), kFixed,
                          "Seed of initial weights, sample order and dropout."));
   keys.push_back(real("train.dropout", t(&T::dropout), "", from_to_below(0, 1), kMayChange,

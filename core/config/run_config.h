@@ -77,6 +77,7 @@ struct ScheduleConfig {
 };
 
 struct TrainConfig {
+  static constexpr int64_t kStepsAheadAutomatic = -1;
   enum class Precision { fp64, fp32, bf16, fp16 };
   enum class Device { automatic, cpu, cuda, reference };
   int64_t steps = 1000;
@@ -89,6 +90,7 @@ struct TrainConfig {
   Device device = Device::automatic;
   bool tf32 = false;    ///< cuda, fp32
   bool capture = true;  ///< cuda
+  int64_t steps_ahead = kStepsAheadAutomatic;
   int64_t seed = 1;
   double dropout = 0.0;  ///< the reader copies it to model.dropout
   int64_t evaluate_every = 0;

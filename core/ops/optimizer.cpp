@@ -6,6 +6,39 @@
 namespace capstan {
 namespace {
 
+class BeginStep final : public Op {
+ public:
+  explicit BeginStep(const AdamWSpec& spec) : spec_(spec) {}
+  std::string_view name() const override { return "begin step"; }
+  std::string attributes() const override { return fmt::format("b1={} b2={}", spec_.beta1, spec_.beta2); }
+  // inputs: weights, step.scalars, own weight -> step.scalars, own weight
+  std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override {
+    std::vector<TensorSpec> out{{in[1].spec.shape, in[1].spec.dtype}};
+    if (in[2].present) out.push_back({in[2].spec.shape, in[2].spec.dtype});
+    return out;
+  }
+  // The own weights of all ranks are one long tensor.
+  std::vector<Signature> signatures(std::span<const InputSpec> in) const override {
+    if (!in[2].present) return {all_replicate(3, 1)};
+    return {all_replicate(3, 2), {{Replicate, Replicate, Shard(0)}, {Replicate, Shard(0)}}};
+  }
+  Bound bind(const BindContext& c) const override {
+    kernels::BeginStepArgs args;
+    args.beta1 = spec_.beta1, args.beta2 = spec_.beta2;
+    return {0, [run = c.backend.begin_step, args, own = c.has_in[2]](const RunArgs& a) {
+              kernels::BeginStepArgs now = args;
+              now.weights = static_cast<const double*>(a.in[0]);
+              now.scalars = static_cast<kernels::StepScalars*>(a.out[0]);
+              now.own_weight = own ? static_cast<double*>(a.out[1]) : nullptr;
+              now.stream = a.stream;
+              run(now);
+            }};
+  }
+
+ private:
+  AdamWSpec spec_;
+};
+
 class SquareSum final : public Op {
  public:
   std::string_view name() const override { return "square sum"; }
@@ -117,6 +150,13 @@ class AdamW final : public Op {
 };
 
 }  // namespace
+
+void record_begin_step(Recorder& recorder, const AdamWSpec& spec, Value weights, Value own_weight) {
+  const Value scalars = recorder.persistent("step.scalars");
+  std::vector<Value> outputs{scalars};
+  if (own_weight.present()) outputs.push_back(own_weight);
+  recorder.record_into(std::make_shared<BeginStep>(spec), {weights, scalars, own_weight}, outputs, Accumulate::never);
+}
 
 void record_square_sum(Recorder& recorder, Value x, Value sum) {
   recorder.record_into(std::make_shared<SquareSum>(), {x, Value{}, Value{}}, {sum}, Accumulate::never);

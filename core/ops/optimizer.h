@@ -1,6 +1,7 @@
 #pragma once
-// What happens to flat state once a step's gradients are complete: square sum, clip, AdamW. Everything that varies from
-// step to step (learning rate, corrections, clip scale, skip) is data in step.scalars.
+// What a step begins with once the sum of its loss weights is known, and what happens to flat state once its gradients
+// are complete: square sum, clip, AdamW. Everything that varies from step to step (learning rate, corrections, clip
+// scale, skip) is data in step.scalars.
 
 #include "core/recorder.h"
 
@@ -10,6 +11,9 @@ struct AdamWSpec {
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
 };
 
+/// Fills gradient_scale and the corrections of step.scalars from the f64 cell `weights`, the sum over all ranks.
+/// own_weight: absent, or this rank's own sum, in whose place goes what weighs the squares of its own gradients.
+void record_begin_step(Recorder& recorder, const AdamWSpec& spec, Value weights, Value own_weight);
 /// Writes the sum of squares of x into the persistent f64 cell `sum`.
 void record_square_sum(Recorder& recorder, Value x, Value sum);
 /// The same times the f64 `weight`, with memory of its own, so that it may run beside the computation; `accumulate`:

@@ -54,12 +54,9 @@ class OverlapPass {
       for (const TensorId id : *list) {
         if (id == kNoTensor) continue;
         Touch touch{-1 - static_cast<int64_t>(id), 0, 1, list == &at.outputs, static_cast<int>(index)};
-        if (int place = tape_.at(id).persistent; place >= 0) {
-          const size_t bytes = space_.at(place).bytes;
-          size_t begin = 0;
-          for (; space_.at(place).parent >= 0; place = space_.at(place).parent)
-            begin += space_.at(place).offset_in_parent;
-          touch.root = place, touch.begin = begin, touch.end = begin + bytes;
+        if (const int place = tape_.at(id).persistent; place >= 0) {
+          const auto [root, begin] = space_.root(place);
+          touch.root = root, touch.begin = begin, touch.end = begin + space_.at(place).bytes;
         }
         use(touch);
       }
@@ -100,7 +97,8 @@ class OverlapPass {
 
   static bool replayed(Part part) { return part == Part::forward || part == Part::backward || part == Part::weights; }
 
-  /// Early, when nothing but the replayed parts touches its operands before it, and lane nodes that are early too.
+  /// Early, when nothing but the replayed parts, and begin in front of them, touches its operands before it, and lane
+  /// nodes that are early too.
   void find_releases(int index) {
     if (!all_persistent(index)) return;
     std::map<Sequence, int> last;
@@ -108,7 +106,7 @@ class OverlapPass {
       if (node(i).lane || !touches(i, index)) continue;
       if (replayed(node(i).part))
         last[sequence_of(node(i))] = i;
-      else if (node(i).part != Part::update || i < index)
+      else if (node(i).part != Part::begin && (node(i).part != Part::update || i < index))
         return;
     }
     for (const int before : result_.waits[static_cast<size_t>(index)]) {

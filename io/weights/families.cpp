@@ -40,7 +40,15 @@ std::vector<ConfigRow> rope_rows(const char* theta, const char* base) {
        "0",
        same,
        {},
-       true},
+       true,
+       "rotary_scaling=llama3"},
+      {"rope_parameters.original_max_position_embeddings|rope_scaling.original_max_position_embeddings",
+       "rotary_original_context",
+       "0",
+       same,
+       {},
+       true,
+       "rotary_scaling=yarn"},
       {"rope_parameters.low_freq_factor|rope_scaling.low_freq_factor",
        "rotary_low",
        "1.0",
@@ -503,15 +511,10 @@ const std::vector<ModelFamily>& families() {
 }
 
 const std::vector<const char*>& constant_buffers() {
-  static const std::vector<const char*> all = {".attn.bias",
-                                               ".attn.masked_bias",
-                                               ".attn.attention.bias",
-                                               ".attn.attention.masked_bias",
-                                               ".attention.bias",
-                                               ".attention.masked_bias",
-                                               ".rotary_emb.inv_freq",
-                                               "embeddings.position_ids",
-                                               "embed_positions.weights"};
+  static const std::vector<const char*> all = {
+      ".attn.bias",      ".attn.masked_bias",       ".attn.attention.bias",   ".attn.attention.masked_bias",
+      ".attention.bias", ".attention.masked_bias",  ".rotary_emb.inv_freq",   ".rope_freqs.weight",
+      ".rope.freqs",     "embeddings.position_ids", "embed_positions.weights"};
   return all;
 }
 

@@ -355,12 +355,23 @@ bool never_matters(const std::string& leaf) { return leaf == "preset" || leaf ==
 
 }  // namespace
 
-FamilyModel read_model_config(std::string_view text, const std::string& where) {
+JsonValue parse_model_config(std::string_view text, const std::string& where) {
   if (text.size() > kMaxModelConfigBytes)
     throw Error::make(ExitCode::bad_data, "{}: wanted at most {} bytes, it has {}", where, kMaxModelConfigBytes,
                       text.size());
-  const JsonValue root = parse_json(text, where, config_limits());
+  JsonValue root = parse_json(text, where, config_limits());
   root.object(where);
+  return root;
+}
+
+DecoderConfig read_family_config(const ModelFamily& family, const JsonValue& root, const std::string& where) {
+  if (const std::string unlike = ConfigReading::unlike(family, root); !unlike.empty())
+    throw Error::make(ExitCode::bad_data, "{}: a {} of this kind cannot be read: {}", where, family.model_type, unlike);
+  return ConfigReading(family, root, where).model();
+}
+
+FamilyModel read_model_config(std::string_view text, const std::string& where) {
+  const JsonValue root = parse_model_config(text, where);
   const JsonValue* named = root.find("model_type");
   if (named == nullptr || !std::holds_alternative<std::string>(named->content()))
     throw Error::make(ExitCode::bad_data, "{}: model_type: wanted the name of a family, got {}", where,
@@ -408,6 +419,22 @@ std::vector<std::string> model_differences(const DecoderConfig& a, const Decoder
     if (was != is) differences.push_back(fmt::format("{}: {} -> {}", key.leaf(), to_toml(was), to_toml(is)));
   }
   return differences;
+}
+
+std::vector<std::string> settings_otherwise(const DecoderConfig& model, const std::vector<const char*>& settings) {
+  const RunConfig config = resolved(model);
+  std::vector<std::string> otherwise;
+  for (const std::string_view setting : settings) {
+    const size_t equals = setting.find('=');
+    const std::string leaf(setting.substr(0, equals));
+    const ConfigValue value = key_of(leaf.c_str()).get(config);
+    const auto* word = std::get_if<std::string>(&value);
+    const std::string got = word ? *word : to_toml(value);
+    const std::vector<std::string> wanted = split_at(setting.substr(equals + 1), '|');
+    if (std::find(wanted.begin(), wanted.end(), got) == wanted.end())
+      otherwise.push_back(fmt::format("{} = {}, wanted {}", leaf, got, fmt::join(wanted, " or ")));
+  }
+  return otherwise;
 }
 
 const ModelFamily& family_for(const DecoderConfig& model, std::string_view model_type) {

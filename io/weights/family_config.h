@@ -26,6 +26,11 @@ struct FamilyModel {
 /// that is not known.
 FamilyModel read_model_config(std::string_view text, const std::string& where);
 
+/// The two halves of it, for those who name the family otherwise than by `model_type`: an object within the limits of
+/// size and depth, and what one family's table makes of it. Error bad_data.
+JsonValue parse_model_config(std::string_view text, const std::string& where);
+DecoderConfig read_family_config(const ModelFamily& family, const JsonValue& root, const std::string& where);
+
 /// Members besides those of the table.
 struct ConfigExtras {
   std::optional<uint32_t> begin_token, end_token;
@@ -38,6 +43,10 @@ std::string write_model_config(const ModelFamily& family, const DecoderConfig& m
 /// Settings in which two models differ, as "window: 0 -> 256"; what cannot matter (initialisation, dropout) is left
 /// out, and what a 0 stands for is written out first.
 std::vector<std::string> model_differences(const DecoderConfig& a, const DecoderConfig& b);
+
+/// Of settings as "activation=gelu|gelu_tanh" those that the model has otherwise, as "activation = relu, wanted gelu or
+/// gelu_tanh".
+std::vector<std::string> settings_otherwise(const DecoderConfig& model, const std::vector<const char*>& settings);
 
 /// The family that expresses the model, of the given model_type when not empty. Error config that says for the nearest
 /// one which settings it cannot express.

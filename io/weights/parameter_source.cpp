@@ -68,7 +68,7 @@ MappedSource::MappedSource(const TensorFiles& files, const TensorMap& map) : fil
   for (const MappedTensor& tensor : map.tensors()) check_shape(tensor, mistakes);
   check_unused(mistakes);
   if (!mistakes.empty())
-    throw Error::make(ExitCode::bad_data, "{} does not hold the model that its config.json describes:{}",
+    throw Error::make(ExitCode::bad_data, "{} does not hold the model that is described beside it:{}",
                       files.path().string(), mistakes);
 }
 
@@ -130,8 +130,8 @@ void MappedSource::check_tied_head(const std::string& name, std::string& mistake
   if (same)
     unused_.notices.push_back(name + " is a second copy of the token embedding");
   else
-    mistakes += fmt::format("\n  {} differs from {}, but config.json says that they are one (tie_word_embeddings)",
-                            name, table);
+    mistakes += fmt::format(
+        "\n  {} differs from {}, but the model is described with one for both (tie_word_embeddings)", name, table);
 }
 
 DType MappedSource::dtype(const std::string& parameter) const {

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "io/json_events.h"
 #include "io/safetensors.h"
+#include "io/weights/meta_layout.h"
 #include "io/weights/tensor_files.h"
 
 namespace capstan {
@@ -120,15 +121,28 @@ void open_shards(SafetensorsDirectory& directory, const fs::path& path) {
   }
 }
 
+/// How to make safetensors of a pickle that was found.
+std::string way_out(const std::string& directory, std::string_view pickle) {
+  if (pickle != kMetaPickle)
+    return fmt::format(
+        "python3 -c \"from transformers import AutoModelForCausalLM as M; "
+        "M.from_pretrained('{}').save_pretrained('{}-safetensors')\"",
+        directory, directory);
+  return fmt::format(
+      "python3 -c \"import torch, safetensors.torch as s; s.save_file({{k: v.contiguous() for k, v in "
+      "torch.load('{}/{}', map_location='cpu').items()}}, '{}/{}')\"\n(a model cut into several such files is "
+      "published "
+      "whole in Hugging Face's layout)",
+      directory, pickle, directory, kMetaWeights);
+}
+
 [[noreturn]] void refuse_other(const fs::path& directory) {
-  for (const char* name : {"pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth"})
+  for (const char* name : {"pytorch_model.bin", "pytorch_model.bin.index.json", kMetaPickle})
     if (fs::exists(directory / name))
-      throw Error::make(
-          ExitCode::bad_data,
-          "{} holds {} and no safetensors: a pickle is a program that runs when it is read, so it is not read here; "
-          "make safetensors of it on a machine that you would let it run on:\n  python3 -c \"from transformers import "
-          "AutoModelForCausalLM as M; M.from_pretrained('{}').save_pretrained('{}-safetensors')\"",
-          directory.string(), name, directory.string(), directory.string());
+      throw Error::make(ExitCode::bad_data,
+                        "{} holds {} and no safetensors: a pickle is a program that runs when it is read, so it is not "
+                        "read here; make safetensors of it on a machine that you would let it run on:\n  {}",
+                        directory.string(), name, way_out(directory.string(), name));
   throw Error::make(ExitCode::missing_input, "{} holds neither {} nor {}; wanted a Hugging Face model directory",
                     directory.string(), kSafetensorsName, kSafetensorsIndexName);
 }
@@ -150,6 +164,13 @@ std::map<std::string, std::string, std::less<>> parse_shard_index(std::string_vi
   if (!reader.found || reader.files.empty())
     throw Error::make(ExitCode::bad_data, "{}: there is no weight_map, or it is empty", where);
   return std::move(reader.files);
+}
+
+std::unique_ptr<TensorFiles> open_meta_weights(const fs::path& directory) {
+  auto files = std::make_unique<SafetensorsDirectory>(directory);
+  if (!fs::exists(fs::symlink_status(directory / kMetaWeights))) refuse_other(directory);
+  files->add(SafetensorsFile::open_beneath(directory, kMetaWeights));
+  return files;
 }
 
 std::unique_ptr<TensorFiles> open_safetensors_directory(const fs::path& directory) {

@@ -38,6 +38,7 @@ Backend own_kernels() {
   b.cast = cuda::cast;
   b.not_finite = cuda::not_finite;
   b.cache_append = cuda::cache_append;
+  b.begin_step = cuda::begin_step;
   b.square_sum_scratch = cuda::square_sum_scratch;
   b.square_sum = cuda::square_sum;
   b.clip = cuda::clip;

@@ -14,6 +14,7 @@
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/device_peaks.h"
 #include "kernels/cuda/nvml.h"
+#include "kernels/cuda/progress.h"
 
 namespace capstan::kernels {
 namespace {
@@ -54,6 +55,33 @@ Versions checked_versions() {
                              ".0; update the driver, or build with a toolkit of CUDA " +
                              std::to_string(v.driver / 1000));
   return v;
+}
+
+/// What to do where the driver is there and does not start.
+const char* advice_for_start(cudaError_t status) {
+  switch (status) {
+    case cudaErrorSystemNotReady:
+      return "on a machine whose GPUs are joined by NVSwitch the fabric manager has to run, in the driver's very "
+             "version: "
+             "systemctl status nvidia-fabricmanager";
+    case cudaErrorSystemDriverMismatch:
+      return "the driver's library is of another version than its kernel module: reboot, or see which libcuda.so.1 a "
+             "container or LD_LIBRARY_PATH brings";
+    case cudaErrorCompatNotSupportedOnDevice:
+      return "libcuda.so.1 is that of a compatibility package, which this GPU does not take: take it off "
+             "LD_LIBRARY_PATH and update the driver";
+    case cudaErrorInitializationError:
+    case cudaErrorUnknown:
+      return "see whether nvidia-smi answers, and dmesg for lines with Xid";
+    default:
+      return cuda::advice_for(status);
+  }
+}
+
+[[noreturn]] void throw_no_start(cudaError_t status) {
+  cudaGetLastError();
+  throw std::runtime_error(cuda::describe_failure("cudaGetDeviceCount", cudaGetErrorName(status),
+                                                  cudaGetErrorString(status), advice_for_start(status)));
 }
 
 class CudaGraph final : public DeviceGraph {
@@ -158,6 +186,10 @@ class CudaDevice final : public DeviceRuntime {
     check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, native(stream)), "cudaMemcpyAsync (to host)");
   }
 
+  void write_number(uint64_t* pinned, uint64_t number, Stream stream) override {
+    cuda::write_number(pinned, number, stream);
+  }
+
   Stream main_stream() const override { return main_; }
   Stream open_stream() override { return make_stream(highest_); }
 
@@ -235,7 +267,7 @@ class CudaDevice final : public DeviceRuntime {
           "the driver sees no CUDA device: see nvidia-smi, CUDA_VISIBLE_DEVICES and the job's --gpus; or set "
           "train.device = \"cpu\"");
     }
-    check(status, "cudaGetDeviceCount");
+    if (status != cudaSuccess) throw_no_start(status);
     if (index_ < 0 || index_ >= count)
       throw std::runtime_error("CUDA device " + std::to_string(index_) + " was asked for, and there are " +
                                std::to_string(count) + " (numbered from 0): see nvidia-smi and CUDA_VISIBLE_DEVICES");
@@ -277,6 +309,37 @@ int cuda_device_count() {
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
   cudaGetLastError();
   return 0;
+}
+
+std::string cuda_trouble() {
+  int driver = 0, count = 0;
+  const bool there = cudaDriverGetVersion(&driver) == cudaSuccess && driver != 0;
+  cudaGetLastError();
+  if (!there) return {};
+  try {
+    checked_versions();
+    const cudaError_t status = cudaGetDeviceCount(&count);
+    cudaGetLastError();
+    if (status != cudaSuccess && status != cudaErrorNoDevice) throw_no_start(status);
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return {};
+}
+
+std::string cuda_device_identity(int index) {
+  cudaDeviceProp properties = {};
+  if (cudaGetDeviceProperties(&properties, index) != cudaSuccess) {
+    cudaGetLastError();
+    return {};
+  }
+  std::string text;
+  for (const char byte : properties.uuid.bytes) {
+    char digits[3];
+    std::snprintf(digits, sizeof digits, "%02x", static_cast<unsigned>(static_cast<unsigned char>(byte)));
+    text += digits;
+  }
+  return text;
 }
 
 }  // namespace capstan::kernels

@@ -5,6 +5,7 @@
 // communication and have the higher priority; captures are of the calling thread only.
 
 #include <memory>
+#include <string>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/graph_attention.h"
@@ -18,6 +19,13 @@ std::unique_ptr<DeviceRuntime> open_cuda_device(int index);
 
 /// 0 where there is no toolkit, driver or device.
 int cuda_device_count();
+
+/// Why no device can be used though a driver is there: it is too old, or does not start. Empty where there is no driver
+/// and where nothing is wrong.
+std::string cuda_trouble();
+
+/// Tells a device, or a slice of one that is shared out, from all others of its machine. Empty where it is not there.
+std::string cuda_device_identity(int index);
 
 struct CudaOptions {
   cuda::ProductOptions products;

@@ -41,6 +41,7 @@ void cast(const CastArgs& args);
 void not_finite(const NotFiniteArgs& args);
 void cache_append(const CacheAppendArgs& args);
 
+void begin_step(const BeginStepArgs& args);
 size_t square_sum_scratch();
 void square_sum(const SquareSumArgs& args);
 void clip(const ClipArgs& args);

@@ -256,7 +256,9 @@ class LtProduct final : public PreparedMatmul {
   bool can_take(const ProductChoice& choice) const {
     return is_apart(choice) ? apart_ != nullptr : can_run(algorithm_of(choice));
   }
+  /// On operands on 16-byte boundaries, whatever the last call had: all ranks get one answer.
   bool can_run(const cublasLtMatmulAlgo_t& algorithm) const {
+    point_at(anywhere(kAligned), anywhere(kAligned));
     cublasLtMatmulHeuristicResult_t result = {};
     return cublasLtMatmulAlgoCheck(library_->handle, description_, left_, right_, result_, result_, &algorithm,
                                    &result) == CUBLAS_STATUS_SUCCESS &&
@@ -274,7 +276,6 @@ class LtProduct final : public PreparedMatmul {
     ProductChoices* choices = library_->options.choices.get();
     const std::string key = name_ + (library_->options.tf32 && shape_.a == DType::f32 ? " tf32" : "") + " in " +
                             std::to_string(workspace_bytes());
-    point_at(anywhere(kAligned), anywhere(kAligned));
     if (choices != nullptr) choice_ = choices->find(key);
     if (choice_ != nullptr && can_take(*choice_)) return adopt();
     const std::vector<cublasLtMatmulAlgo_t> all = candidates(kAligned);

@@ -80,6 +80,11 @@ __global__ void __launch_bounds__(kBlock)
   if (threadIdx.x == 0) *sum = accumulate ? *sum + all : all;
 }
 
+__global__ void begin_step_kernel(BeginStepArgs a) {
+  const double t = a.scalars->updates + 1.0;
+  start_step(*a.scalars, *a.weights, pow(a.beta1, t), pow(a.beta2, t), a.own_weight);
+}
+
 /// The block brings the sums into shared memory; one thread adds them in ascending order and decides.
 __global__ void __launch_bounds__(kBlock) clip_kernel(ClipArgs a) {
   __shared__ double sums[kBlock];
@@ -94,6 +99,8 @@ __global__ void __launch_bounds__(kBlock) clip_kernel(ClipArgs a) {
 }
 
 }  // namespace
+
+void begin_step(const BeginStepArgs& args) { launch(begin_step_kernel, dim3(1), dim3(1), 0, args.stream, args); }
 
 size_t square_sum_scratch() { return kMostPartials * sizeof(double); }
 

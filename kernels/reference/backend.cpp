@@ -38,6 +38,7 @@ Backend reference_backend() {
   b.cast = reference::cast;
   b.not_finite = reference::not_finite;
   b.cache_append = reference::cache_append;
+  b.begin_step = reference::begin_step;
   b.square_sum_scratch = reference::square_sum_scratch;
   b.square_sum = reference::square_sum;
   b.clip = reference::clip;

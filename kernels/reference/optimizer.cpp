@@ -31,6 +31,12 @@ void adamw_loop(const AdamWArgs& args) {
 
 }  // namespace
 
+void begin_step(const BeginStepArgs& args) {
+  StepScalars& s = *args.scalars;
+  const double t = s.updates + 1.0;
+  start_step(s, *args.weights, std::pow(args.beta1, t), std::pow(args.beta2, t), args.own_weight);
+}
+
 size_t square_sum_scratch() { return 0; }
 
 void square_sum(const SquareSumArgs& args) {

@@ -25,8 +25,8 @@ class LossScaling : public ::testing::Test {
     return spec;
   }
   static StepOutcome step(TinyTraining& training, int64_t index, double weights = 0.0) {
-    training.training().set_step(
-        {1e-2, index, 1.0, weights > 0.0 ? weights : training.weight_sum(), 99 + static_cast<uint64_t>(index)});
+    training.training().begin_step(
+        {1e-2, 1.0, weights > 0.0 ? weights : training.weight_sum(), 99 + static_cast<uint64_t>(index)});
     training.accumulate(index, true);
     return training.training().finish_step();
   }
@@ -71,13 +71,16 @@ TEST_F(LossScaling, OverflowSkipsHalvesAndRecovers) {
     EXPECT_TRUE(outcome.overflowed && outcome.bad_ranks.empty());
     EXPECT_TRUE(std::isfinite(outcome.loss_sum));
     EXPECT_TRUE(same_state(training, untouched)) << "a skipped step changed something";
+    EXPECT_EQ(outcome.next_loss_scale, scale / 2);
     EXPECT_EQ(training.training().loss_scale().scale, scale / 2);
+    EXPECT_EQ(training.training().updates(), 0) << "a skipped step counts";
   }
   EXPECT_GT(skipped, 3);
   EXPECT_LT(skipped, 25);
   EXPECT_FALSE(same_state(training, untouched));
   EXPECT_EQ(training.training().loss_scale().scale, scale);
   EXPECT_EQ(training.training().loss_scale().good_steps, 1);
+  EXPECT_EQ(training.training().updates(), 1);
   const double first = step(untouched, 0).gradient_norm;
   EXPECT_GT(first, 0.0);
   for (int i = 1; i < 6; ++i) {
@@ -85,6 +88,28 @@ TEST_F(LossScaling, OverflowSkipsHalvesAndRecovers) {
     ASSERT_FALSE(a.skipped || b.skipped);
     EXPECT_NEAR(a.gradient_norm, b.gradient_norm, 2e-2 * b.gradient_norm) << "whatever the scale";
   }
+}
+
+/// What an outcome says is of its own step, also when it is taken a step late.
+TEST_F(LossScaling, OutcomesTakenLateAreTheSame) {
+  const TrainingSpec spec = half({0x1p24, 1, 2});
+  TinyTraining at_once(spec, backend_, *self_), late(spec, backend_, *self_);
+  const std::vector<StepOutcome> got = late.outcomes_ahead(12);
+  int overflowed = 0;
+  for (int i = 0; i < 12; ++i) {
+    const StepOutcome wanted = step(at_once, i), &one = got[static_cast<size_t>(i)];
+    EXPECT_EQ(one.loss_sum, wanted.loss_sum) << i;
+    EXPECT_EQ(one.loss_scale, wanted.loss_scale) << i;
+    EXPECT_EQ(one.next_loss_scale, wanted.next_loss_scale) << i;
+    EXPECT_EQ(one.weights, late.weight_sum()) << i;
+    EXPECT_TRUE(one.skipped == wanted.skipped && one.overflowed == wanted.overflowed) << i;
+    if (!one.skipped) EXPECT_EQ(one.gradient_norm, wanted.gradient_norm) << i;
+    overflowed += one.overflowed;
+  }
+  EXPECT_GT(overflowed, 0);
+  EXPECT_LT(overflowed, 10);
+  EXPECT_EQ(late.training().updates(), 12 - overflowed);
+  EXPECT_TRUE(same_state(at_once, late));
 }
 
 TEST_F(LossScaling, GrowsAfterGoodSteps) {
@@ -132,6 +157,8 @@ TEST_F(LossScaling, ResumesInTheMiddleOfItsCount) {
   EXPECT_EQ(kept.scale, 2048);
   EXPECT_EQ(kept.good_steps, 2);
   after.training().set_loss_scale(kept);
+  EXPECT_EQ(before.training().updates(), 5);
+  after.training().set_updates(5);
   for (int i = 5; i < 8; ++i) EXPECT_EQ(step(after, i).loss_scale, i < 6 ? 2048 : 4096);
   EXPECT_TRUE(same_state(whole, after));
 }

@@ -58,7 +58,7 @@ TEST_F(Programs, AnObserverSeesEveryNodeOnceInOrder) {
     Recording recording;
     training.program().observe(&recording);
     training.step(0);
-    const auto wanted = nodes_of(plan, {Part::forward, Part::backward, Part::update});
+    const auto wanted = nodes_of(plan, {Part::begin, Part::forward, Part::backward, Part::update});
     EXPECT_EQ(wanted.size(), plan.tape.nodes.size());
     EXPECT_EQ(recording.seen, wanted);
     training.program().observe(nullptr);
@@ -83,7 +83,7 @@ TEST_F(Programs, NamesWhatItDoesNotHave) {
   EXPECT_THROW(program.run("decode", Part::forward), Error);
   EXPECT_THROW(program.run("train", Part::carry), Error);
   EXPECT_THROW(program.address("nothing"), Error);
-  EXPECT_FALSE(program.has("train", Part::begin)) << "one rank has nothing to sum";
+  EXPECT_TRUE(program.has("train", Part::begin)) << "one rank has nothing to sum, but a step to begin";
   EXPECT_TRUE(program.has("evaluate", Part::forward));
   EXPECT_THROW(program.add("late", program.plan("train").tape), Error) << "the arena has been taken";
 }
@@ -158,6 +158,39 @@ TEST_F(Programs, FlopsCountRecomputationOnlyWhenAsked) {
   EXPECT_EQ(a.flops(Part::backward, true), b.flops(Part::backward, false));
   EXPECT_GT(b.flops(Part::backward, true), b.flops(Part::backward, false) * 1.2);
   EXPECT_NEAR(a.flops(Part::backward, true) / a.flops(Part::forward, true), 2.0, 0.3);
+}
+
+TEST_F(Programs, AtMostTwoStepsAreUnderWay) {
+  TinyTraining training(tiny_spec(tiny_gpt()), backend_, *self_);
+  TrainingProgram& steps = training.training();
+  EXPECT_THROW(steps.take_outcome(), Error);
+  training.step(0);
+  EXPECT_THROW(steps.take_outcome(), Error);
+  for (int i = 1; i < 3; ++i) training.prepare(i, 1e-2), training.accumulate(i), steps.end_step();
+  EXPECT_EQ(steps.outcomes(), 2u);
+  const std::vector<double> before = training.values<double>("parameters");
+  EXPECT_THROW(steps.end_step(), Error);
+  EXPECT_EQ(training.values<double>("parameters") == before, true) << "what is refused is not begun";
+  steps.take_outcome(), steps.take_outcome();
+  EXPECT_THROW(steps.take_outcome(), Error);
+}
+
+/// The first step after a resume has the corrections of its number.
+TEST_F(Programs, UpdatesAreCountedFromWhereARunBegins) {
+  TinyTraining whole(tiny_spec(tiny_gpt(), Precision::fp32), backend_, *self_),
+      again(tiny_spec(tiny_gpt(), Precision::fp32), backend_, *self_);
+  whole.steps(3);
+  for (const char* name : {"parameters", "moment1", "moment2"}) {
+    const std::vector<float> values = whole.values<float>(name);
+    std::copy(values.begin(), values.end(), again.program().at<float>(name));
+  }
+  EXPECT_EQ(whole.training().updates(), 3);
+  again.training().set_updates(3);
+  const auto& scalars = *again.program().at<kernels::StepScalars>("step.scalars");
+  EXPECT_EQ(again.step(3), whole.step(3));
+  EXPECT_EQ(scalars.correction1, 1.0 - std::pow(0.9, 4.0));
+  EXPECT_EQ(scalars.correction2, 1.0 - std::pow(0.95, 4.0));
+  EXPECT_TRUE(again.values<float>("parameters") == whole.values<float>("parameters"));
 }
 
 TEST_F(Programs, ANotFiniteGradientChangesNothing) {

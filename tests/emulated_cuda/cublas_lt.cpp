@@ -342,6 +342,8 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t d,
   if (const cublasStatus_t wrong = pose(problem, d, a, b, c, out); wrong != CUBLAS_STATUS_SUCCESS) return wrong;
   const Algorithm* found = read(algorithm);
   if (found == nullptr || (trains(d->epilogue) && !switches().trains_products)) return CUBLAS_STATUS_INVALID_VALUE;
+  if (uses_bias(d->epilogue) && !lies_on(d->bias, found->alignment)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (has_aux(d->epilogue) && !lies_on(d->aux, 16)) return CUBLAS_STATUS_NOT_SUPPORTED;
   *result = {*algorithm, workspace_of(problem, *found), CUBLAS_STATUS_SUCCESS, 1.0f, {}};
   return CUBLAS_STATUS_SUCCESS;
 }

@@ -139,6 +139,7 @@ inline unsigned __reduce_max_sync(unsigned mask, unsigned v) {
 }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
+inline void __threadfence_system() {}
 
 // Integer atomics: fibers never interrupt each other.
 template <typename T>

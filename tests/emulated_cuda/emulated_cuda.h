@@ -29,6 +29,8 @@ struct Switches {
   uint64_t kernels_run = 0;       ///< counts up
   uint64_t library_calls = 0;     ///< counts up
   uint64_t trained_products = 0;  ///< counts up: products with such an epilogue
+  int driver_version = CUDART_VERSION;
+  cudaError_t start = cudaSuccess;  ///< what a driver that does not start answers
 };
 Switches& switches();
 
@@ -52,6 +54,10 @@ Where where_is(const void* address, size_t bytes);
 
 /// Puts work at the end of a stream (or into the graph that captures it). It is run as a kernel would be.
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
+
+/// False for a stream that was destroyed, or never made.
+bool is_live(cudaStream_t stream);
+bool is_capturing(cudaStream_t stream);
 
 /// Remembers the status for cudaGetLastError and returns it.
 cudaError_t status(cudaError_t value);

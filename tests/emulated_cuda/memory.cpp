@@ -265,9 +265,11 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   return cudaSuccess;
 }
 
-cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int* version) { return *version = switches().driver_version, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 0;
+  if (switches().start != cudaSuccess) return status(switches().start);
   *count = switches().devices;
   return status(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
@@ -288,6 +290,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   if (device < 0 || device >= switches().devices) return status(cudaErrorInvalidDevice);
   *p = {};
   std::snprintf(p->name, sizeof p->name, "emulated device");
+  p->uuid.bytes[0] = static_cast<char>(device + 1);
   p->totalGlobalMem = switches().device_bytes;
   p->sharedMemPerBlock = 48 << 10;
   p->sharedMemPerBlockOptin = most_shared_bytes();

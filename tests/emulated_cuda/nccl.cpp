@@ -7,6 +7,8 @@
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -14,6 +16,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -106,6 +109,7 @@ struct End {
   const bool blocking;
   uint64_t collectives = 0, splits = 0;
   std::atomic<bool> aborted{false};
+  const std::shared_ptr<int> in_graphs = std::make_shared<int>();  ///< shared by graphs that hold calls
   // Of a communicator that is not blocking: what the last call has not done yet.
   std::mutex mutex;
   int polls = 0;
@@ -316,7 +320,10 @@ ncclResult_t put_into_streams(std::vector<Queued> calls) {
     std::vector<Queued> mine;
     for (const Queued& call : calls)
       if (call.stream == stream) mine.push_back(call);
-    const cudaError_t status = switches().enqueue(stream, [mine = std::move(mine)] { run_calls(mine); });
+    std::vector<std::shared_ptr<int>> held;
+    if (switches().captures != nullptr && switches().captures(stream))
+      for (const Queued& call : mine) held.push_back(call.end->in_graphs);
+    const cudaError_t status = switches().enqueue(stream, [mine = std::move(mine), held] { run_calls(mine); });
     if (status != cudaSuccess) return failed(ncclUnhandledCudaError, "the stream refused the call");
   }
   return ncclSuccess;
@@ -464,8 +471,25 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int colour, int key, ncclComm_t* mad
 
 ncclResult_t ncclCommFinalize(ncclComm_t comm) { return check_comm(comm); }
 
+namespace {
+
+/// NCCL waits for ever.
+void wait_for_graphs(const End& end) {
+  const auto until = Clock::now() + std::chrono::duration<double>(switches().hang_seconds);
+  while (end.in_graphs.use_count() > 1) {
+    if (Clock::now() > until) {
+      std::fprintf(stderr, "the end of a communicator waits for a graph that holds calls of it (rank %d)\n", end.rank);
+      std::abort();
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+}  // namespace
+
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   if (comm == nullptr) return ncclInvalidArgument;
+  wait_for_graphs(*comm->end);
   live_registrations -= static_cast<int>(comm->registered.size());
   --live_communicators;
   delete comm;

@@ -99,6 +99,8 @@ struct Switches {
   /// send holds up its stream until the receiver has come, as a long message does on a device.
   bool buffered_sends = false;
   double hang_seconds = 30;  ///< a wait of this length is an error of the communicator
+  /// Whether a stream is captured. A communicator does not end while a graph lives that holds calls of it, as NCCL's.
+  bool (*captures)(cudaStream_t stream) = nullptr;
 };
 Switches& switches();
 

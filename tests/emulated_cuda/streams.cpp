@@ -1,12 +1,10 @@
-// Streams, events, copies, capture and graphs. A stream is a queue of closures: run at once, or (Switches::late) only
+// Streams, events, capture and graphs. A stream is a queue of closures: run at once, or (Switches::late) only
 // when somebody waits for it, so that a missing wait shows. A graph is closures with the edges that events made.
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstring>
 #include <deque>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -101,11 +99,6 @@ Stream& resolve(cudaStream_t stream) {
   return stream != nullptr ? *stream : own.stream;
 }
 
-bool is_live(cudaStream_t stream) {
-  const std::scoped_lock lock(registry_mutex);
-  return stream == nullptr || streams().count(stream) > 0;
-}
-
 bool run_one(Stream& stream) {
   const std::scoped_lock running(stream.running);
   Work work;
@@ -191,6 +184,13 @@ void run_graph(const std::vector<Node>& nodes) {
 
 }  // namespace
 
+bool is_live(cudaStream_t stream) {
+  const std::scoped_lock lock(registry_mutex);
+  return stream == nullptr || streams().count(stream) > 0;
+}
+
+bool is_capturing(cudaStream_t stream) { return resolve(stream).capture != nullptr; }
+
 cudaError_t status(cudaError_t value) {
   if (value != cudaSuccess) last_error = value;
   return value;
@@ -234,58 +234,6 @@ using namespace emulated_cuda;
 
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 cudaError_t cudaPeekAtLastError() { return last_error; }
-
-namespace {
-const std::map<cudaError_t, std::pair<const char*, const char*>>& error_texts() {
-  static const std::map<cudaError_t, std::pair<const char*, const char*>> all = {
-      {cudaSuccess, {"cudaSuccess", "no error"}},
-      {cudaErrorInvalidValue, {"cudaErrorInvalidValue", "invalid argument"}},
-      {cudaErrorMemoryAllocation, {"cudaErrorMemoryAllocation", "out of memory"}},
-      {cudaErrorInvalidConfiguration, {"cudaErrorInvalidConfiguration", "invalid configuration argument"}},
-      {cudaErrorInvalidMemcpyDirection, {"cudaErrorInvalidMemcpyDirection", "invalid copy direction for memcpy"}},
-      {cudaErrorInsufficientDriver,
-       {"cudaErrorInsufficientDriver", "CUDA driver version is insufficient for CUDA runtime version"}},
-      {cudaErrorInvalidDeviceFunction, {"cudaErrorInvalidDeviceFunction", "invalid device function"}},
-      {cudaErrorNoDevice, {"cudaErrorNoDevice", "no CUDA-capable device is detected"}},
-      {cudaErrorInvalidDevice, {"cudaErrorInvalidDevice", "invalid device ordinal"}},
-      {cudaErrorInvalidResourceHandle, {"cudaErrorInvalidResourceHandle", "invalid resource handle"}},
-      {cudaErrorNotReady, {"cudaErrorNotReady", "device not ready"}},
-      {cudaErrorHostMemoryAlreadyRegistered,
-       {"cudaErrorHostMemoryAlreadyRegistered", "part or all of the requested memory range is already mapped"}},
-      {cudaErrorHostMemoryNotRegistered,
-       {"cudaErrorHostMemoryNotRegistered", "pointer does not correspond to a registered memory region"}},
-      {cudaErrorStreamCaptureUnsupported,
-       {"cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing"}},
-      {cudaErrorStreamCaptureInvalidated,
-       {"cudaErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture"}},
-      {cudaErrorStreamCaptureMerge,
-       {"cudaErrorStreamCaptureMerge", "operation would result in a merge of separate capture sequences"}},
-      {cudaErrorStreamCaptureUnmatched,
-       {"cudaErrorStreamCaptureUnmatched", "capture was not ended in the same stream as it began"}},
-      {cudaErrorStreamCaptureUnjoined, {"cudaErrorStreamCaptureUnjoined", "capturing stream has unjoined work"}},
-      {cudaErrorStreamCaptureIsolation,
-       {"cudaErrorStreamCaptureIsolation", "dependency created on uncaptured work in another stream"}},
-      {cudaErrorStreamCaptureImplicit,
-       {"cudaErrorStreamCaptureImplicit",
-        "operation would make the legacy stream depend on a capturing blocking stream"}},
-      {cudaErrorCapturedEvent,
-       {"cudaErrorCapturedEvent", "operation not permitted on an event last recorded in a capturing stream"}},
-      {cudaErrorStreamCaptureWrongThread,
-       {"cudaErrorStreamCaptureWrongThread",
-        "attempt to terminate a thread-local capture sequence from another thread"}},
-  };
-  return all;
-}
-}  // namespace
-
-const char* cudaGetErrorName(cudaError_t value) {
-  const auto found = error_texts().find(value);
-  return found == error_texts().end() ? "unrecognized error code" : found->second.first;
-}
-const char* cudaGetErrorString(cudaError_t value) {
-  const auto found = error_texts().find(value);
-  return found == error_texts().end() ? "unrecognized error code" : found->second.second;
-}
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new Stream;
@@ -423,107 +371,6 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEve
   return cudaSuccess;
 }
 
-// Copies.
-
-namespace {
-
-bool direction_is_true(Where to, Where from, cudaMemcpyKind kind) {
-  const bool to_device = to == Where::device, from_device = from == Where::device;
-  switch (kind) {
-    case cudaMemcpyHostToHost:
-      return !to_device && !from_device;
-    case cudaMemcpyHostToDevice:
-      return to_device && !from_device;
-    case cudaMemcpyDeviceToHost:
-      return !to_device && from_device;
-    case cudaMemcpyDeviceToDevice:
-      return to_device && from_device;
-    case cudaMemcpyDefault:
-      return true;
-  }
-  return false;
-}
-
-struct Rows {
-  char* to;
-  size_t to_pitch;
-  const char* from;
-  size_t from_pitch, width, height;
-
-  void run() const {
-    for (size_t row = 0; row < height; ++row) std::memcpy(to + row * to_pitch, from + row * from_pitch, width);
-  }
-  size_t to_bytes() const { return height == 0 ? 0 : (height - 1) * to_pitch + width; }
-  size_t from_bytes() const { return height == 0 ? 0 : (height - 1) * from_pitch + width; }
-};
-
-/// Host memory that is not pinned is staged, as CUDA does: what is read is read before the call returns, and what is
-/// written has been written then.
-cudaError_t copy_rows(const Rows& rows, cudaMemcpyKind kind, cudaStream_t stream) {
-  if (rows.width == 0 || rows.height == 0) return cudaSuccess;
-  if (rows.height > 1 && (rows.to_pitch < rows.width || rows.from_pitch < rows.width)) {
-    return status(cudaErrorInvalidValue);
-  }
-  const Where to = where_is(rows.to, rows.to_bytes()), from = where_is(rows.from, rows.from_bytes());
-  if (!direction_is_true(to, from, kind)) return status(cudaErrorInvalidValue);
-  if (!is_live(stream)) return status(cudaErrorInvalidResourceHandle);
-  const bool capturing = resolve(stream).capture != nullptr;
-  if (from == Where::host && !capturing) {
-    const auto staged = std::make_shared<std::vector<char>>(rows.from, rows.from + rows.from_bytes());
-    Rows late = rows;
-    late.from = staged->data();
-    if (const cudaError_t wrong = enqueue(stream, [late, staged] { late.run(); }); wrong != cudaSuccess) {
-      return status(wrong);
-    }
-  } else if (const cudaError_t wrong = enqueue(stream, [rows] { rows.run(); }); wrong != cudaSuccess) {
-    return status(wrong);
-  }
-  if (to == Where::host && !capturing) return cudaStreamSynchronize(stream);
-  return cudaSuccess;
-}
-
-/// The default stream waits for all others of this thread.
-cudaError_t wait_for_all() { return cudaDeviceSynchronize(); }
-
-}  // namespace
-
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
-  return copy_rows({static_cast<char*>(to), bytes, static_cast<const char*>(from), bytes, bytes, 1}, kind, stream);
-}
-cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
-                              size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
-  return copy_rows({static_cast<char*>(to), to_pitch, static_cast<const char*>(from), from_pitch, width, height}, kind,
-                   stream);
-}
-cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
-  if (capture_forbids()) return status(cudaErrorStreamCaptureImplicit);
-  if (const cudaError_t wrong = wait_for_all(); wrong != cudaSuccess) return wrong;
-  if (const cudaError_t wrong = cudaMemcpyAsync(to, from, bytes, kind, nullptr); wrong != cudaSuccess) return wrong;
-  return cudaStreamSynchronize(nullptr);
-}
-cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
-                         cudaMemcpyKind kind) {
-  if (capture_forbids()) return status(cudaErrorStreamCaptureImplicit);
-  if (const cudaError_t wrong = wait_for_all(); wrong != cudaSuccess) return wrong;
-  const cudaError_t wrong = cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, width, height, kind, nullptr);
-  return wrong != cudaSuccess ? wrong : cudaStreamSynchronize(nullptr);
-}
-cudaError_t cudaMemset2DAsync(void* to, size_t pitch, int value, size_t width, size_t height, cudaStream_t stream) {
-  if (width == 0 || height == 0) return cudaSuccess;
-  if (where_is(to, (height - 1) * pitch + width) == Where::host) return status(cudaErrorInvalidValue);
-  return status(enqueue(stream, [=] {
-    for (size_t row = 0; row < height; ++row) std::memset(static_cast<char*>(to) + row * pitch, value, width);
-  }));
-}
-cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
-  return cudaMemset2DAsync(to, bytes, value, bytes, 1, stream);
-}
-cudaError_t cudaMemset(void* to, int value, size_t bytes) {
-  if (capture_forbids()) return status(cudaErrorStreamCaptureImplicit);
-  if (const cudaError_t wrong = wait_for_all(); wrong != cudaSuccess) return wrong;
-  return cudaMemsetAsync(to, value, bytes, nullptr);
-}
-
 // Capture and graphs.
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mode) {
@@ -562,8 +409,10 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
     const std::scoped_lock lock(registry_mutex);
     captures().erase(capture);
   }
-  if (capture->spoilt) return status(cudaErrorStreamCaptureInvalidated);
-  if (unjoined) return status(cudaErrorStreamCaptureUnjoined);
+  if (capture->spoilt || unjoined) {
+    capture->graph.nodes.clear();
+    return status(capture->spoilt ? cudaErrorStreamCaptureInvalidated : cudaErrorStreamCaptureUnjoined);
+  }
   *graph = new Graph(std::move(capture->graph));
   return cudaSuccess;
 }

@@ -55,6 +55,7 @@ class CudaResume : public ::testing::Test {
       Checkpoint checkpoint = Checkpoint::open(directory_ / name / checkpoint_name(static_cast<uint64_t>(first)));
       load_state(training.training(), checkpoint);
       training.training().set_loss_scale(scale_);
+      training.training().set_updates(updates_);
     }
     Outcome outcome;
     for (int i = first; i < last; ++i) outcome.steps.push_back(training.step(i));
@@ -71,6 +72,7 @@ class CudaResume : public ::testing::Test {
     save_checkpoint(directory_ / name, static_cast<uint64_t>(last), std::move(state.tensors), std::move(state.slices),
                     "{}", group, 4);
     scale_ = training.training().loss_scale();
+    updates_ = training.training().updates();
     outcome.weights = training.values<float>("parameters");
     outcome.scale = {scale_.scale, scale_.good_steps};
     return outcome;
@@ -78,6 +80,7 @@ class CudaResume : public ::testing::Test {
 
   fs::path directory_ = fs::temp_directory_path() / ("capstan-cuda-resume-" + std::to_string(getpid()));
   LossScale scale_;  ///< which the state of a run carries beside its tensors
+  int64_t updates_ = 0;
 };
 
 TrainingSpec resumed_spec(Precision precision, double dropout = 0.0) {

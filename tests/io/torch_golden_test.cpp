@@ -107,7 +107,7 @@ class GoldenTraining {
 
   double run_step(int64_t step) {
     fill(step);
-    training_->set_step({1e-3, step, 1.0, static_cast<double>(kBatch * kContext), 0});
+    training_->begin_step({1e-3, 1.0, static_cast<double>(kBatch * kContext), 0});
     training_->run_microbatches([](int64_t) {});
     const StepOutcome outcome = training_->finish_step();
     EXPECT_FALSE(outcome.skipped);

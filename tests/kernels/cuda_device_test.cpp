@@ -52,6 +52,34 @@ TEST(CudaDevice, RefusesANumberThatIsNotThere) {
   EXPECT_THAT(refusal([] { open_cuda_device(-1); }), HasSubstr("CUDA device -1"));
 }
 
+TEST(CudaDevice, SaysWhyADriverThatIsThereDoesNotServe) {
+  const emulated_cuda::Switches before = emulated_cuda::switches();
+  EXPECT_EQ(cuda_trouble(), "");
+  emulated_cuda::switches().driver_version = 12080;
+  EXPECT_THAT(cuda_trouble(), HasSubstr("too old: it serves CUDA up to 12.8, this build needs 13.0"));
+  EXPECT_THAT(refusal([] { open_cuda_device(0); }), HasSubstr("too old"));
+  emulated_cuda::switches().driver_version = 0;
+  EXPECT_EQ(cuda_trouble(), "") << "no driver: nobody expects a device";
+  emulated_cuda::switches() = before;
+  emulated_cuda::switches().start = cudaErrorSystemNotReady;
+  EXPECT_EQ(cuda_device_count(), 0);
+  EXPECT_THAT(cuda_trouble(), HasSubstr("fabric manager"));
+  EXPECT_THAT(refusal([] { open_cuda_device(0); }), HasSubstr("fabric manager"));
+  emulated_cuda::switches().start = cudaErrorNoDevice;
+  EXPECT_EQ(cuda_trouble(), "") << "a machine without";
+  emulated_cuda::switches() = before;
+  EXPECT_EQ(cuda_device_count(), 1) << "no error is left behind";
+}
+
+TEST(CudaDevice, AnIdentityIsThatOfTheDeviceAndNotItsNumber) {
+  emulated_cuda::switches().devices = 2;
+  const std::string first = cuda_device_identity(0), second = cuda_device_identity(1);
+  EXPECT_EQ(first.size(), 32u);
+  EXPECT_NE(first, second);
+  EXPECT_EQ(cuda_device_identity(2), "");
+  emulated_cuda::switches().devices = 1;
+}
+
 TEST(CudaDevice, NewMemoryIsZeroAndCopiesComeBack) {
   const auto device = open_cuda_device(0);
   const size_t bytes = 1000 * sizeof(int);

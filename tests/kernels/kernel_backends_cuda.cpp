@@ -137,7 +137,7 @@ void wrap_table() {
            &Backend::embedding, &Backend::embedding_backward, &Backend::dropout, &Backend::cross_entropy,
            &Backend::cross_entropy_backward, &Backend::cross_entropy_statistics, &Backend::cross_entropy_combine,
            &Backend::copy, &Backend::fill, &Backend::add, &Backend::scale, &Backend::cast, &Backend::not_finite,
-           &Backend::cache_append, &Backend::square_sum, &Backend::clip, &Backend::adamw>();
+           &Backend::cache_append, &Backend::begin_step, &Backend::square_sum, &Backend::clip, &Backend::adamw>();
 }
 
 UnderTest::UnderTest() {

@@ -17,6 +17,10 @@ constexpr size_t kClipScale = place_of(offsetof(StepScalars, clip_scale));
 constexpr size_t kNorm = place_of(offsetof(StepScalars, gradient_norm));
 constexpr size_t kSkip = place_of(offsetof(StepScalars, skip));
 constexpr size_t kUsedScale = place_of(offsetof(StepScalars, used_loss_scale));
+constexpr size_t kUpdates = place_of(offsetof(StepScalars, updates));
+constexpr size_t kCorrection1 = place_of(offsetof(StepScalars, correction1));
+constexpr size_t kCorrection2 = place_of(offsetof(StepScalars, correction2));
+constexpr size_t kGradientScale = place_of(offsetof(StepScalars, gradient_scale));
 
 /// StepScalars as a field of doubles.
 std::vector<double> scalars_field(const StepScalars& s) {
@@ -130,8 +134,9 @@ KernelCase clip_case(const ClipSetting& s) {
   c.name = "clip_" + s.name;
   const StepScalars scalars{.learning_rate = 0.5,
                             .clip_limit = s.limit,
-                            .gradient_scale = 0.25,
                             .loss_scale = s.loss_scale,
+                            .updates = 11,
+                            .gradient_scale = 0.25,
                             .clip_scale = 77,
                             .gradient_norm = 78,
                             .skip = 0.5,
@@ -148,6 +153,42 @@ KernelCase clip_case(const ClipSetting& s) {
     out["after"][kNorm] = norm;
     out["after"][kSkip] = 0;
     out["after"][kUsedScale] = s.loss_scale;
+    out["after"][kUpdates] = 12;
+    return out;
+  };
+  c.loosen = 1e-6;
+  return c;
+}
+
+struct BeginSetting {
+  std::string name;
+  double weights, own, updates;
+};
+
+KernelCase begin_step_case(const BeginSetting& s) {
+  KernelCase c;
+  c.name = "begin_step_" + s.name;
+  std::array<double, kStepScalars> fields;
+  std::iota(fields.begin(), fields.end(), 70.0);
+  fields[kUpdates] = s.updates;
+  c.forward.inputs = {{"weights", Kind::f64, {s.weights}},
+                      {"before", Kind::f64, {fields.begin(), fields.end()}},
+                      {"own0", Kind::f64, {s.own}}};
+  c.forward.outputs = {{.name = "after", .kind = Kind::f64, .values = sized(kStepScalars), .starts_as = "before"},
+                       {.name = "own", .kind = Kind::f64, .values = sized(1), .starts_as = "own0"}};
+  c.forward.run = [has_own = s.own > 0.0](const Call& call) {
+    call.backend.begin_step({.weights = call.at.get<const double>("weights"),
+                             .scalars = call.at.get<StepScalars>("after"),
+                             .own_weight = has_own ? call.at.get<double>("own") : nullptr,
+                             .beta1 = kBeta1,
+                             .beta2 = kBeta2});
+  };
+  c.formula = [s](const Values& in) {
+    Values out{{"after", in.at("before")}, {"own", in.at("own0")}};
+    out["after"][kCorrection1] = 1 - std::pow(kBeta1, s.updates + 1);
+    out["after"][kCorrection2] = 1 - std::pow(kBeta2, s.updates + 1);
+    out["after"][kGradientScale] = s.weights > 0 ? 1 / s.weights : 0;
+    if (s.own > 0.0) out["own"][0] = s.weights * s.weights / (s.own * s.own);
     return out;
   };
   c.loosen = 1e-6;
@@ -171,6 +212,13 @@ std::vector<KernelCase> optimizer_cases() {
                                {"scaled", {4.0 * 65536.0}, 1.0, 256.0},
                                {"scaled_off", {9.0}, 0.0, 8.0}}) {
     cases.push_back(clip_case(s));
+  }
+  for (const BeginSetting& s : {BeginSetting{"first", 512, 0, 0},
+                                {"later", 3072, 0, 1999},
+                                {"own", 512, 120, 7},
+                                {"alone", 512, 512, 1},
+                                {"no_weights", 0, 0, 3}}) {
+    cases.push_back(begin_step_case(s));
   }
   return cases;
 }
@@ -198,6 +246,31 @@ TEST(Clip, SkipsAStepWhoseNormIsNotFinite) {
       EXPECT_EQ(scalars.gradient_norm, 2.0);
       EXPECT_EQ(scalars.clip_scale, 0.5);
     }
+  }
+}
+
+TEST(BeginStep, ARankWithoutWeightsHasNoGradientOfItsOwn) {
+  for (const Backend& backend : all_backends()) {
+    const double weights = 8.0;
+    double own = 0.0;
+    StepScalars scalars;
+    BeginStepArgs args{&weights, &scalars, &own};
+    Mirror mirror(backend);
+    mirror.add(&weights, sizeof weights), mirror.add(&scalars, sizeof scalars), mirror.add(&own, sizeof own);
+    mirror.move(args.weights), mirror.move(args.scalars), mirror.move(args.own_weight);
+    backend.begin_step(args);
+    mirror.back();
+    EXPECT_TRUE(std::isnan(own)) << backend.name;
+    EXPECT_EQ(scalars.gradient_scale, 0.125);
+  }
+}
+
+TEST(Clip, CountsStepsThatWereNotSkipped) {
+  for (const Backend& backend : all_backends()) {
+    StepScalars s;
+    const double good = 4.0, bad = INFINITY;
+    clip(backend, good, s), clip(backend, bad, s), clip(backend, good, s);
+    EXPECT_EQ(s.updates, 2.0) << backend.name;
   }
 }
 

@@ -185,6 +185,63 @@ class Convert(ProductTest):
                      "--shard-size", "many")
         self.refused(66, "convert", "--from", self.folder / "none", "--to", self.folder / "x", "--format", "hf")
 
+    def padded(self, rows):
+        """The trained run as a Hugging Face directory whose embedding has more rows than the tokenizer has tokens, as
+        50257 are made 50304; the rows without a token win every softmax."""
+        out = self.convert(self.run_dir, "padded", "hf")
+        stored, name = header(out / "model.safetensors"), "transformer.wte.weight"
+        more = b"".join(struct.pack("<32f", *(1e3 * (-1) ** number * (place == number // 2) for place in range(32)))
+                        for number in range(rows - 257))
+        stored[name] = ("F32", [rows, 32], stored[name][2] + more)
+        self.write_safetensors(out / "model.safetensors", stored)
+        config = json.loads((out / "config.json").read_text())
+        (out / "config.json").write_text(json.dumps({**config, "vocab_size": rows}))
+        return out
+
+    @staticmethod
+    def write_safetensors(path, tensors):
+        entries, at = {}, 0
+        for name, (dtype, shape, data) in tensors.items():
+            entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+            at += len(data)
+        text = json.dumps(entries).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(data for _, _, data in tensors.values()))
+
+    def test_rows_that_the_tokenizer_has_no_tokens_for_are_never_said(self):
+        padded = self.padded(320)
+        run = self.convert(padded, "run", "capstan")
+
+        def text(directory, *more):
+            return self.good("generate", "--run", directory, "--prompt", "The ", "--tokens", "40", *more)
+        self.assertEqual(text(run, "--temperature", "0"), text(self.run_dir, "--temperature", "0"))
+        for more in ([], ["--top-k", "3"], ["--top-p", "0.5", "--temperature", "3"]):
+            self.assertEqual(text(run, *more), text(self.run_dir, *more))
+        again = self.convert(run, "again", "hf")
+        self.assertEqual(header(again / "model.safetensors"), header(padded / "model.safetensors"))
+        self.assertEqual((again / "config.json").read_bytes(), (padded / "config.json").read_bytes())
+        (run / "hugging_face" / "config.json").unlink()  # written anew it says the same rows
+        anew = self.convert(run, "anew", "hf")
+        self.assertEqual(json.loads((anew / "config.json").read_text())["vocab_size"], 320)
+        self.assertEqual(header(anew / "model.safetensors"), header(padded / "model.safetensors"))
+        data = self.convert(run, "padded.gguf", "gguf").read_bytes()
+        self.assertIn(b"[PAD319]", data)
+        code, output = train(2, run / "config.toml", f"data.corpora={self.corpus}", "train.steps=2", "layout.tp=2",
+                             "train.global_batch=8", "schedule.warmup_steps=1")
+        self.assertEqual(code, 0, output)
+
+    def test_ids_that_the_tokenizer_left_out_are_never_said(self):
+        padded = self.padded(340)  # of these 257 to 320 would win
+        names = {**{f"w{number}": number for number in range(257)}, "<|endoftext|>": 330}
+        (padded / "tokenizer.json").write_text(json.dumps({
+            "version": "1.0", "normalizer": None, "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None,
+            "decoder": None, "model": {"type": "WordLevel", "vocab": names, "unk_token": "w0"},
+            "added_tokens": [{"id": 330, "content": "<|endoftext|>", "single_word": False, "lstrip": False,
+                              "rstrip": False, "normalized": False, "special": True}]}))
+        run = self.convert(padded, "run", "capstan")
+        for temperature in ("0", "1"):
+            said = self.good("generate", "--run", run, "--prompt", "w84", "--tokens", "20", "--temperature", temperature)
+            self.assertRegex(said, r"^w84 ?w\d+")
+
     def test_every_family_goes_through_a_run_directory(self):
         for fixture in sorted(path for path in FIXTURES.iterdir() if path.is_dir()):
             with self.subTest(family=fixture.name):

@@ -86,5 +86,35 @@ TEST(DeviceMeter, OnceASecondAndOnlyWhatIsTold) {
   EXPECT_TRUE(none.empty());
 }
 
+GpuReading reading(double memory, double clock, double heat, const std::string& why = "") {
+  return reading_of({memory, clock, heat, 300.0, why});
+}
+
+TEST(DeviceMeter, AddsTheExtremesOverAllRanks) {
+  GpuBoard board;
+  DeviceMeter meter([] { return kernels::DeviceState{5e9, 1410.0, 60.0, NAN, ""}; }, &board);
+  const DeviceMeter::Clock::time_point start{std::chrono::hours(1)};
+  MetricsLine early;
+  meter.add_to(early, start);
+  EXPECT_EQ(early.size(), 3u) << "nobody has reported yet";
+  EXPECT_EQ(board.own().memory_bytes, 5e9);
+  EXPECT_EQ(board.own().told, 1u);
+  std::vector<GpuReading> of_ranks(9);  // rank 8 says nothing
+  for (int rank = 0; rank < 8; ++rank) of_ranks[static_cast<size_t>(rank)] = reading(4e9 + rank, 1400.0 + rank, NAN);
+  of_ranks[2] = reading(NAN, 900.0, 91.0, "heat"), of_ranks[3] = reading(1e9, 910.0, 90.0, "heat");
+  of_ranks[6] = reading(9e9, 1000.0, 40.0, "power cap");
+  board.publish(summary_of(of_ranks));
+  MetricsLine line;
+  meter.add_to(line, start + std::chrono::seconds(1));
+  EXPECT_EQ(metrics_text(line),
+            R"({"gpu_memory_bytes":5000000000,"gpu_clock_mhz":1410,"gpu_temperature":60,"gpu_ranks":8,)"
+            R"("gpu_memory_bytes_max":9000000000,"gpu_clock_mhz_min":900,"gpu_temperature_max":91,)"
+            R"("gpu_throttled_ranks":"heat: 2-3; power cap: 6"})");
+  board.publish(summary_of({reading(1, 2, 3)}));
+  MetricsLine single;
+  meter.add_to(single, start + std::chrono::seconds(2));
+  EXPECT_EQ(single.size(), 3u) << "its own are all there are";
+}
+
 }  // namespace
 }  // namespace capstan

@@ -49,6 +49,7 @@ class LayoutState : public ::testing::Test {
       if (!from.empty()) {
         Checkpoint checkpoint = Checkpoint::open(from);
         load_state(training.training(), checkpoint);
+        training.training().set_updates(first);
       }
       std::vector<Step> mine;
       for (int i = first; i < last; ++i) mine.push_back(training.step(i));

@@ -36,6 +36,18 @@ class Use(ProductTest):
         self.assertEqual(write("1", "--top-k", "1"), write("2", "--temperature", "0"))
         self.assertTrue(write("3", "--top-p", "0.5").startswith("The "))
 
+    def test_generated_words_keep_their_spaces(self):
+        """A SentencePiece tokenizer drops the space that a text begins with: of the text, not of each token."""
+        tokenizer = SOURCE / "tests" / "io" / "golden" / "tokenizers" / "llama.json"
+        corpus, run = self.folder / "corpus", self.folder / "run"
+        self.good("corpus", "build", "--out", corpus, "--tokenizer", tokenizer, self.text)
+        code, output = train(1, self.config, f"data.corpora={corpus}", f"run.dir={run}")
+        self.assertEqual(code, 0, output)
+        for prompt in ("The", "Straße 你", ""):
+            text = self.good("generate", "--run", run, "--prompt", prompt, "--tokens", "60", "--temperature", "0.3")
+            self.assertTrue(text.startswith(prompt))
+            self.assertGreater(text[len(prompt):].strip().count(" "), 2, text)
+
     def test_evaluate_agrees_with_the_training_run(self):
         last = metrics(self.run_dir)[-1]
         text = self.good("evaluate", "--run", self.run_dir)

@@ -124,10 +124,8 @@ TEST(ContextControl, IsSummedOnceOverSamplesAndOverAllRanks) {
   for (int asked = 0; asked < 4; ++asked)
     run_rank_threads(4, [&](Communicator& world) {
       TinyTraining training(tiny_spec(config_of(kGpt)), backend, world, 1, 1, 2);
-      double* control = training.program().at<double>("step.control");
-      control[kWeightSum] = 10.0 + training.mesh().coordinate(Axis::dp);
-      control[kStopRequests] = world.rank() == asked ? 1.0 : 0.0;
-      training.training().begin();
+      training.training().begin_step(
+          {.weights = 10.0 + training.mesh().coordinate(Axis::dp), .stop = world.rank() == asked});
       EXPECT_EQ(training.program().at<double>("step.control.reduced")[kWeightSum], 21.0);
       EXPECT_EQ(training.program().at<double>("step.control.reduced")[kStopRequests], 1.0);
       training.prepare(0, 1e-2);

@@ -28,8 +28,20 @@ TrainingSpec spec_of(const Case& c) {
   return spec;
 }
 
-/// As train_twin, with a device of threads and NCCL under every rank.
-TwinOutcome train_on_devices(const Case& c, bool capture) {
+/// What the groups of a rank have counted, by axis.
+using Counts = std::vector<std::pair<size_t, size_t>>;
+
+Counts counts_of(TinyTraining& training) {
+  Counts counts;
+  for (int axis = 0; axis < kAxisCount; ++axis) {
+    const CommunicationCount count = training.group(static_cast<Axis>(axis)).count();
+    counts.emplace_back(count.calls, count.bytes);
+  }
+  return counts;
+}
+
+/// As train_twin, with a device of threads and NCCL under every rank. counts: of each rank, after the steps.
+TwinOutcome train_on_devices(const Case& c, bool capture, bool overlap = true, std::vector<Counts>* counts = nullptr) {
   nccl_over_threads(60);
   const Layout& layout = c.layout;
   constexpr int64_t kBatch = 8;
@@ -45,6 +57,7 @@ TwinOutcome train_on_devices(const Case& c, bool capture) {
   std::vector<std::vector<Step>> steps(static_cast<size_t>(layout.ranks()));
   NcclRanksOptions options;
   options.device.jitter = std::chrono::microseconds(300);
+  if (counts != nullptr) counts->resize(static_cast<size_t>(layout.ranks()));
   run_nccl_ranks(
       layout.ranks(),
       [&](const NcclRank& rank) {
@@ -53,11 +66,13 @@ TwinOutcome train_on_devices(const Case& c, bool capture) {
         const auto make_lane = [&](std::shared_ptr<const AxisGroups> groups) {
           return std::make_unique<StreamLane>(rank.device, beside, rank.device.main_stream(), std::move(groups));
         };
-        TinyTraining training(spec, backend, *world, layout.tp, layout.pp, layout.cp, layout.replicas(), make_lane,
-                              &rank.device, capture, lane_world.get());
+        TinyTraining training(spec, backend, *world, layout.tp, layout.pp, layout.cp, layout.replicas(),
+                              overlap ? TinyTraining::MakeLane(make_lane) : TinyTraining::MakeLane(), &rank.device,
+                              capture, lane_world.get());
         std::vector<Step>& mine = steps[static_cast<size_t>(rank.control.rank())];
         for (int i = 0; i < kTwinSteps; ++i) mine.push_back(training.step(i, kTwinRate));
         training.program().finish();
+        if (counts != nullptr) (*counts)[static_cast<size_t>(rank.control.rank())] = counts_of(training);
         collector.take(training);  // memory of this device is the host's
         rank.control.barrier();
       },
@@ -118,6 +133,29 @@ TEST(DeviceRanks, ContextParallel) {
   Case c{layout_of(1, 1, 1), true};
   c.layout.cp = 2;
   expect_same(c);
+}
+
+/// With and without a lane: what stands in graphs differs.
+TEST(DeviceRanks, CountWhatGraphsSendAgain) {
+  Case everything{layout_of(2, 2, 2), true};
+  everything.layout.sequence_parallel = true, everything.layout.zero = 1;
+  Case context{layout_of(1, 1, 1)};
+  context.layout.cp = 2;
+  for (const Case& c : {everything, context})
+    for (const bool overlap : {false, true}) {
+      SCOPED_TRACE(name_of(c.layout) + (overlap ? ", with a lane" : ""));
+      std::vector<Counts> plain, captured;
+      train_on_devices(c, false, overlap, &plain);
+      train_on_devices(c, true, overlap, &captured);
+      for (size_t rank = 0; rank < plain.size(); ++rank)
+        for (size_t axis = 0; axis < plain[rank].size(); ++axis) {
+          SCOPED_TRACE(fmt::format("rank {}, axis {}", rank, axis));
+          EXPECT_EQ(captured[rank][axis].first, plain[rank][axis].first) << "calls";
+          EXPECT_EQ(captured[rank][axis].second, plain[rank][axis].second) << "bytes";
+        }
+      const Axis busy = c.layout.tp > 1 ? Axis::tp : Axis::cp;
+      EXPECT_GT(plain[0][static_cast<size_t>(busy)].second, 0u);
+    }
 }
 
 /// Four ranks sum in a ring, but in the tree where that is asked for.

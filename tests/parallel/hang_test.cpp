@@ -162,7 +162,7 @@ TEST_F(Records, AreFoundAgainInTheFile) {
 TEST_F(Records, OfAnotherMakeAreNone) {
   EXPECT_FALSE(read_flight_file(folder_ / "none"));
   EXPECT_FALSE(read_flight_file(folder_));
-  std::ofstream(folder_ / "short") << "capfly01";
+  std::ofstream(folder_ / "short") << "capfly02";
   EXPECT_FALSE(read_flight_file(folder_ / "short"));
   std::ofstream(folder_ / "long") << std::string(100000, 'x');
   EXPECT_FALSE(read_flight_file(folder_ / "long"));

@@ -102,6 +102,33 @@ TEST(Heartbeat, WhoSaysGoodbyeIsNotMissed) {
   EXPECT_TRUE(ears.said.empty()) << ears.said[0];
 }
 
+/// Readings travel with the heartbeats; a rank without a GPU says nothing.
+TEST(Heartbeat, TellsRankZeroOfAllGpus) {
+  Ears ears;
+  run_rank_threads(6, [&](Communicator& world) {
+    FlightRecorder recorder(world.rank(), world.size(), kCeiling);
+    const Heartbeat heartbeat(world, recorder, "/nonexistent", ears.voice(world.rank()));
+    const int rank = world.rank();
+    if (rank < 5)
+      recorder.gpus().tell(reading_of({1e9 * (rank + 1), 1500.0 - rank, 50.0 + rank, 1.0, rank == 4 ? "heat" : ""}));
+    const auto limit = Clock::now() + 30s;
+    const auto heard = [&] {
+      const auto all = recorder.gpus().all();
+      return all && all->ranks == 5;
+    };
+    while (rank == 0 && !heard() && Clock::now() < limit) std::this_thread::sleep_for(5ms);
+    world.barrier();
+    if (rank == 5) EXPECT_FALSE(recorder.gpus().all()) << "nobody reports to it";
+    if (rank != 0) return;
+    const GpuSummary all = recorder.gpus().all().value_or(GpuSummary{});
+    EXPECT_EQ(all.ranks, 5);
+    EXPECT_EQ(all.most_memory_bytes, 5e9);
+    EXPECT_EQ(all.slowest_clock_mhz, 1496.0);
+    EXPECT_EQ(all.hottest, 54.0);
+    EXPECT_EQ(all.throttled, "heat: 4");
+  });
+}
+
 // --- the watcher's port
 
 class Port : public ::testing::Test {
@@ -194,13 +221,20 @@ TEST_F(Port, ARankThatGoesWithoutAGoodbyeIsLostAndMayComeBack) {
 }
 
 TEST_F(Port, AReportThatNobodyMadeEndsTheConnection) {
-  const int fd = connect();
-  ASSERT_EQ(introduce(fd, hello(1)), 16);
-  HeartbeatReport wild;
-  wild.position.label.op.fill('x');
-  ::send(fd, &wild, sizeof wild, MSG_NOSIGNAL);
-  EXPECT_TRUE(soon([&] { return lost_ == 1; }));
-  ::close(fd);
+  HeartbeatReport no_end, no_place, no_reason, odd_reason;
+  no_end.position.label.op.fill('x');
+  no_place.position.place = static_cast<FlightPlace>(9);
+  no_reason.gpu.throttled.fill('x');
+  odd_reason.gpu.throttled[0] = '\n';
+  int bad = 0;
+  for (const HeartbeatReport& wild : {no_end, no_place, no_reason, odd_reason}) {
+    const int fd = connect();
+    ASSERT_EQ(introduce(fd, hello(1)), 16);
+    ::send(fd, &wild, sizeof wild, MSG_NOSIGNAL);
+    ++bad;
+    EXPECT_TRUE(soon([&] { return lost_ == bad; })) << bad;
+    ::close(fd);
+  }
 }
 
 }  // namespace

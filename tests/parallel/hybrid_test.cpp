@@ -182,10 +182,7 @@ TEST(HybridControl, IsSummedOverGroupsToo) {
       TinyTraining training(spec, backend, world, 2, 1, 1, 2);
       EXPECT_EQ(training.mesh().data_ranks(), 4);
       EXPECT_EQ(training.mesh().data_rank(), world.rank() / 2);
-      double* control = training.program().at<double>("step.control");
-      control[kWeightSum] = 10.0 + training.mesh().data_rank();
-      control[kStopRequests] = world.rank() == asked ? 1.0 : 0.0;
-      training.training().begin();
+      training.training().begin_step({.weights = 10.0 + training.mesh().data_rank(), .stop = world.rank() == asked});
       EXPECT_EQ(training.program().at<double>("step.control.reduced")[kWeightSum], 46.0);
       EXPECT_EQ(training.program().at<double>("step.control.reduced")[kStopRequests], 1.0);
       training.prepare(0, 1e-2);

@@ -157,10 +157,8 @@ TEST(LayoutControl, IsSummedOnceOverSamplesAndOverAllRanks) {
   for (int asked = 0; asked < 4; ++asked)
     run_rank_threads(4, [&](Communicator& world) {
       testing::TinyTraining training(tiny_spec(tiny_gpt()), backend, world, 2);
-      double* control = training.program().at<double>("step.control");
-      control[kWeightSum] = 10.0 + training.mesh().coordinate(Axis::dp);
-      control[kStopRequests] = world.rank() == asked ? 1.0 : 0.0;
-      training.training().begin();
+      training.training().begin_step(
+          {.weights = 10.0 + training.mesh().coordinate(Axis::dp), .stop = world.rank() == asked});
       EXPECT_EQ(training.program().at<double>("step.control.reduced")[kWeightSum], 21.0);
       EXPECT_EQ(training.program().at<double>("step.control.reduced")[kStopRequests], 1.0);
     });

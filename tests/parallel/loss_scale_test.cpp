@@ -143,9 +143,7 @@ TEST(LossScaleLayouts, OwnGradientsAreSquaredWithoutIt) {
   for (const Precision precision : {Precision::fp32, Precision::fp16})
     run_rank_threads(2, [&](Communicator& world) {
       TinyTraining training(tiny_spec(tiny_gpt(), precision), backend, world);
-      StepSetting setting{1e-2, 0, 1.0, training.weight_sum(), 99};
-      setting.own_weights = training.weight_sum() / 2;
-      training.training().set_step(setting);
+      training.prepare(0, 1e-2);
       training.accumulate(0, true);
       const StepOutcome outcome = training.training().finish_step();
       if (world.rank() == 0) squares.push_back(outcome.own_square);

@@ -3,7 +3,10 @@
 // kernel that runs on GPUs.
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "emulated_cuda.h"
 #include "kernels/cuda/cuda_device.h"
@@ -23,7 +26,7 @@ class NcclOverCuda : public ::testing::TestWithParam<std::tuple<int, suite::Chec
 
 TEST_P(NcclOverCuda, Passes) {
   const auto& [ranks, check] = GetParam();
-  emulated_nccl::switches() = {emulated_cuda::enqueue, true, 30};
+  emulated_nccl::switches() = {emulated_cuda::enqueue, true, 30, emulated_cuda::is_capturing};
   run_rank_threads(ranks, [run = check.run](Communicator& control) {
     const auto device = kernels::open_cuda_device(0);
     NcclOptions options;
@@ -51,7 +54,7 @@ INSTANTIATE_TEST_SUITE_P(Cuda, NcclOverCuda,
                          });
 
 TEST(NcclOverCudaSums, HaveTheBitsOfTheTree) {
-  emulated_nccl::switches() = {emulated_cuda::enqueue, true, 30};
+  emulated_nccl::switches() = {emulated_cuda::enqueue, true, 30, emulated_cuda::is_capturing};
   run_rank_threads(3, [](Communicator& control) {
     const auto device = kernels::open_cuda_device(0);
     NcclSession session(*device, {kernels::cuda::copy, kernels::cuda::reduce_tree}, {});
@@ -63,6 +66,69 @@ TEST(NcclOverCudaSums, HaveTheBitsOfTheTree) {
     }
     control.barrier();
   });
+}
+
+// ---- graphs that hold calls of a communicator
+
+/// A sum of `group` in a graph, replayed once.
+std::unique_ptr<kernels::DeviceGraph> captured_sum(kernels::DeviceRuntime& device, Communicator& group, void* data) {
+  const kernels::Stream stream = device.main_stream();
+  device.begin_capture(stream);
+  group.all_reduce(data, 16, DType::f32, ReduceOp::sum, Reduction::fast);
+  std::unique_ptr<kernels::DeviceGraph> graph = device.end_capture(stream);
+  graph->launch(stream);
+  device.finish(stream);
+  return graph;
+}
+
+/// Rank 1 fails, or dies of an exception, while graphs live; `fail` gets the two groups. NCCL's abort then waits for
+/// the graphs, which nobody may wait for: the other group's kernels have to end, and the job.
+void fail_with_graphs(const std::function<void(Communicator&, Communicator&)>& fail) {
+  using Clock = std::chrono::steady_clock;
+  emulated_nccl::switches() = {emulated_cuda::enqueue, true, 12, emulated_cuda::is_capturing};
+  std::atomic<bool> failed{false};
+  const auto body = [&](Communicator& control) {
+    const auto device = kernels::open_cuda_device(0);
+    const std::shared_ptr<void> data(device->allocate(64), [&](void* p) { device->release(p); });
+    std::unique_ptr<kernels::DeviceGraph> graph;  // outlives the groups
+    NcclOptions options;
+    options.watch_seconds = 0.02;
+    const auto start = Clock::now();
+    try {
+      NcclSession session(*device, {kernels::cuda::copy, kernels::cuda::reduce_tree}, options);
+      const auto captured = session.group(control, device->main_stream());
+      const auto beside = session.group(control, device->main_stream());
+      graph = captured_sum(*device, *captured, data.get());
+      control.barrier();
+      if (control.rank() == 1) fail(*captured, *beside);
+      for (;;) {
+        beside->all_reduce(data.get(), 16, DType::f32, ReduceOp::sum, Reduction::fast);
+        device->finish(device->main_stream());
+      }
+    } catch (const std::exception&) {
+      failed = true;
+    }
+    EXPECT_LT(std::chrono::duration<double>(Clock::now() - start).count(), 9.0) << "rank " << control.rank();
+  };
+  try {
+    run_rank_threads(2, body);
+  } catch (const std::exception&) {  // who waits in the control group is told
+  }
+  EXPECT_TRUE(failed);
+  const auto until = Clock::now() + std::chrono::seconds(5);
+  while (emulated_nccl::alive().communicators > 0 && Clock::now() < until) std::this_thread::yield();
+  EXPECT_EQ(emulated_nccl::alive().communicators, 0) << "they end when the graphs have gone";
+}
+
+TEST(NcclOverCudaGraphs, AFailureEndsAllGroupsThoughAGraphHoldsCalls) {
+  fail_with_graphs([](Communicator& captured, Communicator&) {
+    captured.abort("shard 7 is torn", 65);
+    throw Error(ExitCode::bad_data, "shard 7 is torn");
+  });
+}
+
+TEST(NcclOverCudaGraphs, AnExceptionPassesThroughGroupsWhoseGraphsLive) {
+  fail_with_graphs([](Communicator&, Communicator&) { throw Error(ExitCode::bad_data, "shard 7 is torn"); });
 }
 
 // ---- the kernel alone

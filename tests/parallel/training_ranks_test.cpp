@@ -158,11 +158,25 @@ TEST(TrainingRanksControl, IsSummed) {
   const kernels::Backend backend = kernels::reference_backend();
   run_rank_threads(4, [&](Communicator& group) {
     TinyTraining training(tiny_spec(tiny_gpt()), backend, group);
-    double* control = training.program().at<double>("step.control");
-    control[kWeightSum] = 10.0 + group.rank(), control[kStopRequests] = group.rank() == 2 ? 1.0 : 0.0;
-    training.training().begin();
+    StepSetting setting{.weights = 10.0 + group.rank(), .stop = group.rank() == 2, .saving = group.rank() == 1};
+    training.training().begin_step(setting);
     EXPECT_EQ(training.program().at<double>("step.control.reduced")[kWeightSum], 46.0);
     EXPECT_EQ(training.program().at<double>("step.control.reduced")[kStopRequests], 1.0);
+    EXPECT_EQ(training.program().at<double>("step.control.reduced")[kSavesWriting], 1.0);
+    EXPECT_EQ(training.program().at<kernels::StepScalars>("step.scalars")->gradient_scale, 1.0 / 46.0);
+    const double factor = 46.0 / setting.weights;
+    EXPECT_EQ(*training.program().at<double>("step.own_weight"), factor * factor);
+    training.accumulate(0);
+    const StepOutcome outcome = training.training().finish_step();
+    EXPECT_EQ(outcome.weights, 46.0);
+    EXPECT_TRUE(outcome.stop && outcome.saving);
+    training.step(1);
+    setting.stop = setting.saving = false, setting.weights = 0.0;
+    training.training().begin_step(setting);
+    EXPECT_EQ(training.program().at<kernels::StepScalars>("step.scalars")->gradient_scale, 0.0);
+    EXPECT_TRUE(std::isnan(*training.program().at<double>("step.own_weight")));
+    training.accumulate(2);
+    EXPECT_FALSE(training.training().finish_step().stop);
   });
 }
 
@@ -179,10 +193,8 @@ TEST(OwnGradients, AreSquaredAndAveragedByThePlan) {
           spec.zero = zero, spec.microbatches = 2, spec.plan.reduction = reduction;
           TinyTraining training(spec, backend, group, 1, 1, 1, replicas);
           EXPECT_EQ(training.training().knows_own_gradients(), zero < 2);
-          const double all = training.weight_sum(), own = all / 4 + group.rank();
-          StepSetting setting{kLearningRate, 0, 1.0, all, 99};
-          setting.own_weights = own;
-          training.training().set_step(setting);
+          const double own = training.own_weight_sum() + group.rank(), all = training.weight_sum() + 6;
+          training.training().begin_step({kLearningRate, 1.0, own, 99});
           training.accumulate(0);
           double mean = 0.0;
           for (const float g : zero < 2 ? training.values<float>("gradients") : std::vector<float>{})
@@ -194,6 +206,25 @@ TEST(OwnGradients, AreSquaredAndAveragedByThePlan) {
           EXPECT_NEAR(outcome.own_square, mean, 1e-12 * mean);
           if (zero < 2) EXPECT_GT(outcome.own_square, 0.0);
         });
+}
+
+/// On the way while the backward pass still runs, or behind it: the square sums of all runs add up.
+TEST(OwnGradients, AreTheSameHoweverEarlyTheirReductionTravels) {
+  const kernels::Backend backend = kernels::cpu_backend();
+  for (const int64_t microbatches : {1, 2})
+    run_rank_threads(2, [&](Communicator& group) {
+      TrainingSpec spec = tiny_spec(tiny_llama(), Precision::fp32);
+      spec.microbatches = microbatches;
+      TinyTraining training(spec, backend, group);
+      double squares[2] = {};
+      for (const bool early : {false, true}) {
+        training.prepare(0, 0.0);
+        training.accumulate(0, early);
+        squares[early] = training.training().finish_step().own_square;
+      }
+      EXPECT_GT(squares[0], 0.0);
+      EXPECT_EQ(squares[0], squares[1]);
+    });
 }
 
 }  // namespace

@@ -19,7 +19,9 @@ inline cudaError_t enqueue_on_thread(cudaStream_t stream, std::function<void()> 
 
 /// Sets the emulation up for streams that are threads.
 inline void nccl_over_threads(double hang_seconds = 30) {
-  emulated_nccl::switches() = {enqueue_on_thread, false, hang_seconds};
+  emulated_nccl::switches() = {enqueue_on_thread, false, hang_seconds, [](cudaStream_t stream) {
+                                 return static_cast<ThreadStream*>(static_cast<void*>(stream))->captures();
+                               }};
 }
 
 inline NcclKernels thread_kernels() { return {thread_copy, thread_reduce_tree}; }

@@ -61,6 +61,7 @@ inline kernels::Backend queued_backend() {
   b.cast = queued<CastArgs, &Backend::cast>;
   b.not_finite = queued<NotFiniteArgs, &Backend::not_finite>;
   b.cache_append = queued<CacheAppendArgs, &Backend::cache_append>;
+  b.begin_step = queued<BeginStepArgs, &Backend::begin_step>;
   b.square_sum = queued<SquareSumArgs, &Backend::square_sum>;
   b.clip = queued<ClipArgs, &Backend::clip>;
   b.adamw = queued<AdamWArgs, &Backend::adamw>;

@@ -5,6 +5,7 @@
 
 #include <omp.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -148,6 +149,10 @@ class ThreadDevice final : public kernels::DeviceRuntime {
     enqueue(stream, [=] { std::memcpy(host, device, bytes); });
   }
 
+  void write_number(uint64_t* pinned, uint64_t number, kernels::Stream stream) override {
+    enqueue(stream, [=] { std::atomic_ref(*pinned).store(number, std::memory_order_release); });
+  }
+
   kernels::Stream main_stream() const override { return main_; }
   kernels::Stream open_stream() override { return open(false); }
   kernels::Event make_event() override {
@@ -207,7 +212,10 @@ class ThreadDevice final : public kernels::DeviceRuntime {
     static_cast<ThreadStream*>(stream)->capture(nullptr);
     return std::make_unique<Graph>(std::exchange(captured_, {}));
   }
-  void drop_capture(kernels::Stream stream) noexcept override { static_cast<ThreadStream*>(stream)->capture(nullptr); }
+  void drop_capture(kernels::Stream stream) noexcept override {
+    static_cast<ThreadStream*>(stream)->capture(nullptr);
+    captured_.clear();
+  }
   void push_range(const char*) override {}
   void pop_range() override {}
 

@@ -94,15 +94,16 @@ class TinyTraining {
       }
   }
 
-  double weight_sum() const {
+  double weight_sum() const { return own_weight_sum() * static_cast<double>(data_ranks()); }
+  double own_weight_sum() const {
     const TrainingSpec& spec = training_->spec();
     double per_sample = 0.0;
     for (int64_t t = 0; t < spec.model.context; ++t) per_sample += t % 5 == 3 ? 0.0 : 1.0;
-    return per_sample * static_cast<double>(spec.microbatch * spec.microbatches * data_ranks());
+    return per_sample * static_cast<double>(spec.microbatch * spec.microbatches);
   }
 
   void prepare(int64_t step, double learning_rate) {
-    training_->set_step({learning_rate, step, 1.0, weight_sum(), 99 + static_cast<uint64_t>(step)});
+    training_->begin_step({learning_rate, 1.0, own_weight_sum(), 99 + static_cast<uint64_t>(step)});
   }
 
   /// Forward and backward of all microbatches of a step. reduce: see TrainingProgram::run_microbatches.
@@ -115,6 +116,19 @@ class TinyTraining {
     accumulate(index, true);
     const StepOutcome outcome = training_->finish_step();
     return {outcome.loss_sum / weight_sum(), outcome.gradient_norm};
+  }
+
+  /// The same, and every step but the last is followed by another before its outcome is taken.
+  std::vector<StepOutcome> outcomes_ahead(int count, double learning_rate = 1e-2) {
+    std::vector<StepOutcome> result;
+    for (int i = 0; i < count; ++i) {
+      prepare(i, learning_rate);
+      accumulate(i, true);
+      training_->end_step();
+      if (i > 0) result.push_back(training_->take_outcome());
+    }
+    result.push_back(training_->take_outcome());
+    return result;
   }
 
   std::vector<Step> steps(int count) {

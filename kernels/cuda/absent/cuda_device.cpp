@@ -19,6 +19,10 @@ std::unique_ptr<DeviceRuntime> open_cuda_device(int) { refuse(); }
 
 int cuda_device_count() { return 0; }
 
+std::string cuda_trouble() { return {}; }
+
+std::string cuda_device_identity(int) { return {}; }
+
 Backend cuda_backend(DeviceRuntime&, const CudaOptions&) { refuse(); }
 
 }  // namespace capstan::kernels
