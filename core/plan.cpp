@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/passes/fuse.h"
 
 namespace capstan {
 namespace {
@@ -93,6 +94,10 @@ Plan make_plan(const std::string& name, Tape tape, const PersistentSpace& space,
   timed(plan, "recompute", [&] {
     recompute(plan.tape, options.recompute);
     verify(plan.tape, "recompute");
+  });
+  timed(plan, "fuse", [&] {
+    fuse(plan.tape, *device.backend);
+    verify(plan.tape, "fuse");
   });
   if (options.windows)
     timed(plan, "windows", [&] {

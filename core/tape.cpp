@@ -1,5 +1,7 @@
 #include "core/tape.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace capstan {
@@ -88,17 +90,18 @@ bool matches(const Tape& tape, const Node& node, const Signature& signature, Axi
   return true;
 }
 
+bool fits(const Tape& tape, const Node& node, Axis axis) {
+  for (const Signature& signature : node.op->signatures(input_specs(tape, node)))
+    if (matches(tape, node, signature, axis)) return true;
+  return false;
+}
+
 void verify_placements(const Tape& tape, const Node& node, const std::string& where) {
   if (node.op->shapes_follow_output()) return;
   if (node.op->is_collective()) return;  // a conversion changes placements: its own rule checks both ends
-  const std::vector<InputSpec> inputs = input_specs(tape, node);
-  for (const Axis axis : kAllAxes) {
-    if (axis == Axis::pp || tape.mesh.size(axis) == 1) continue;
-    bool found = false;
-    for (const Signature& signature : node.op->signatures(inputs))
-      found = found || matches(tape, node, signature, axis);
-    CAPSTAN_CHECK(found, "{}: operands match no placement signature on axis {}", where, name_of(axis));
-  }
+  for (const Axis axis : kAllAxes)
+    CAPSTAN_CHECK(axis == Axis::pp || tape.mesh.size(axis) == 1 || fits(tape, node, axis),
+                  "{}: operands match no placement signature on axis {}", where, name_of(axis));
 }
 
 void verify_in_place(const Node& node, const std::string& where) {
@@ -127,6 +130,12 @@ void verify_gradients(const Tape& tape, const std::string& after_pass) {
 }
 
 }  // namespace
+
+bool placements_fit(const Tape& tape, const Node& node) {
+  return std::all_of(kAllAxes.begin(), kAllAxes.end(), [&](Axis axis) {
+    return axis == Axis::pp || tape.mesh.size(axis) == 1 || fits(tape, node, axis);
+  });
+}
 
 void verify(const Tape& tape, const std::string& after_pass) {
   std::vector<bool> written(tape.tensors.size());

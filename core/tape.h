@@ -72,6 +72,9 @@ struct Tape {
   std::string to_text() const;
 };
 
+/// Whether the operands of this node stand as one of its op's signatures wants, on every axis of more than one rank.
+bool placements_fit(const Tape& tape, const Node& node);
+
 /// Checks what every pass must leave true: operands are written before they are read, shapes follow from the ops'
 /// rules, placements match a signature on every axis of more than one rank, in-place promises name real operands, every
 /// contribution to a parameter's gradient is there and the first does not add to what the step before left.

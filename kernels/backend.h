@@ -31,6 +31,9 @@ struct Backend {
 
   /// These five may hold what a library keeps between calls (handles, plans, choices), so they are not mere pointers.
   std::function<std::unique_ptr<PreparedMatmul>(const MatmulShape&)> prepare_matmul;
+  /// Whether a shape that trains() gains over the product and a kernel of its own: what plans ask before they fuse.
+  /// The same on all ranks of a job.
+  bool (*fuses)(const MatmulShape&) = nullptr;
   size_t (*bias_gradient_scratch)(int64_t rows, int64_t n) = nullptr;
   void (*bias_gradient)(const BiasGradientArgs&) = nullptr;
   void (*activation)(const ActivationArgs&) = nullptr;

@@ -19,7 +19,9 @@ double measure_product_rate(const kernels::Backend& backend, DType dtype, int64_
   double best = 0.0;
   for (int i = 0; i <= rounds; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    product->run({base, base + bytes, nullptr, base + 2 * bytes, false, stream}, base + 3 * bytes);
+    kernels::MatmulArgs args{base, base + bytes, nullptr, base + 2 * bytes};
+    args.stream = stream;
+    product->run(args, base + 3 * bytes);
     if (device) device->finish(stream);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const double flops = 2.0 * static_cast<double>(side) * static_cast<double>(side) * static_cast<double>(side);

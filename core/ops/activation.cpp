@@ -14,6 +14,7 @@ std::vector<Signature> pointwise(std::span<const InputSpec> in, size_t outputs) 
 class ActivationGradient final : public Op {
  public:
   explicit ActivationGradient(kernels::ActivationKind kind) : kind_(kind) {}
+  kernels::ActivationKind kind() const { return kind_; }
   std::string_view name() const override { return "activation gradient"; }
   std::string attributes() const override { return fmt::format("{}", static_cast<int>(kind_)); }
   // inputs: dy, x, up (optional) -> dx, dup (when gated)
@@ -50,6 +51,7 @@ class ActivationGradient final : public Op {
 class GatedGradient final : public Op {
  public:
   explicit GatedGradient(kernels::ActivationKind kind) : plain_(kind) {}
+  kernels::ActivationKind kind() const { return plain_.kind(); }
   std::string_view name() const override { return "gated activation gradient"; }
   std::string attributes() const override { return plain_.attributes(); }
   std::vector<TensorSpec> infer(std::span<const InputSpec> in) const override { return plain_.infer(in); }
@@ -64,6 +66,7 @@ class GatedGradient final : public Op {
 class Activate final : public Op {
  public:
   explicit Activate(kernels::ActivationKind kind) : kind_(kind) {}
+  kernels::ActivationKind kind() const { return kind_; }
   std::string_view name() const override { return "activation"; }
   std::string attributes() const override { return fmt::format("{}", static_cast<int>(kind_)); }
   // inputs: x, up (optional)
@@ -103,6 +106,16 @@ class Activate final : public Op {
 };
 
 }  // namespace
+
+kernels::ActivationKind activation_of(const Op& op) {
+  const auto* found = dynamic_cast<const Activate*>(&op);
+  return found ? found->kind() : kernels::ActivationKind::none;
+}
+kernels::ActivationKind activation_gradient_of(const Op& op) {
+  if (const auto* plain = dynamic_cast<const ActivationGradient*>(&op)) return plain->kind();
+  const auto* gated = dynamic_cast<const GatedGradient*>(&op);
+  return gated ? gated->kind() : kernels::ActivationKind::none;
+}
 
 Value activate(Recorder& recorder, Value x, kernels::ActivationKind kind) {
   return recorder.record_one(std::make_shared<Activate>(kind), {x, {}});

@@ -10,4 +10,9 @@ Value activate(Recorder& recorder, Value x, kernels::ActivationKind kind);
 /// act(gate) * up
 Value activate_gated(Recorder& recorder, Value gate, Value up, kernels::ActivationKind kind);
 
+/// Of an op that is an activation, gated or not, and of one that is the gradient of a plain or a gated one; none of any
+/// other.
+kernels::ActivationKind activation_of(const Op& op);
+kernels::ActivationKind activation_gradient_of(const Op& op);
+
 }  // namespace capstan

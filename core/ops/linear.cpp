@@ -4,25 +4,20 @@
 
 #include "core/backward.h"
 #include "core/error.h"
+#include "core/ops/product.h"
 #include "core/ops/signatures.h"
 
 namespace capstan {
 namespace {
 
-Cost product_cost(double m, double n, double k, std::span<const TensorSpec> in, std::span<const TensorSpec> out) {
-  Cost cost{2.0 * m * n * k, 0.0};
-  for (const TensorSpec& spec : in) cost.bytes += static_cast<double>(spec.elements() * bytes_of(spec.dtype));
-  for (const TensorSpec& spec : out) cost.bytes += static_cast<double>(spec.elements() * bytes_of(spec.dtype));
-  return cost;
-}
-
 /// std::function needs copyable captures; the prepared product is shared by the copies.
 Bound bind_product(const BindContext& c, const kernels::MatmulShape& shape, int a, int b, int bias) {
   std::shared_ptr<kernels::PreparedMatmul> product = c.backend.prepare_matmul(shape);
   return {product->scratch_bytes(), [product, a, b, bias](const RunArgs& args) {
-            product->run({args.in[a], args.in[b], bias >= 0 ? args.in[bias] : nullptr, args.out[0], args.accumulate,
-                          args.stream},
-                         args.scratch);
+            kernels::MatmulArgs now{args.in[a], args.in[b], bias >= 0 ? args.in[bias] : nullptr, args.out[0],
+                                    args.accumulate};
+            now.stream = args.stream;
+            product->run(now, args.scratch);
           }};
 }
 
@@ -65,8 +60,7 @@ class Linear final : public Op {
   Kept kept() const override { return {0b011, 0}; }
   void adjoint(Adjoint& a) const override;
   Cost cost(std::span<const TensorSpec> in, std::span<const TensorSpec> out) const override {
-    return product_cost(static_cast<double>(row_count(in[0].shape)), static_cast<double>(out[0].shape.back()),
-                        static_cast<double>(in[0].shape.back()), in, out);
+    return product_cost(row_count(in[0].shape), out[0].shape.back(), in[0].shape.back(), in, out);
   }
   Bound bind(const BindContext& c) const override {
     kernels::MatmulShape shape{row_count(c.in_local[0]),
@@ -112,8 +106,7 @@ class LinearInputGradient final : public Op {
   }
   std::vector<InPlace> in_place() const override { return {{0, 2}}; }
   Cost cost(std::span<const TensorSpec> in, std::span<const TensorSpec> out) const override {
-    return product_cost(static_cast<double>(row_count(in[0].shape)), static_cast<double>(out[0].shape.back()),
-                        static_cast<double>(in[0].shape.back()), in, out);
+    return product_cost(row_count(in[0].shape), out[0].shape.back(), in[0].shape.back(), in, out);
   }
   Bound bind(const BindContext& c) const override {
     kernels::MatmulShape shape{row_count(c.in_local[0]),
@@ -131,7 +124,9 @@ class LinearInputGradient final : public Op {
     const bool adds = c.has_in[2] && adds_whole(c, 2);
     return {product->scratch_bytes(), [product, count, dtype, adds, cast = c.backend.cast](const RunArgs& a) {
               if (adds && a.in[2] != a.out[0]) cast({a.in[2], a.out[0], count, dtype, dtype, a.stream});
-              product->run({a.in[0], a.in[1], nullptr, a.out[0], adds, a.stream}, a.scratch);
+              kernels::MatmulArgs now{a.in[0], a.in[1], nullptr, a.out[0], adds};
+              now.stream = a.stream;
+              product->run(now, a.scratch);
             }};
   }
 };
@@ -153,8 +148,7 @@ class LinearWeightGradient final : public Op {
     return rules;
   }
   Cost cost(std::span<const TensorSpec> in, std::span<const TensorSpec> out) const override {
-    return product_cost(static_cast<double>(out[0].shape[0]), static_cast<double>(out[0].shape[1]),
-                        static_cast<double>(row_count(in[0].shape)), in, out);
+    return product_cost(out[0].shape[0], out[0].shape[1], row_count(in[0].shape), in, out);
   }
   Bound bind(const BindContext& c) const override {
     kernels::MatmulShape shape{
@@ -248,6 +242,14 @@ void AddRow::adjoint(Adjoint& a) const {
 
 Value add_row(Recorder& recorder, Value x, Value row) {
   return recorder.record_one(std::make_shared<AddRow>(), {x, row});
+}
+
+LinearRole linear_role_of(const Op& op) {
+  if (const auto* product = dynamic_cast<const Linear*>(&op))
+    return product->attributes().empty() ? LinearRole::product : LinearRole::none;
+  if (dynamic_cast<const LinearInputGradient*>(&op)) return LinearRole::input_gradient;
+  if (dynamic_cast<const LinearWeightGradient*>(&op)) return LinearRole::weight_gradient;
+  return dynamic_cast<const BiasGradient*>(&op) ? LinearRole::bias_gradient : LinearRole::none;
 }
 
 Value linear(Recorder& recorder, Value x, Value weight, Value bias, kernels::ActivationKind activation) {

@@ -12,6 +12,10 @@ namespace capstan {
 Value linear(Recorder& recorder, Value x, Value weight, Value bias,
              kernels::ActivationKind activation = kernels::ActivationKind::none);
 
+/// What an op is of a linear layer; the product only without an activation of its own. See core/passes/fuse.h.
+enum class LinearRole { none, product, input_gradient, weight_gradient, bias_gradient };
+LinearRole linear_role_of(const Op& op);
+
 /// x (..., n) + row [n].
 Value add_row(Recorder& recorder, Value x, Value row);
 

@@ -29,6 +29,7 @@ Backend cpu_backend(const std::string& instruction_set) {
   table.not_finite = reference::not_finite;
   table.begin_step = reference::begin_step;
   table.prepare_matmul = cpu_matmul_for(set);
+  table.fuses = cpu_fuses;
   vector_kernels_of(set)->fill_table(table);
   return table;
 }

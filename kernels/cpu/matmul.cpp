@@ -60,8 +60,8 @@ void check(const MatmulShape& s) {
         std::string("a matrix product on the cpu wants f32, or bf16 with C in bf16 or f32; got A ") + name_of(s.a) +
         ", B " + name_of(s.b) + ", C " + name_of(s.c));
   if (s.m < 0 || s.n < 0 || s.k < 0) throw std::invalid_argument("a matrix product with a negative extent");
-  if (s.may_accumulate && (s.bias || s.activation != ActivationKind::none))
-    throw std::invalid_argument("a matrix product that accumulates takes no bias and no activation");
+  if (const char* mistake = epilogue_mistake(s)) throw std::invalid_argument(mistake);
+  if (s.trains()) throw std::invalid_argument("a matrix product on the cpu has no epilogue for training");
 }
 
 std::unique_ptr<PreparedMatmul> prepare_product(const MatmulShape& s, InstructionSet set) {
@@ -85,6 +85,8 @@ std::unique_ptr<PreparedMatmul> prepare(const MatmulShape& shape) {
 std::unique_ptr<PreparedMatmul> prepare_cpu_matmul(const MatmulShape& shape) {
   return cpu_matmul_for(best_instruction_set())(shape);
 }
+
+bool cpu_fuses(const MatmulShape&) { return false; }
 
 PrepareMatmul cpu_matmul_for(InstructionSet set) {
   constexpr PrepareMatmul table[] = {prepare<InstructionSet::sse4>, prepare<InstructionSet::avx2>,

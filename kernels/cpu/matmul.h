@@ -17,6 +17,9 @@ namespace capstan::kernels {
 /// For the best instruction set that this processor has.
 std::unique_ptr<PreparedMatmul> prepare_cpu_matmul(const MatmulShape& shape);
 
+/// Nothing: what stands in a cache is read again for little.
+bool cpu_fuses(const MatmulShape& shape);
+
 /// The same held to one instruction set, which the caller has checked that the processor has.
 PrepareMatmul cpu_matmul_for(InstructionSet set);
 

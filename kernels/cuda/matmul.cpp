@@ -1,14 +1,12 @@
 #include "kernels/cuda/matmul.h"
 
-#include <cublasLt.h>
-
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
-#include "kernels/cuda/check_cublas.h"
+#include "kernels/cuda/lt_objects.h"
 #include "kernels/cuda/matmul_timing.h"
 
 namespace capstan::kernels::cuda {
@@ -27,10 +25,12 @@ std::string text_of(const MatmulShape& s) {
   text += std::string(name_of(s.a)) + " " + name_of(s.c);
   if (s.bias) text += " bias";
   if (s.activation != ActivationKind::none) text += " act" + std::to_string(static_cast<int>(s.activation));
+  if (s.keeps_input) text += " keeps";
+  if (s.activation_gradient != ActivationKind::none)
+    text += " gradient" + std::to_string(static_cast<int>(s.activation_gradient));
+  if (s.bias_gradient) text += " sums";
   return text + (s.may_accumulate ? " accumulate" : "");
 }
-
-cudaDataType_t type_of(DType t) { return t == DType::f32 ? CUDA_R_32F : t == DType::bf16 ? CUDA_R_16BF : CUDA_R_16F; }
 
 void check_shape(const MatmulShape& s) {
   const bool known = s.a == DType::f32 || s.a == DType::bf16 || s.a == DType::f16;
@@ -40,8 +40,7 @@ void check_shape(const MatmulShape& s) {
         name_of(s.a) + ", B " + name_of(s.b) + ", C " + name_of(s.c));
   if (s.m < 0 || s.n < 0 || s.k < 0 || (s.k == 0 && s.bias))
     throw std::invalid_argument("a matrix product with an extent that cannot be: " + text_of(s));
-  if (s.may_accumulate && (s.bias || s.activation != ActivationKind::none))
-    throw std::invalid_argument("a matrix product that accumulates takes no bias and no activation");
+  if (const char* mistake = epilogue_mistake(s)) throw std::invalid_argument(mistake);
 }
 
 /// Whether the library's epilogue is the very function: its gelu is the tanh form, of which it does not say how it is
@@ -50,7 +49,18 @@ bool in_epilogue(ActivationKind kind, DType c) {
   return kind == ActivationKind::relu || (kind == ActivationKind::gelu_tanh && c != DType::f32);
 }
 
+/// Of a shape that trains: the same product without what training asks of it.
+MatmulShape product_of(MatmulShape s) {
+  if (s.keeps_input) s.activation = ActivationKind::none;
+  s.keeps_input = s.bias_gradient = false;
+  s.activation_gradient = ActivationKind::none;
+  return s;
+}
+
 cublasLtEpilogue_t epilogue_of(const MatmulShape& s) {
+  if (s.keeps_input) return s.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+  if (s.activation_gradient != ActivationKind::none) return CUBLASLT_EPILOGUE_DGELU;
+  if (s.bias_gradient) return CUBLASLT_EPILOGUE_BGRADB;  // our A is the library's B
   const bool fused = in_epilogue(s.activation, s.c);
   if (fused && s.activation == ActivationKind::relu)
     return s.bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
@@ -65,7 +75,11 @@ struct ProductLibrary {
   DeviceRuntime& device;
   void (*cast)(const CastArgs&);
   void (*fill)(const FillArgs&);
+  void (*add)(const AddArgs&);
   void (*activation)(const ActivationArgs&);
+  void (*activation_backward)(const ActivationBackwardArgs&);
+  size_t (*bias_gradient_scratch)(int64_t rows, int64_t n);
+  void (*bias_gradient)(const BiasGradientArgs&);
   void (*copy)(const CopyArgs&);
 
   ProductLibrary(const Backend& table, DeviceRuntime& runtime, ProductOptions given)
@@ -73,7 +87,11 @@ struct ProductLibrary {
         device(runtime),
         cast(table.cast),
         fill(table.fill),
+        add(table.add),
         activation(table.activation),
+        activation_backward(table.activation_backward),
+        bias_gradient_scratch(table.bias_gradient_scratch),
+        bias_gradient(table.bias_gradient),
         copy(table.copy) {
     check(cublasLtCreate(&handle), "cublasLtCreate");
   }
@@ -82,62 +100,14 @@ struct ProductLibrary {
   ProductLibrary& operator=(const ProductLibrary&) = delete;
 };
 
-class Layout {
- public:
-  Layout(DType type, int64_t rows, int64_t columns) {  // column major and dense
-    check(cublasLtMatrixLayoutCreate(&layout_, type_of(type), static_cast<uint64_t>(rows),
-                                     static_cast<uint64_t>(columns), rows),
-          "cublasLtMatrixLayoutCreate");
-  }
-  ~Layout() { cublasLtMatrixLayoutDestroy(layout_); }
-  Layout(const Layout&) = delete;
-  Layout& operator=(const Layout&) = delete;
-  operator cublasLtMatrixLayout_t() const { return layout_; }
-
- private:
-  cublasLtMatrixLayout_t layout_ = nullptr;
-};
-
-class Description {
- public:
-  Description(cublasComputeType_t compute) {
-    check(cublasLtMatmulDescCreate(&description_, compute, CUDA_R_32F), "cublasLtMatmulDescCreate");
-  }
-  ~Description() { cublasLtMatmulDescDestroy(description_); }
-  Description(const Description&) = delete;
-  Description& operator=(const Description&) = delete;
-  operator cublasLtMatmulDesc_t() const { return description_; }
-
-  template <typename T>
-  void set(cublasLtMatmulDescAttributes_t attribute, const T& value) const {
-    check(cublasLtMatmulDescSetAttribute(description_, attribute, &value, sizeof value),
-          "cublasLtMatmulDescSetAttribute");
-  }
-
- private:
-  cublasLtMatmulDesc_t description_ = nullptr;
-};
-
-class Preference {
- public:
-  Preference() { check(cublasLtMatmulPreferenceCreate(&preference_), "cublasLtMatmulPreferenceCreate"); }
-  ~Preference() { cublasLtMatmulPreferenceDestroy(preference_); }
-  Preference(const Preference&) = delete;
-  Preference& operator=(const Preference&) = delete;
-  operator cublasLtMatmulPreference_t() const { return preference_; }
-
-  template <typename T>
-  void set(cublasLtMatmulPreferenceAttributes_t attribute, const T& value) const {
-    check(cublasLtMatmulPreferenceSetAttribute(preference_, attribute, &value, sizeof value),
-          "cublasLtMatmulPreferenceSetAttribute");
-  }
-
- private:
-  cublasLtMatmulPreference_t preference_ = nullptr;
-};
+/// The sums of a gradient of a bias by our own kernel.
+BiasGradientArgs sums_of(const MatmulShape& s, const MatmulArgs& args, void* scratch) {
+  return {args.a, args.bias_gradient, s.k, s.m, s.a, args.accumulate, scratch, args.stream};
+}
 
 /// The library is column major: our row-major C[m, n] is its D[n, m] = op(B)' op(A)', so the operands change places
 /// and each lies as it is told by its own flag. The bias of our n columns is that of its n rows.
+/// What trains can also run apart: the product alone, with an algorithm of its own, and our own kernel.
 class LtProduct final : public PreparedMatmul {
  public:
   LtProduct(std::shared_ptr<const ProductLibrary> library, const MatmulShape& s)
@@ -149,41 +119,49 @@ class LtProduct final : public PreparedMatmul {
         right_(s.a, s.transpose_a ? s.m : s.k, s.transpose_a ? s.k : s.m),
         result_(s.c, s.n, s.m),
         casts_bias_(s.bias && s.c != s.a) {
+    if (s.trains()) apart_ = std::make_unique<LtProduct>(library_, product_of(s));
+    if (s.trains() && !cuda::fuses(s)) return;
     description_.set(CUBLASLT_MATMUL_DESC_TRANSA, s.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     description_.set(CUBLASLT_MATMUL_DESC_TRANSB, s.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     description_.set(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(epilogue_of(s)));
-    if (s.bias) description_.set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(type_of(s.c)));
-    // Algorithms are offered and checked for a bias as it will lie; the address is not followed.
-    if (s.bias)
-      description_.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER,
-                       reinterpret_cast<const void*>(static_cast<uintptr_t>(kWorkspaceAlign)));
-    any_ = candidates(static_cast<uint32_t>(bytes_of(s.a)));
+    if (s.bias || s.bias_gradient)
+      description_.set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(type_of(s.c)));
+    if (has_aux()) description_.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, s.n);
+    if (apart_ == nullptr) any_ = candidates(static_cast<uint32_t>(bytes_of(s.a)));
     choose();
   }
 
-  size_t scratch_bytes() const override { return bias_bytes() + workspace_bytes() + kWorkspaceAlign; }
+  size_t scratch_bytes() const override {
+    const size_t fused = front_bytes() + workspace_bytes() + kWorkspaceAlign;
+    if (apart_ == nullptr) return fused;
+    const size_t sums = shape_.bias_gradient ? library_->bias_gradient_scratch(shape_.k, shape_.m) : 0;
+    return std::max({fused, apart_->scratch_bytes(), sums});
+  }
 
   void run(const MatmulArgs& args, void* scratch) const override {
-    const float factor = args.accumulate ? 1.0f : 0.0f;
     char* memory = align(static_cast<char*>(scratch));
     const void* bias = args.bias;
-    if (casts_bias_) {
+    if (casts_bias_ && apart_ == nullptr) {
       library_->cast({args.bias, memory, shape_.n, shape_.a, shape_.c, args.stream});
       bias = memory;
-    } else if (!is_aligned(bias)) {
+    } else if (apart_ == nullptr && !is_aligned(bias)) {
       library_->copy({.from = bias,
                       .to = memory,
                       .row_bytes = static_cast<size_t>(shape_.n) * bytes_of(shape_.c),
                       .stream = args.stream});
       bias = memory;
     }
-    const bool aligned = is_aligned(args.a) && is_aligned(args.b) && is_aligned(args.c);
+    const bool aligned = is_aligned(args.a) && is_aligned(args.b) && is_aligned(args.c) && is_aligned(bias) &&
+                         is_aligned(args.aux) && is_aligned(args.bias_gradient);
+    follow_choice();
+    if (apart_ != nullptr && (goes_apart_ || !aligned)) return run_apart(args, scratch);
     if (!aligned && any_.empty())
       throw std::runtime_error(
           "product " + name_ +
           ": an operand does not lie on a 16-byte boundary, and cuBLASLt has no algorithm for that");
-    check(enqueue(args, bias, factor, aligned ? chosen() : any_.front(), memory + bias_bytes()), name_);
-    if (shape_.activation == ActivationKind::none || in_epilogue(shape_.activation, shape_.c)) return;
+    check(run_fused(args, bias, aligned ? aligned_ : any_.front(), memory), name_);
+    if (apart_ != nullptr || shape_.activation == ActivationKind::none || in_epilogue(shape_.activation, shape_.c))
+      return;
     ActivationArgs activation;
     activation.kind = shape_.activation;
     activation.x = activation.y = args.c;
@@ -194,27 +172,61 @@ class LtProduct final : public PreparedMatmul {
   }
 
  private:
+  static const void* anywhere(uintptr_t alignment) { return reinterpret_cast<const void*>(alignment); }
   static bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % kAligned == 0; }
   static char* align(char* p) {
     return p + (kWorkspaceAlign - reinterpret_cast<uintptr_t>(p) % kWorkspaceAlign) % kWorkspaceAlign;
   }
   size_t workspace_bytes() const { return library_->options.workspace_bytes; }
-  /// The library takes a bias in the type of C only: one of another is cast into the scratch first. No preference tells
-  /// it how a bias lies, and its kernels load 16 bytes at once: one that lies elsewhere is copied there.
-  size_t bias_bytes() const {
-    if (!shape_.bias) return 0;
-    return (static_cast<size_t>(shape_.n) * bytes_of(shape_.c) + kWorkspaceAlign - 1) / kWorkspaceAlign *
-           kWorkspaceAlign;
+  bool has_aux() const { return shape_.keeps_input || shape_.activation_gradient != ActivationKind::none; }
+  /// In front of the workspace lies a row. The library takes a bias in the type of C only: one of another is cast there
+  /// first. No preference tells it how a bias lies, and its kernels load 16 bytes at once: one that lies elsewhere is
+  /// copied there. And it cannot add to a gradient of a bias: the sums go there, and are added after.
+  size_t front_bytes() const {
+    const int64_t row = shape_.bias ? shape_.n : shape_.bias_gradient ? shape_.m : 0;
+    return (static_cast<size_t>(row) * bytes_of(shape_.c) + kWorkspaceAlign - 1) / kWorkspaceAlign * kWorkspaceAlign;
   }
 
   static void check(cublasStatus_t status, const std::string& what) {
     if (status != CUBLAS_STATUS_SUCCESS) cuda::check(status, ("cublasLtMatmul, product " + what).c_str());
   }
 
-  cublasStatus_t enqueue(const MatmulArgs& args, const void* bias, float factor, const cublasLtMatmulAlgo_t& algorithm,
+  /// memory: the row in front and the workspace.
+  cublasStatus_t run_fused(const MatmulArgs& args, const void* bias, const cublasLtMatmulAlgo_t& algorithm,
+                           char* memory) const {
+    const bool adds_sums = shape_.bias_gradient && args.accumulate;
+    const void* row = adds_sums ? memory : shape_.bias_gradient ? args.bias_gradient : bias;
+    const cublasStatus_t status = enqueue(args, row, algorithm, memory + front_bytes());
+    if (status == CUBLAS_STATUS_SUCCESS && adds_sums)
+      library_->add({args.bias_gradient, memory, args.bias_gradient, shape_.m, shape_.c, 1, args.stream});
+    return status;
+  }
+
+  /// The product and our own kernel.
+  void run_apart(const MatmulArgs& args, void* scratch) const {
+    MatmulArgs product = args;
+    if (shape_.keeps_input) product.c = args.aux;
+    product.aux = product.bias_gradient = nullptr;
+    apart_->run(product, scratch);
+    const int64_t count = shape_.m * shape_.n;
+    if (shape_.keeps_input)
+      library_->activation({shape_.activation, args.aux, nullptr, args.c, count, shape_.c, args.stream});
+    else if (shape_.bias_gradient)
+      library_->bias_gradient(sums_of(shape_, args, scratch));
+    else
+      library_->activation_backward(
+          {shape_.activation_gradient, args.aux, nullptr, args.c, args.c, nullptr, count, shape_.c, args.stream});
+  }
+
+  void point_at(const void* row, const void* aux) const {
+    if (shape_.bias || shape_.bias_gradient) description_.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, row);
+    if (has_aux()) description_.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aux);
+  }
+
+  cublasStatus_t enqueue(const MatmulArgs& args, const void* row, const cublasLtMatmulAlgo_t& algorithm,
                          void* workspace) const {
-    const float one = 1.0f;
-    if (shape_.bias) description_.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+    const float one = 1.0f, factor = args.accumulate ? 1.0f : 0.0f;
+    point_at(row, args.aux);
     return cublasLtMatmul(library_->handle, description_, &one, args.b, left_, args.a, right_, &factor, args.c, result_,
                           args.c, result_, &algorithm, workspace, workspace_bytes(),
                           static_cast<cudaStream_t>(args.stream));
@@ -222,7 +234,7 @@ class LtProduct final : public PreparedMatmul {
 
   /// In the library's order, best guess first. Partial sums of a split k are kept in f32.
   std::vector<cublasLtMatmulAlgo_t> candidates(uint32_t alignment) const {
-    const Preference preference;
+    const LtPreference preference;
     preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(workspace_bytes()));
     preference.set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                    static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
@@ -231,11 +243,15 @@ class LtProduct final : public PreparedMatmul {
     const uint32_t of_result = std::max(alignment, static_cast<uint32_t>(bytes_of(shape_.c)));
     for (const auto operand : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
       preference.set(operand, of_result);
+    // The library reads alignments off these pointers, which it does not follow here.
+    point_at(anywhere(kAligned), anywhere(kAligned));
     std::vector<cublasLtMatmulHeuristicResult_t> found(kCandidates);
     int count = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
         library_->handle, description_, left_, right_, result_, result_, preference, kCandidates, found.data(), &count);
-    if (status != CUBLAS_STATUS_SUCCESS && status != CUBLAS_STATUS_NOT_SUPPORTED) check(status, name_);
+    // How the library refuses an epilogue of training is its affair: the product runs apart then.
+    if (status != CUBLAS_STATUS_SUCCESS && status != CUBLAS_STATUS_NOT_SUPPORTED && apart_ == nullptr)
+      check(status, name_);
     std::vector<cublasLtMatmulAlgo_t> algorithms;
     for (int i = 0; i < count; ++i)
       if (found[static_cast<size_t>(i)].state == CUBLAS_STATUS_SUCCESS)
@@ -243,7 +259,15 @@ class LtProduct final : public PreparedMatmul {
     return algorithms;
   }
 
+  /// What is remembered of a product that is no faster fused: words that are no algorithm.
+  static bool is_apart(const ProductChoice& choice) { return choice.algorithm == std::array<uint64_t, 8>{}; }
+
+  bool can_take(const ProductChoice& choice) const {
+    return is_apart(choice) ? apart_ != nullptr : can_run(algorithm_of(choice));
+  }
+  /// On operands on 16-byte boundaries, whatever the last call had: all ranks get one answer.
   bool can_run(const cublasLtMatmulAlgo_t& algorithm) const {
+    point_at(anywhere(kAligned), anywhere(kAligned));
     cublasLtMatmulHeuristicResult_t result = {};
     return cublasLtMatmulAlgoCheck(library_->handle, description_, left_, right_, result_, result_, &algorithm,
                                    &result) == CUBLAS_STATUS_SUCCESS &&
@@ -262,54 +286,58 @@ class LtProduct final : public PreparedMatmul {
     const std::string key = name_ + (library_->options.tf32 && shape_.a == DType::f32 ? " tf32" : "") + " in " +
                             std::to_string(workspace_bytes());
     if (choices != nullptr) choice_ = choices->find(key);
-    if (choice_ != nullptr && can_run(algorithm_of(*choice_))) return adopt();
+    if (choice_ != nullptr && can_take(*choice_)) return adopt();
     const std::vector<cublasLtMatmulAlgo_t> all = candidates(kAligned);
-    if (all.empty())
+    const size_t ways = all.size() + (apart_ != nullptr ? 1 : 0);
+    if (ways == 0)
       throw std::runtime_error("cuBLASLt has no algorithm for product " + name_ + " within " +
                                std::to_string(workspace_bytes()) +
                                " bytes of workspace; allow more, or take extents that are multiples of 8");
-    const ProductTiming best = library_->options.time && all.size() > 1 ? time(all) : ProductTiming{};
-    if (choices == nullptr) {
-      aligned_ = all[best.index];
-      return;
-    }
-    std::array<uint64_t, 8> words;
-    std::memcpy(words.data(), &all[best.index], sizeof words);
+    const ProductTiming best = library_->options.time && ways > 1 ? time(all, ways) : ProductTiming{};
+    goes_apart_ = best.index == all.size();
+    if (!goes_apart_) aligned_ = all[best.index];
+    if (choices == nullptr) return;
+    std::array<uint64_t, 8> words{};
+    if (!goes_apart_) std::memcpy(words.data(), &aligned_, sizeof words);
     choice_ = choices->put(key, words, best.seconds);
     adopt();
   }
 
-  ProductTiming time(const std::vector<cublasLtMatmulAlgo_t>& all) const {
+  /// The last of the ways of what trains is apart.
+  ProductTiming time(const std::vector<cublasLtMatmulAlgo_t>& all, size_t ways) const {
     const ProductMemory memory = product_memory(shape_, scratch_bytes());
-    return time_products(library_->device, memory, all.size(), [&](size_t i, const MatmulArgs& args, void* scratch) {
-      char* workspace = align(static_cast<char*>(scratch)) + bias_bytes();
-      const void* bias = casts_bias_ ? align(static_cast<char*>(scratch)) : args.bias;
-      return enqueue(args, bias, shape_.may_accumulate ? 1.0f : 0.0f, all[i], workspace) == CUBLAS_STATUS_SUCCESS;
+    return time_products(library_->device, memory, ways, [&](size_t i, MatmulArgs args, void* scratch) {
+      args.accumulate = shape_.may_accumulate;
+      if (i == all.size()) return run_apart(args, scratch), true;
+      char* row = align(static_cast<char*>(scratch));
+      return run_fused(args, casts_bias_ ? row : args.bias, all[i], row) == CUBLAS_STATUS_SUCCESS;
     });
   }
 
   void adopt() const {
-    aligned_ = algorithm_of(*choice_);
+    goes_apart_ = is_apart(*choice_);
+    if (!goes_apart_) aligned_ = algorithm_of(*choice_);
     adopted_ = choice_->number;
   }
 
   /// Another rank's choice may have taken the place of ours since; one that this device cannot run is left.
-  const cublasLtMatmulAlgo_t& chosen() const {
-    if (choice_ == nullptr || choice_->number == adopted_) return aligned_;
-    if (can_run(algorithm_of(*choice_))) aligned_ = algorithm_of(*choice_);
+  void follow_choice() const {
+    if (choice_ == nullptr || choice_->number == adopted_) return;
+    if (can_take(*choice_)) return adopt();
     adopted_ = choice_->number;
-    return aligned_;
   }
 
   std::shared_ptr<const ProductLibrary> library_;
   MatmulShape shape_;
   std::string name_;
-  Description description_;
-  Layout left_, right_, result_;
+  LtDescription description_;
+  LtLayout left_, right_, result_;
   bool casts_bias_;
+  std::unique_ptr<LtProduct> apart_;  // of what trains
   std::shared_ptr<const ProductChoice> choice_;
   std::vector<cublasLtMatmulAlgo_t> any_;      // for operands at any address, best first
   mutable cublasLtMatmulAlgo_t aligned_ = {};  // for operands on 16-byte boundaries, as choice_ had it at adopted_
+  mutable bool goes_apart_ = true;             // instead, where there is apart_
   mutable int adopted_ = 0;
 };
 
@@ -317,19 +345,35 @@ class LtProduct final : public PreparedMatmul {
 class EmptyProduct final : public PreparedMatmul {
  public:
   EmptyProduct(std::shared_ptr<const ProductLibrary> library, const MatmulShape& s)
-      : library_(std::move(library)), count_(s.m * s.n), dtype_(s.c) {}
-  size_t scratch_bytes() const override { return 0; }
-  void run(const MatmulArgs& args, void*) const override {
-    if (count_ > 0 && !args.accumulate) library_->fill({args.c, count_, 0.0, dtype_, args.stream});
+      : library_(std::move(library)), shape_(s) {}
+  size_t scratch_bytes() const override { return sums() ? library_->bias_gradient_scratch(shape_.k, shape_.m) : 0; }
+  void run(const MatmulArgs& args, void* scratch) const override {
+    if (sums()) library_->bias_gradient(sums_of(shape_, args, scratch));
+    if (args.accumulate) return;
+    zero(args.c, shape_.m * shape_.n, shape_.c, args.stream);  // every activation of 0 is 0
+    if (shape_.keeps_input) zero(args.aux, shape_.m * shape_.n, shape_.c, args.stream);
+    if (shape_.bias_gradient && !sums()) zero(args.bias_gradient, shape_.m, DType::f32, args.stream);
   }
 
  private:
+  bool sums() const { return shape_.bias_gradient && shape_.k > 0 && shape_.m > 0; }
+  void zero(void* to, int64_t count, DType t, Stream stream) const {
+    if (count > 0) library_->fill({to, count, 0.0, t, stream});
+  }
+
   std::shared_ptr<const ProductLibrary> library_;
-  int64_t count_;
-  DType dtype_;
+  MatmulShape shape_;
 };
 
 }  // namespace
+
+/// The library's gelu is the tanh form in 16 bits; the rows of its aux matrix begin at multiples of 8 elements. Relu's
+/// aux matrix is bits. A gradient of a bias has the type of C.
+bool fuses(const MatmulShape& s) {
+  const bool aux = s.c != DType::f32 && s.n % 8 == 0;
+  return (aux && s.keeps_input && s.activation == ActivationKind::gelu_tanh) ||
+         (aux && s.activation_gradient == ActivationKind::gelu_tanh) || (s.bias_gradient && s.c == DType::f32);
+}
 
 std::string product_hardware(const DeviceFacts& facts) {
   return facts.name + " " + std::to_string(facts.major) + "." + std::to_string(facts.minor) + " " +
@@ -342,6 +386,7 @@ void add_products(Backend& table, DeviceRuntime& device, const ProductOptions& o
   if (library->options.workspace_bytes == 0)
     library->options.workspace_bytes = size_t{facts.major >= 9 ? 32u : 16u} << 20;
   if (options.choices) options.choices->open(product_hardware(facts));
+  table.fuses = fuses;
   table.prepare_matmul = [library](const MatmulShape& shape) -> std::unique_ptr<PreparedMatmul> {
     check_shape(shape);
     if (shape.m == 0 || shape.n == 0 || shape.k == 0) return std::make_unique<EmptyProduct>(library, shape);

@@ -1,9 +1,11 @@
 #pragma once
 // Matrix products by cuBLASLt: bias and, where the library has the very function, activation in the product's epilogue;
-// sums of bf16 and f16 in f32, also where C is f32 and added to. When a product is prepared, the library's candidates
-// are timed on real memory of its size, or the choice is taken from what is remembered (kernels/product_choices.h);
-// run() looks up nothing, allocates nothing and may be captured. Two algorithms are kept: one for operands on 16-byte
-// boundaries, one for any. Products of one backend are run from one thread.
+// sums of bf16 and f16 in f32, also where C is f32 and added to. What only training asks of an epilogue is taken from
+// the library where fuses() says so and it was the faster, else the product runs apart from our own kernel. When a
+// product is prepared, the library's candidates are timed on real memory of its size, or the choice is taken from what
+// is remembered (kernels/product_choices.h); run() looks up nothing, allocates nothing and may be captured. Two
+// algorithms are kept: one for operands on 16-byte boundaries, one for any. Products of one backend are run from one
+// thread.
 
 #include <functional>
 #include <memory>
@@ -22,8 +24,11 @@ struct ProductOptions {
   std::shared_ptr<ProductChoices> choices;  ///< null: none are remembered or shared
 };
 
-/// Fills table.prepare_matmul. Takes cast, copy, fill and activation from the table as it is now. The device outlives
-/// it.
+/// Whether the library has an epilogue for what only training asks of this shape.
+bool fuses(const MatmulShape& shape);
+
+/// Fills table.prepare_matmul and fuses. Takes cast, copy, fill, add, activation, bias_gradient and their backward from
+/// the table as it is now. The device outlives it.
 void add_products(Backend& table, DeviceRuntime& device, const ProductOptions& options = {});
 
 /// What choices are kept apart by: "NVIDIA A100-SXM4-80GB 8.0 108 cublasLt 130100".

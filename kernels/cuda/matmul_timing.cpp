@@ -39,13 +39,20 @@ class Operands {
     args.a = at, args.b = at += apart(memory_.a), args.c = at += apart(memory_.b);
     at += apart(memory_.c);
     args.bias = memory_.bias > 0 ? at : nullptr;
+    at += apart(memory_.bias);
+    args.aux = memory_.aux > 0 ? at : nullptr;
+    at += apart(memory_.aux);
+    args.bias_gradient = memory_.bias_gradient > 0 ? at : nullptr;
     args.stream = device_.main_stream();
     return args;
   }
   void* scratch() const { return base_ + sets_ * set_bytes(); }
 
  private:
-  size_t set_bytes() const { return apart(memory_.a) + apart(memory_.b) + apart(memory_.c) + apart(memory_.bias); }
+  size_t set_bytes() const {
+    return apart(memory_.a) + apart(memory_.b) + apart(memory_.c) + apart(memory_.bias) + apart(memory_.aux) +
+           apart(memory_.bias_gradient);
+  }
   void take() {
     bytes_ = sets_ * set_bytes() + apart(memory_.scratch);
     base_ = static_cast<char*>(device_.allocate(bytes_));
@@ -77,7 +84,9 @@ ProductMemory product_memory(const MatmulShape& s, size_t scratch_bytes) {
   const auto bytes = [](int64_t rows, int64_t columns, DType t) {
     return static_cast<size_t>(rows) * static_cast<size_t>(columns) * bytes_of(t);
   };
-  return {bytes(s.m, s.k, s.a), bytes(s.k, s.n, s.b), s.bias ? bytes(1, s.n, s.a) : 0, bytes(s.m, s.n, s.c),
+  const bool aux = s.keeps_input || s.activation_gradient != ActivationKind::none;
+  return {bytes(s.m, s.k, s.a), bytes(s.k, s.n, s.b),           s.bias ? bytes(1, s.n, s.a) : 0,
+          bytes(s.m, s.n, s.c), aux ? bytes(s.m, s.n, s.c) : 0, s.bias_gradient ? bytes(1, s.m, DType::f32) : 0,
           scratch_bytes};
 }
 

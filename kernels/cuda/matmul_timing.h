@@ -11,8 +11,8 @@ namespace capstan::kernels::cuda {
 
 /// Bytes of the operands of a product and of its scratch.
 struct ProductMemory {
-  size_t a = 0, b = 0, bias = 0, c = 0, scratch = 0;
-  size_t operands() const { return a + b + bias + c; }
+  size_t a = 0, b = 0, bias = 0, c = 0, aux = 0, bias_gradient = 0, scratch = 0;
+  size_t operands() const { return a + b + bias + c + aux + bias_gradient; }
 };
 
 ProductMemory product_memory(const MatmulShape& shape, size_t scratch_bytes);

@@ -10,6 +10,7 @@ Backend reference_backend() {
   b.instruction_set = "plain";
   b.dtypes = {DType::f64, DType::f32, DType::bf16, DType::f16};
   b.prepare_matmul = reference::prepare_matmul;
+  b.fuses = reference::fuses;
   b.bias_gradient_scratch = reference::bias_gradient_scratch;
   b.bias_gradient = reference::bias_gradient;
   b.activation = reference::activation;

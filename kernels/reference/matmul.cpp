@@ -47,6 +47,11 @@ class ReferenceMatmul : public PreparedMatmul {
         rows<T, Accumulation<T>>(args, out<Accumulation<T>>(scratch));
       }
     });
+    if (!shape_.bias_gradient) return;
+    BiasGradientArgs sums;
+    sums.dy = args.a, sums.db = args.bias_gradient;
+    sums.rows = shape_.k, sums.n = shape_.m, sums.dtype = shape_.a, sums.accumulate = args.accumulate;
+    bias_gradient(sums);
   }
 
  private:
@@ -54,11 +59,21 @@ class ReferenceMatmul : public PreparedMatmul {
   void rows(const MatmulArgs& args, Accumulation<T>* row) const {
     using A = Accumulation<T>;
     const T* bias = in<T>(args.bias);
+    const bool derives = shape_.activation_gradient != ActivationKind::none;
     for (int64_t i = 0; i < shape_.m; ++i) {
       product_row(shape_, in<T>(args.a), in<T>(args.b), i, row);
       C* c = out<C>(args.c) + i * shape_.n;
+      C* aux = shape_.keeps_input || derives ? out<C>(args.aux) + i * shape_.n : nullptr;
       for (int64_t j = 0; j < shape_.n; ++j) {
-        const A value = activation_value(shape_.activation, shape_.bias ? row[j] + load(bias[j]) : row[j]);
+        A x = shape_.bias ? row[j] + load(bias[j]) : row[j];
+        if (shape_.trains()) {  // the same bits as apart
+          C rounded;
+          store(rounded, x);
+          if (shape_.keeps_input) aux[j] = rounded;
+          x = load(rounded);
+        }
+        const A value = derives ? activation_derivative(shape_.activation_gradient, A(load(aux[j]))) * x
+                                : activation_value(shape_.activation, x);
         store(c[j], args.accumulate ? load(c[j]) + value : value);
       }
     }
@@ -75,11 +90,11 @@ std::unique_ptr<PreparedMatmul> prepare_matmul(const MatmulShape& shape) {
   if (shape.c != shape.a && shape.c != accumulation_of(shape.a)) {
     throw std::invalid_argument("matmul: the result has the operands' dtype or its accumulation dtype");
   }
-  if (shape.may_accumulate && (shape.bias || shape.activation != ActivationKind::none)) {
-    throw std::invalid_argument("matmul: accumulation goes with neither bias nor activation");
-  }
+  if (const char* mistake = epilogue_mistake(shape)) throw std::invalid_argument(mistake);
   return std::make_unique<ReferenceMatmul>(shape);
 }
+
+bool fuses(const MatmulShape& shape) { return shape.trains(); }
 
 size_t bias_gradient_scratch(int64_t, int64_t) { return 0; }
 

@@ -11,6 +11,7 @@
 namespace capstan::kernels::reference {
 
 std::unique_ptr<PreparedMatmul> prepare_matmul(const MatmulShape& shape);
+bool fuses(const MatmulShape& shape);
 size_t bias_gradient_scratch(int64_t rows, int64_t n);
 void bias_gradient(const BiasGradientArgs& args);
 

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 
 #include "core/error.h"
 #include "tests/support/counted_device.h"
@@ -83,6 +84,59 @@ TEST_F(CudaTraining, FollowsItInHalfPrecision) {
   }
 }
 
+/// Kernels that fuse what those of `gpu` fuse: the same ops, one by one.
+kernels::Backend oracle_of(const Gpu& gpu) {
+  kernels::Backend cpu = kernels::reference_backend();
+  cpu.fuses = gpu.backend.fuses;
+  return cpu;
+}
+
+TEST_F(CudaTraining, EpiloguesOfGradientsFollowTheCurveInHalfPrecision) {
+  for (const Precision precision : {Precision::bf16, Precision::fp16}) {
+    const TrainingSpec spec = spec_of(tiny_gpt(), precision);
+    const kernels::Backend cpu = kernels::reference_backend();
+    const auto self = self_communicator();
+    const std::vector<Step> wanted = TinyTraining(spec, cpu, *self).steps(10);
+    Gpu gpu;
+    TinyTraining training(spec, gpu.backend, *self, 1, 1, 1, 1, {}, gpu.runtime.get());
+    std::map<std::string, int> ops;
+    for (const Node& node : training.program().plan("train").tape.nodes) ++ops[std::string(node.op->name())];
+    EXPECT_EQ(ops["linear activation"], 2);
+    EXPECT_EQ(ops["linear activation gradient"], 2);
+    EXPECT_EQ(ops["linear parameter gradients"], 12);
+    const uint64_t before = Emulation::trained_products();
+    const std::vector<Step> got = training.steps(10);
+    if (Emulation::kHere) EXPECT_GT(Emulation::trained_products(), before) << "no epilogue ran";
+    for (size_t i = 0; i < wanted.size(); ++i)
+      EXPECT_NEAR(got[i].loss, wanted[i].loss, 2e-2) << static_cast<int>(precision) << " step " << i;
+    EXPECT_LT(got.back().loss, got.front().loss);
+  }
+}
+
+TEST_F(CudaTraining, EpiloguesAgreeOpByOpInHalfPrecision) {
+  const TrainingSpec spec = spec_of(tiny_gpt(), Precision::bf16);
+  Gpu gpu;
+  const kernels::Backend cpu = oracle_of(gpu);
+  const auto self = self_communicator();
+  TinyTraining oracle(spec, cpu, *self);
+  TinyTraining other(spec, gpu.backend, *self, 1, 1, 1, 1, {}, gpu.runtime.get());
+  EXPECT_EQ(first_difference(oracle, other, 1, 3e-2), "");
+}
+
+TEST_F(CudaTraining, EpiloguesHaveTheSameBitsCapturedOrNotAndUnderFullRecomputation) {
+  TrainingSpec spec = spec_of(tiny_gpt(), Precision::bf16);
+  std::vector<float> eager, captured, late, again;
+  const std::vector<Step> first = curve(spec, false, 3, &eager);
+  EXPECT_EQ(curve(spec, true, 3, &captured), first);
+  Emulation::run_late();
+  EXPECT_EQ(curve(spec, true, 3, &late), first);
+  spec.plan.recompute.policy = Recompute::Policy::full;
+  EXPECT_EQ(curve(spec, true, 3, &again), first);
+  EXPECT_TRUE(eager == captured);
+  EXPECT_TRUE(eager == late);
+  EXPECT_TRUE(eager == again);
+}
+
 TEST_F(CudaTraining, HasTheSameBitsCapturedOrNotAndHoweverLateStreamsRun) {
   const TrainingSpec spec = spec_of(tiny_llama(), Precision::bf16);
   std::vector<float> eager, captured, again, late;
@@ -138,10 +192,10 @@ TEST_F(CudaTraining, AStepQueuedBehindAnotherWaitsForNothing) {
 TEST_F(CudaTraining, AgreesOpByOpWithTheReference) {
   for (const Named& one : models()) {
     const TrainingSpec spec = spec_of(one.model, Precision::fp32);
-    const kernels::Backend cpu = kernels::reference_backend();
+    Gpu gpu;
+    const kernels::Backend cpu = oracle_of(gpu);
     const auto self = self_communicator();
     TinyTraining oracle(spec, cpu, *self);
-    Gpu gpu;
     TinyTraining other(spec, gpu.backend, *self, 1, 1, 1, 1, {}, gpu.runtime.get());
     EXPECT_EQ(first_difference(oracle, other, 1, 2e-4), "") << one.name;
   }
@@ -160,10 +214,10 @@ TEST_F(CudaTraining, NoOpDependsOnTheOrderOfBlocksAndThreads) {
 
 TEST_F(CudaTraining, LockStepNamesTheOpThatDiffers) {
   const TrainingSpec spec = spec_of(tiny_gpt(), Precision::fp32);
-  const kernels::Backend cpu = kernels::reference_backend();
+  Gpu gpu;
+  const kernels::Backend cpu = oracle_of(gpu);
   const auto self = self_communicator();
   TinyTraining oracle(spec, cpu, *self);
-  Gpu gpu;
   gpu.backend.activation_backward = [](const kernels::ActivationBackwardArgs& args) {
     kernels::ScaleArgs wrong{args.dy, args.dx, 0.5, args.count, args.dtype, args.stream};
     static const kernels::Backend table = kernels::cuda_backend(*kernels::open_cuda_device(0).release());

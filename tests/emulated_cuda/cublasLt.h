@@ -1,8 +1,10 @@
 #pragma once
 // The part of cuBLASLt that Capstan calls, computed by loops: column-major operands, sums in float, epilogues with bias
-// and activation. It offers several algorithms that sum in different orders, so that a choice that changes shows in the
-// bits; the first ones want operands on 16-byte boundaries and a workspace, which they use. What the library refuses is
-// refused here: attributes of the wrong size, a bias in another type than D, descriptors that do not fit together.
+// and activation, those that keep or read gelu's input, and sums over k of the right operand. It offers several
+// algorithms that sum in different orders, so that a choice that changes shows in the bits; the first ones want
+// operands on 16-byte boundaries and a workspace, which they use. What the library refuses is refused here: attributes
+// of the wrong size, a bias in another type than D, descriptors that do not fit together, an aux matrix whose leading
+// dimension is no multiple of 8. Relu's aux is bits, which nobody asks for and is not here.
 
 #include <cstddef>
 #include <cstdint>
@@ -35,8 +37,18 @@ enum cublasLtEpilogue_t {
   CUBLASLT_EPILOGUE_RELU = 2,
   CUBLASLT_EPILOGUE_BIAS = 4,
   CUBLASLT_EPILOGUE_RELU_BIAS = 6,
+  CUBLASLT_EPILOGUE_RELU_AUX = 130,
+  CUBLASLT_EPILOGUE_RELU_AUX_BIAS = 134,
+  CUBLASLT_EPILOGUE_DRELU = 136,
+  CUBLASLT_EPILOGUE_DRELU_BGRAD = 152,
   CUBLASLT_EPILOGUE_GELU = 32,
-  CUBLASLT_EPILOGUE_GELU_BIAS = 36
+  CUBLASLT_EPILOGUE_GELU_BIAS = 36,
+  CUBLASLT_EPILOGUE_GELU_AUX = 160,
+  CUBLASLT_EPILOGUE_GELU_AUX_BIAS = 164,
+  CUBLASLT_EPILOGUE_DGELU = 192,
+  CUBLASLT_EPILOGUE_DGELU_BGRAD = 208,
+  CUBLASLT_EPILOGUE_BGRADA = 256,
+  CUBLASLT_EPILOGUE_BGRADB = 512
 };
 enum cublasLtMatmulDescAttributes_t {
   CUBLASLT_MATMUL_DESC_COMPUTE_TYPE = 0,
@@ -46,6 +58,8 @@ enum cublasLtMatmulDescAttributes_t {
   CUBLASLT_MATMUL_DESC_TRANSB = 4,
   CUBLASLT_MATMUL_DESC_EPILOGUE = 7,
   CUBLASLT_MATMUL_DESC_BIAS_POINTER = 8,
+  CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER = 11,
+  CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD = 12,
   CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET = 15,
   CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE = 26
 };

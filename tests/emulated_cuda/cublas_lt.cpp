@@ -25,6 +25,8 @@ struct LtMatmul {
   uint32_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
   const void* bias = nullptr;
   int32_t bias_type = -1;  // that of D
+  const void* aux = nullptr;
+  int64_t aux_leading = 0;
 };
 struct LtPreference {
   uint64_t workspace = 0;
@@ -60,6 +62,19 @@ void store(void* to, size_t i, cudaDataType_t type, float value) {
 
 bool known(cudaDataType_t type) { return type == CUDA_R_32F || type == CUDA_R_16F || type == CUDA_R_16BF; }
 
+bool has_aux(uint32_t epilogue) {
+  return epilogue == CUBLASLT_EPILOGUE_GELU_AUX || epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS ||
+         epilogue == CUBLASLT_EPILOGUE_DGELU;
+}
+bool sums_right(uint32_t epilogue) { return epilogue == CUBLASLT_EPILOGUE_BGRADB; }
+bool trains(uint32_t epilogue) { return has_aux(epilogue) || sums_right(epilogue); }
+bool uses_bias(uint32_t epilogue) { return (epilogue & CUBLASLT_EPILOGUE_BIAS) != 0 || sums_right(epilogue); }
+bool here(uint32_t epilogue) {
+  constexpr uint32_t plain[] = {CUBLASLT_EPILOGUE_DEFAULT,   CUBLASLT_EPILOGUE_RELU, CUBLASLT_EPILOGUE_BIAS,
+                                CUBLASLT_EPILOGUE_RELU_BIAS, CUBLASLT_EPILOGUE_GELU, CUBLASLT_EPILOGUE_GELU_BIAS};
+  return trains(epilogue) || std::find(std::begin(plain), std::end(plain), epilogue) != std::end(plain);
+}
+
 struct Problem {
   size_t m, n, k;
   LtMatmul d;
@@ -84,9 +99,13 @@ cublasStatus_t pose(Problem& p, cublasLtMatmulDesc_t d, cublasLtMatrixLayout_t a
                      (out->type == a->type || out->type == CUDA_R_32F);
   const bool tf32 = d->compute == CUBLAS_COMPUTE_32F_FAST_TF32;
   if (!types || (tf32 && a->type != CUDA_R_32F)) return CUBLAS_STATUS_NOT_SUPPORTED;
-  const bool biased = (d->epilogue & CUBLASLT_EPILOGUE_BIAS) != 0;
-  if (biased && d->bias_type >= 0 && d->bias_type != static_cast<int32_t>(out->type))
+  if (!here(d->epilogue)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (uses_bias(d->epilogue) && d->bias_type >= 0 && d->bias_type != static_cast<int32_t>(out->type))
     return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (has_aux(d->epilogue) && (d->aux_leading % 8 != 0 || d->aux_leading < static_cast<int64_t>(p.m)))
+    return CUBLAS_STATUS_INVALID_VALUE;
+  // Sums over k are here for operands that lie as those of weight gradients do.
+  if (sums_right(d->epilogue) && (ta || !tb)) return CUBLAS_STATUS_NOT_SUPPORTED;
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -136,6 +155,30 @@ float act(float v, uint32_t epilogue) {
   return v;
 }
 
+float gelu_slope(float x) {
+  const float t = std::tanh(0.7978845608f * (x + 0.044715f * x * x * x));
+  return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * 0.7978845608f * (1.0f + 3 * 0.044715f * x * x);
+}
+
+/// What of the epilogue reaches D; writes the aux matrix where it is an output.
+float finish(const Problem& p, size_t i, size_t j, float v) {
+  if (!has_aux(p.d.epilogue)) return act(v, p.d.epilogue);
+  void* const aux = const_cast<void*>(p.d.aux);
+  const size_t at = i + j * static_cast<size_t>(p.d.aux_leading);
+  if (p.d.epilogue == CUBLASLT_EPILOGUE_DGELU) return v * gelu_slope(load(aux, at, p.out.type));
+  store(aux, at, p.out.type, v);
+  return act(v, p.d.epilogue);
+}
+
+/// Of each column of op(B).
+void sum_right(const Problem& p, const std::vector<float>& right) {
+  for (size_t j = 0; j < p.n; ++j) {
+    float sum = 0;
+    for (size_t k = 0; k < p.k; ++k) sum += right[k * p.n + j];
+    store(const_cast<void*>(p.d.bias), j, p.out.type, sum);
+  }
+}
+
 void run(const Problem& p, const Algorithm& algorithm, float alpha, const void* a, const void* b, float beta,
          const void* c, void* out, float* workspace) {
   const bool tf32 = p.d.compute == CUBLAS_COMPUTE_32F_FAST_TF32;
@@ -158,9 +201,10 @@ void run(const Problem& p, const Algorithm& algorithm, float alpha, const void* 
       float v = alpha * whole[i * p.n + j];
       if (beta != 0) v += beta * load(c, i + j * static_cast<size_t>(p.c.leading), p.c.type);
       if (p.d.epilogue & CUBLASLT_EPILOGUE_BIAS) v += load(p.d.bias, i, p.out.type);
-      store(out, i + j * static_cast<size_t>(p.out.leading), p.out.type, act(v, p.d.epilogue));
+      store(out, i + j * static_cast<size_t>(p.out.leading), p.out.type, finish(p, i, j, v));
     }
   }
+  if (sums_right(p.d.epilogue)) sum_right(p, right);
 }
 
 template <typename T>
@@ -228,6 +272,10 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMa
       return take(d->bias, value, bytes);
     case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
       return take(d->bias_type, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER:
+      return take(d->aux, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
+      return take(d->aux_leading, value, bytes);
     default:
       return CUBLAS_STATUS_NOT_SUPPORTED;
   }
@@ -275,6 +323,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   if (handle == nullptr || p == nullptr || wanted <= 0) return CUBLAS_STATUS_INVALID_VALUE;
   Problem problem;
   if (const cublasStatus_t wrong = pose(problem, d, a, b, c, out); wrong != CUBLAS_STATUS_SUCCESS) return wrong;
+  if (trains(d->epilogue) && !switches().trains_products) return CUBLAS_STATUS_NOT_SUPPORTED;
   const uint32_t alignment = *std::min_element(std::begin(p->alignment), std::end(p->alignment));
   for (size_t i = 0; i < std::size(kAlgorithms) && *count < wanted; ++i) {
     const Algorithm& algorithm = kAlgorithms[i];
@@ -292,9 +341,9 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t d,
   Problem problem;
   if (const cublasStatus_t wrong = pose(problem, d, a, b, c, out); wrong != CUBLAS_STATUS_SUCCESS) return wrong;
   const Algorithm* found = read(algorithm);
-  if (found == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
-  const bool biased = (d->epilogue & CUBLASLT_EPILOGUE_BIAS) != 0;
-  if (biased && !lies_on(d->bias, 16)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (found == nullptr || (trains(d->epilogue) && !switches().trains_products)) return CUBLAS_STATUS_INVALID_VALUE;
+  if (uses_bias(d->epilogue) && !lies_on(d->bias, 16)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (has_aux(d->epilogue) && !lies_on(d->aux, 16)) return CUBLAS_STATUS_NOT_SUPPORTED;
   *result = {*algorithm, workspace_of(problem, *found), CUBLAS_STATUS_SUCCESS, 1.0f, {}};
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -316,18 +365,21 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t d, c
     if (!lies_on(operand, chosen->alignment)) return CUBLAS_STATUS_NOT_SUPPORTED;
   }
   if (!lies_on(workspace, chosen->parts > 1 ? 16 : 1)) return CUBLAS_STATUS_INVALID_VALUE;
-  const bool biased = (p.d.epilogue & CUBLASLT_EPILOGUE_BIAS) != 0;
-  if (biased && p.d.bias == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
+  const bool biased = uses_bias(p.d.epilogue), aux = has_aux(p.d.epilogue);
+  if ((biased && p.d.bias == nullptr) || (aux && p.d.aux == nullptr)) return CUBLAS_STATUS_INVALID_VALUE;
+  if (aux && !lies_on(p.d.aux, 16)) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (biased && !lies_on(p.d.bias, 16)) throw Fault("cublasLtMatmul loads 16 bytes of a bias at once");
   for (const auto& [address, bytes] :
        {std::pair<const void*, size_t>{a, static_cast<size_t>(p.a.leading) * p.a.columns * size_of(p.a.type)},
         {b, static_cast<size_t>(p.b.leading) * p.b.columns * size_of(p.b.type)},
         {out, static_cast<size_t>(p.out.leading) * p.out.columns * size_of(p.out.type)},
-        {biased ? p.d.bias : out, biased ? p.m * size_of(p.out.type) : 0},
+        {biased ? p.d.bias : out, biased ? (sums_right(p.d.epilogue) ? p.n : p.m) * size_of(p.out.type) : 0},
+        {aux ? p.d.aux : out, aux ? static_cast<size_t>(p.d.aux_leading) * p.n * size_of(p.out.type) : 0},
         {chosen->parts > 1 ? workspace : out, workspace_of(p, *chosen)}}) {
     if (where_is(address, bytes) == Where::host) throw Fault("cublasLtMatmul is given an address in host memory");
   }
   ++switches().library_calls;
+  if (trains(p.d.epilogue)) ++switches().trained_products;
   const float x = *static_cast<const float*>(alpha), y = *static_cast<const float*>(beta);
   const cudaError_t queued = enqueue(stream, [p, chosen, x, a, b, y, c, out, workspace] {
     run(p, *chosen, x, a, b, y, c, out, static_cast<float*>(workspace));

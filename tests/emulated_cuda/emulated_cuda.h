@@ -23,10 +23,12 @@ struct Switches {
   bool late = false;                 ///< streams run only when somebody waits for them, graphs as late as nodes allow
   size_t device_bytes = 4ull << 30;  ///< memory of a device
   int devices = 1;
-  int multiprocessors = 2;     ///< few, so that grids sized by them stay small
-  int capability = 80;         ///< sm_80: bounds shared memory
-  uint64_t kernels_run = 0;    ///< counts up
-  uint64_t library_calls = 0;  ///< counts up
+  int multiprocessors = 2;        ///< few, so that grids sized by them stay small
+  int capability = 80;            ///< sm_80: bounds shared memory
+  bool trains_products = true;    ///< cuBLASLt has algorithms for epilogues with an aux matrix or a bias gradient
+  uint64_t kernels_run = 0;       ///< counts up
+  uint64_t library_calls = 0;     ///< counts up
+  uint64_t trained_products = 0;  ///< counts up: products with such an epilogue
   int driver_version = CUDART_VERSION;
   cudaError_t start = cudaSuccess;  ///< what a driver that does not start answers
 };

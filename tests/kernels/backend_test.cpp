@@ -33,6 +33,7 @@ std::vector<Entry> entries_of(const Backend& b) {
   const auto address = [](const auto& entry) { return address_of(entry); };
   return {
       {"prepare_matmul", address(b.prepare_matmul)},
+      {"fuses", address(b.fuses)},
       {"bias_gradient_scratch", address(b.bias_gradient_scratch)},
       {"bias_gradient", address(b.bias_gradient)},
       {"activation", address(b.activation)},

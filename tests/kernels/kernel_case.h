@@ -95,6 +95,7 @@ struct KernelCase {
   bool needs_f64 = false;                        ///< only for backends that compute in f64
   bool any_alignment = false;                    ///< fields need no more than the alignment of their elements
   bool needs_f16 = false;                        ///< only for backends that compute in f16
+  bool needs_training_products = false;          ///< not for those that fuse none (kernels/matmul.h)
   double formula_tolerance = 1e-12;
   double loosen = 1.0;  ///< factor on the tolerances of f32, bf16 and f16
 };

@@ -16,7 +16,11 @@ struct MatmulSetting {
   bool bias = false;
   bool accumulate = false;
   ActivationKind activation = ActivationKind::none;
+  bool keeps = false;                              ///< aux is the activation's input
+  ActivationKind gradient = ActivationKind::none;  ///< at aux
+  bool sums = false;                               ///< of A, beside the product
 
+  bool trains() const { return keeps || sums || gradient != ActivationKind::none; }
   std::string name() const {
     std::string s = std::to_string(m) + "x" + std::to_string(n) + "x" + std::to_string(k);
     s += transpose_a ? "_ta" : "";
@@ -24,7 +28,9 @@ struct MatmulSetting {
     s += wide ? "_wide" : "";
     s += bias ? "_bias" : "";
     s += accumulate ? "_accumulate" : "";
-    return s + (activation == ActivationKind::none ? "" : "_act" + std::to_string(static_cast<int>(activation)));
+    s += activation == ActivationKind::none ? "" : "_act" + std::to_string(static_cast<int>(activation));
+    s += gradient == ActivationKind::none ? "" : "_gradient" + std::to_string(static_cast<int>(gradient));
+    return s + (keeps ? "_keeps" : "") + (sums ? "_sums" : "");
   }
 };
 
@@ -46,8 +52,15 @@ double plain_activation(ActivationKind kind, double x) {
   return x;
 }
 
+/// By a difference over four points, good to some 1e-13 where the function is smooth.
+double slope_of(ActivationKind kind, double x) {
+  constexpr double h = 1e-3;
+  const auto across = [&](double d) { return plain_activation(kind, x + d) - plain_activation(kind, x - d); };
+  return (8 * across(h) - across(2 * h)) / (12 * h);
+}
+
 Values matmul_formula(const MatmulSetting& s, const Values& in) {
-  std::vector<double> c;
+  std::vector<double> c, aux, sums(static_cast<size_t>(s.m));
   for (int64_t i = 0; i < s.m; ++i) {
     for (int64_t j = 0; j < s.n; ++j) {
       double sum = s.bias ? in.at("bias")[static_cast<size_t>(j)] : 0.0;
@@ -55,10 +68,17 @@ Values matmul_formula(const MatmulSetting& s, const Values& in) {
         sum += in.at("a")[static_cast<size_t>(s.transpose_a ? k * s.m + i : i * s.k + k)] *
                in.at("b")[static_cast<size_t>(s.transpose_b ? j * s.k + k : k * s.n + j)];
       }
-      c.push_back(plain_activation(s.activation, sum));
+      aux.push_back(sum);
+      const bool derives = s.gradient != ActivationKind::none;
+      c.push_back(derives ? sum * slope_of(s.gradient, in.at("x")[c.size()]) : plain_activation(s.activation, sum));
     }
+    for (int64_t k = 0; s.sums && k < s.k; ++k)
+      sums[static_cast<size_t>(i)] += in.at("a")[static_cast<size_t>(k * s.m + i)];
   }
-  return {{"c", c}};
+  Values values{{"c", c}};
+  if (s.keeps) values["aux"] = aux;
+  if (s.sums) values["sums"] = sums;
+  return values;
 }
 
 MatmulShape shape_of(const MatmulSetting& s, DType t) {
@@ -72,7 +92,10 @@ MatmulShape shape_of(const MatmulSetting& s, DType t) {
           .c = s.wide ? accumulation_of(t) : t,
           .bias = s.bias,
           .activation = s.activation,
-          .may_accumulate = s.accumulate};
+          .may_accumulate = s.accumulate,
+          .keeps_input = s.keeps,
+          .activation_gradient = s.gradient,
+          .bias_gradient = s.sums};
 }
 
 Stage matmul_forward(const MatmulSetting& s) {
@@ -85,10 +108,22 @@ Stage matmul_forward(const MatmulSetting& s) {
                     .values = sized(s.m * s.n),
                     .accumulates = s.accumulate,
                     .floor = 0.3}};
+  if (s.gradient != ActivationKind::none)
+    stage.inputs.push_back({"x", s.wide ? Kind::accumulation : Kind::element, random_values("x", s.m * s.n, 3.0)});
+  if (s.keeps) {
+    stage.outputs.push_back(stage.outputs[0]);
+    stage.outputs.back().name = "aux";
+  }
+  if (s.sums)
+    stage.outputs.push_back(
+        {.name = "sums", .kind = Kind::accumulation, .values = sized(s.m), .accumulates = s.accumulate, .floor = 0.3});
   stage.scratch = [s](const Backend& b, DType t) { return b.prepare_matmul(shape_of(s, t))->scratch_bytes(); };
   stage.run = [s](const Call& c) {
     const auto prepared = c.backend.prepare_matmul(shape_of(s, c.dtype));
-    prepared->run({c.at.at("a"), c.at.at("b"), c.at.at("bias"), c.at.at("c"), c.accumulate}, c.scratch);
+    MatmulArgs args{c.at.at("a"), c.at.at("b"), c.at.at("bias"), c.at.at("c"), c.accumulate};
+    args.aux = s.keeps ? c.at.at("aux") : c.at.at("x");
+    args.bias_gradient = c.at.at("sums");
+    prepared->run(args, c.scratch);
   };
   return stage;
 }
@@ -156,6 +191,36 @@ Stage matmul_backward(const MatmulSetting& s) {
   return stage;
 }
 
+/// Extents that are and are not multiples of 8: a library's aux matrix wants them so.
+std::vector<MatmulSetting> training_settings() {
+  std::vector<MatmulSetting> all;
+  const auto add = [&](int64_t m, int64_t n, int64_t k, auto&& change) {
+    MatmulSetting s{m, n, k};
+    change(s);
+    all.push_back(s);
+  };
+  const std::array<int64_t, 3> sizes[] = {{17, 33, 40}, {24, 40, 16}, {5, 64, 3}, {1, 8, 1}, {67, 104, 131}};
+  for (const auto& [m, n, k] : sizes) {
+    for (const bool bias : {false, true})
+      add(m, n, k, [&](MatmulSetting& s) {
+        s.transpose_b = m != 24, s.bias = bias;
+        s.activation = ActivationKind::gelu_tanh, s.keeps = true;
+      });
+    add(m, n, k, [&](MatmulSetting& s) { s.transpose_b = m == 24, s.gradient = ActivationKind::gelu_tanh; });
+    for (const bool accumulate : {false, true})
+      add(m, n, k, [&](MatmulSetting& s) {
+        s.transpose_a = true, s.transpose_b = m == 67, s.wide = true, s.accumulate = accumulate, s.sums = true;
+      });
+  }
+  for (const ActivationKind kind : {ActivationKind::gelu, ActivationKind::silu}) {
+    add(16, 24, 40, [&](MatmulSetting& s) { s.bias = s.keeps = true, s.activation = kind; });
+    add(16, 24, 40, [&](MatmulSetting& s) { s.wide = kind == ActivationKind::silu, s.gradient = kind; });
+  }
+  add(16, 24, 40, [&](MatmulSetting& s) { s.wide = s.bias = s.keeps = true, s.activation = ActivationKind::relu; });
+  add(16, 24, 40, [&](MatmulSetting& s) { s.transpose_a = s.sums = true; });  // C in its own dtype
+  return all;
+}
+
 std::vector<KernelCase> matmul_cases() {
   const std::array<int64_t, 3> sizes[] = {{1, 1, 1},    {2, 3, 1},     {3, 2, 17},  {17, 63, 5},  {1, 257, 64},
                                           {64, 65, 63}, {65, 64, 257}, {63, 1, 64}, {257, 17, 2}, {5, 63, 300}};
@@ -178,14 +243,19 @@ std::vector<KernelCase> matmul_cases() {
   }
   for (int t = 0; t < 4; ++t) all.push_back({150, 203, 131, (t & 1) != 0, (t & 2) != 0, t == 1, t > 1, false});
   all.push_back({33, 31, 17, false, false, false, false, true, ActivationKind::none});  // accumulates in its own dtype
+  for (const MatmulSetting& s : training_settings()) all.push_back(s);
   std::vector<KernelCase> cases;
   for (const MatmulSetting& s : all) {
     KernelCase c;
     c.name = s.name();
     // Where the activation follows the product, the product may be rounded first, and a square doubles what that costs.
     if (s.activation == ActivationKind::squared_relu) c.loosen = 2.0;
+    c.needs_training_products = s.trains();
+    // The product may be rounded before it is multiplied by a slope.
+    if (s.gradient != ActivationKind::none) c.loosen = 2.0, c.formula_tolerance = 1e-10;
     c.forward = matmul_forward(s);
-    if (s.activation == ActivationKind::none && s.m * s.n * s.k < 2000000) c.backward = matmul_backward(s);
+    if (s.activation == ActivationKind::none && !s.trains() && s.m * s.n * s.k < 2000000)
+      c.backward = matmul_backward(s);
     c.formula = [s](const Values& in) { return matmul_formula(s, in); };
     cases.push_back(c);
   }
@@ -222,8 +292,21 @@ TEST(MatmulShapes, RefusedWhereTheContractSaysNo) {
   EXPECT_THROW(reference.prepare_matmul({.m = 2, .n = 2, .k = 2, .a = DType::f32, .b = DType::bf16}),
                std::invalid_argument);
   EXPECT_THROW(reference.prepare_matmul({.m = 2, .n = 2, .k = 2, .c = DType::bf16}), std::invalid_argument);
-  EXPECT_THROW(reference.prepare_matmul({.m = 2, .n = 2, .k = 2, .bias = true, .may_accumulate = true}),
-               std::invalid_argument);
+  const MatmulShape plain{.m = 2, .n = 2, .k = 2, .transpose_a = true};
+  const auto refused = [&](auto&& change) {
+    MatmulShape s = plain;
+    change(s);
+    EXPECT_NE(epilogue_mistake(s), nullptr);
+    EXPECT_THROW(reference.prepare_matmul(s), std::invalid_argument);
+  };
+  EXPECT_EQ(epilogue_mistake(plain), nullptr);
+  refused([](MatmulShape& s) { s.bias = s.may_accumulate = true; });
+  refused([](MatmulShape& s) { s.keeps_input = true; });
+  refused([](MatmulShape& s) { s.activation_gradient = ActivationKind::gelu, s.bias = true; });
+  refused([](MatmulShape& s) { s.activation_gradient = ActivationKind::gelu, s.bias_gradient = true; });
+  refused([](MatmulShape& s) { s.activation_gradient = ActivationKind::gelu, s.may_accumulate = true; });
+  refused([](MatmulShape& s) { s.bias_gradient = true, s.activation = ActivationKind::gelu; });
+  refused([](MatmulShape& s) { s.bias_gradient = true, s.transpose_a = false; });
 }
 
 }  // namespace

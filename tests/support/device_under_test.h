@@ -39,12 +39,14 @@ struct Emulation {
   static void reorder(uint64_t seed) { emulated_cuda::switches().seed = seed; }
   static void run_late() { emulated_cuda::switches().late = true; }
   static void leave_memory(size_t bytes) { emulated_cuda::switches().device_bytes = bytes; }
+  static uint64_t trained_products() { return emulated_cuda::switches().trained_products; }
 #else
   static constexpr bool kHere = false;
   static void reset() {}
   static void reorder(uint64_t) {}
   static void run_late() {}
   static void leave_memory(size_t) {}
+  static uint64_t trained_products() { return 0; }
 #endif
 };
 

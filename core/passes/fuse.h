@@ -1,0 +1,18 @@
+#pragma once
+// Fuse: pairs of nodes that a product's epilogue does in one go, where the backend says that it gains from their shape
+// (Backend::fuses). After recomputation, so that what is made again is fused as the first time was:
+//   linear, activation                               -> "linear activation", which also leaves the activation's input
+//   linear input gradient, activation gradient       -> "linear activation gradient"
+//   linear weight gradient, bias gradient of one dy  -> "linear parameter gradients"
+// Both nodes run in the same part of the same chunk, and what passed between them is read by nobody else. An activation
+// that is made again from the kept output of a linear layer (selective recomputation) stays apart in both places: an
+// epilogue may round elsewhere, and within a run the two must be the same bits.
+
+#include "core/tape.h"
+#include "kernels/backend.h"
+
+namespace capstan {
+
+void fuse(Tape& tape, const kernels::Backend& backend);
+
+}  // namespace capstan
