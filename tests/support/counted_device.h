@@ -22,6 +22,9 @@ class CountedDevice final : public kernels::DeviceRuntime {
   void copy_out(void* host, const void* device, size_t bytes, kernels::Stream stream) override {
     inner_.copy_out(host, device, bytes, stream);
   }
+  void write_number(uint64_t* pinned, uint64_t number, kernels::Stream stream) override {
+    inner_.write_number(pinned, number, stream);
+  }
   kernels::Stream main_stream() const override { return inner_.main_stream(); }
   kernels::Stream open_stream() override { return inner_.open_stream(); }
   kernels::Event make_event() override { return inner_.make_event(); }
