@@ -96,7 +96,7 @@ void bench_step(const BenchArguments& arguments, Communicator& world) {
   RankDevice device(config.train, world);
   const kernels::Backend& backend = device.backend();
   const Mesh mesh = mesh_of(config.layout, world.rank());
-  const RankGroups groups(mesh, world, device, config.layout.overlap);
+  const RankGroups groups(mesh, world, device, config.layout.overlap, config.train.reduction);
   TrainingProgram training(mesh, groups.device(), training_spec(config, true));
   device.agree_on_products(world);
   training.allocate_and_initialise();

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "core/config/config_reader.h"
+#include "core/config/parameter_count.h"
 #include "core/error.h"
 #include "io/corpus/manifest.h"
 #include "io/safetensors.h"
@@ -142,11 +143,33 @@ ConvertedModel open_run_model(const fs::path& path, int64_t wanted_step) {
   return opened;
 }
 
-/// With family, model and files there: the map of names, and the parameters by it.
-void open_tensors(ConvertedModel& opened, const fs::path& config, const ModelFamily& names) {
+/// In double: what a file says may be more than 64 bits hold.
+double numbers_described(DecoderConfig model) {
+  const double layers = static_cast<double>(model.layers);
+  model.layers = 1;
+  const double one = static_cast<double>(parameter_count(model));
+  model.layers = 2;
+  return one + (layers - 1) * (static_cast<double>(parameter_count(model)) - one);
+}
+
+/// Before anything is laid out by what a config says: it takes work and memory by the number of layers and of rows.
+/// Where the two are of one size, a wrong config is told tensor by tensor.
+void check_size(const ConvertedModel& opened, const fs::path& config) {
+  constexpr double kFarMore = 8;
   if (static_cast<uint64_t>(opened.model.layers) > opened.files->tensors().size())
     throw Error::make(ExitCode::bad_data, "{}: {} layers, but the files hold {} tensors in all", config.string(),
                       opened.model.layers, opened.files->tensors().size());
+  double numbers = 0;
+  for (const auto& [name, tensor] : opened.files->tensors())
+    numbers += static_cast<double>(tensor.bytes) / static_cast<double>(bytes_of(tensor.dtype));
+  if (const double described = numbers_described(opened.model); described > kFarMore * numbers)
+    throw Error::make(ExitCode::bad_data, "{}: a model of {:.0f} parameters, but the files hold {:.0f} numbers in all",
+                      config.string(), described, numbers);
+}
+
+/// With family, model and files there: the map of names, and the parameters by it.
+void open_tensors(ConvertedModel& opened, const fs::path& config, const ModelFamily& names) {
+  check_size(opened, config);
   opened.map = std::make_unique<TensorMap>(names, opened.model);
   auto source = std::make_unique<MappedSource>(*opened.files, *opened.map);
   opened.notices = source->unused().notices;

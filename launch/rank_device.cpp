@@ -1,6 +1,9 @@
 #include "launch/rank_device.h"
 
+#include <stdlib.h>
+
 #include <algorithm>
+#include <set>
 
 #include "core/error.h"
 #include "kernels/cuda/cuda_device.h"
@@ -46,7 +49,6 @@ TrainConfig for_reading(TrainConfig train) {
 }
 
 RankDevice::RankDevice(const TrainConfig& train, Communicator& world) : tf32_(train.tf32), captures_(train.capture) {
-  if (train.device == DeviceKind::automatic || train.device == DeviceKind::cuda) prepare_nccl_environment();
   const DeviceKind device = resolve(train, world, note_);
   if (device == DeviceKind::cuda) {
     open_gpu(train, world);
@@ -72,7 +74,7 @@ void RankDevice::open_gpu(const TrainConfig& train, Communicator& world) {
     options.products.tf32 = train.tf32;
     options.products.choices = choices_;
     backend_ = kernels::cuda_backend(*runtime_, options);
-    if (world.size() > 1) (void)NcclSession::version();  // loads it: a rank without it is named here
+    if (world.size() > 1) NcclSession::require();  // loads it: a rank without it is named here
   } catch (const std::exception& e) {
     failure = e.what();
   }
@@ -81,11 +83,16 @@ void RankDevice::open_gpu(const TrainConfig& train, Communicator& world) {
     if (!failures[rank].empty())
       throw Error::make(ExitCode::config, "train.device = \"cuda\" on rank {} ({}): {}", rank, hosts[rank],
                         failures[rank]);
-  // Not by their number: a scheduler may show each rank a GPU of its own and no other.
-  std::vector<std::string> gpus =
-      gather_strings(world, host_identity() + " " + kernels::cuda_device_identity(runtime_->facts().index));
-  std::sort(gpus.begin(), gpus.end());
-  if (std::adjacent_find(gpus.begin(), gpus.end()) != gpus.end())
+  share(world, host_identity() + " " + kernels::cuda_device_identity(runtime_->facts().index));
+}
+
+/// How many GPUs a rank sees does not tell whether it has one alone: a launcher may show each rank a single one, its
+/// own. NCCL refuses ranks of one host that share a GPU; as of several hosts it takes them.
+void RankDevice::share(Communicator& world, const std::string& place) {
+  const std::vector<std::string> places = gather_strings(world, place);
+  const auto turn = std::count(places.begin(), places.begin() + world.rank(), place);
+  if (turn > 0) setenv("NCCL_HOSTID", fmt::format("{} {}", host_identity(), turn).c_str(), 0);
+  if (std::set<std::string>(places.begin(), places.end()).size() < places.size())
     note_ = "several ranks share one GPU: a rehearsal, not a way to be fast";
 }
 

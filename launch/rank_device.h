@@ -46,6 +46,7 @@ class RankDevice {
 
  private:
   void open_gpu(const TrainConfig& train, Communicator& world);
+  void share(Communicator& world, const std::string& place);
 
   std::unique_ptr<kernels::DeviceRuntime> runtime_;  ///< outlives the table
   std::shared_ptr<kernels::ProductChoices> choices_;

@@ -36,7 +36,7 @@ Trainer::Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console
       mesh_(mesh_of(config_.layout, world_.rank())),
       threads_(threads_set_for(config_.train, world_)),
       device_(config_.train, world_),
-      groups_(mesh_, world_, device_, config_.layout.overlap),
+      groups_(mesh_, world_, device_, config_.layout.overlap, config_.train.reduction),
       save_(world_) {
   require_equal(world_, canonical(config_), "config");
   open_corpora();

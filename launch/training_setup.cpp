@@ -115,10 +115,11 @@ bool wants_lane(std::initializer_list<const Communicator*> data_groups, Communic
 
 }  // namespace
 
-RankGroups::RankGroups(const Mesh& mesh, Communicator& world, const RankDevice& device, LayoutConfig::Overlap overlap)
+RankGroups::RankGroups(const Mesh& mesh, Communicator& world, const RankDevice& device, LayoutConfig::Overlap overlap,
+                       Reduction order)
     : device_(device), transport_(world.transport()) {
   if (device.runtime() != nullptr && world.size() > 1) {
-    open_nccl(mesh, world, overlap);
+    open_nccl(mesh, world, overlap, order);
     return;
   }
   groups_ = std::make_unique<const AxisGroups>(mesh, world);
@@ -128,7 +129,7 @@ RankGroups::RankGroups(const Mesh& mesh, Communicator& world, const RankDevice& 
 }
 
 /// A GPU communicates beside its computation unless it is told not to.
-void RankGroups::open_nccl(const Mesh& mesh, Communicator& world, LayoutConfig::Overlap overlap) {
+void RankGroups::open_nccl(const Mesh& mesh, Communicator& world, LayoutConfig::Overlap overlap, Reduction order) {
   kernels::DeviceRuntime& runtime = *device_.runtime();
   NcclOptions options;
   options.scratch_bytes = size_t{16} << 20;
@@ -138,12 +139,24 @@ void RankGroups::open_nccl(const Mesh& mesh, Communicator& world, LayoutConfig::
   transport_ = "nccl " + NcclSession::version();
   nccl_world_ = nccl_->group(world, runtime.main_stream());
   groups_ = std::make_unique<const AxisGroups>(mesh, *nccl_world_);
+  warm_up(*groups_, order);
   if (mesh.data_ranks() == 1 || overlap == LayoutConfig::Overlap::off) return;
   const kernels::Stream stream = runtime.open_stream();
   nccl_lane_world_ = nccl_->group(world, stream);
   lane_groups_ =
       std::make_shared<const AxisGroups>(mesh, *nccl_lane_world_, std::initializer_list<Axis>{Axis::dp, Axis::rep});
+  warm_up(*lane_groups_, order);
   lane_ = std::make_unique<StreamLane>(runtime, stream, runtime.main_stream(), lane_groups_);
+}
+
+/// NCCL connects ranks and takes buffers in the first call of a kind: now, while the plan has not taken the memory.
+/// Over data parallel ranks, which may be many, fast sums need no buffers for each peer.
+void RankGroups::warm_up(const AxisGroups& groups, Reduction order) {
+  for (const Axis axis : kAllAxes) {
+    const bool exchanges = axis == Axis::tp || axis == Axis::cp || axis == Axis::ep || order == Reduction::ordered;
+    nccl_->warm_up(groups.of(axis), exchanges);
+  }
+  if (Communicator* ends = groups.ends()) nccl_->warm_up(*ends, order == Reduction::ordered);
 }
 
 Device RankGroups::device() const {

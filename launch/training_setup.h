@@ -29,7 +29,7 @@ Mesh mesh_of(const LayoutConfig& layout, int rank);
 class RankGroups {
  public:
   RankGroups(const Mesh& mesh, Communicator& world, const RankDevice& device,
-             LayoutConfig::Overlap overlap = LayoutConfig::Overlap::off);
+             LayoutConfig::Overlap overlap = LayoutConfig::Overlap::off, Reduction order = Reduction::fast);
   Device device() const;
   bool beside() const { return lane_ != nullptr; }
   /// "mpi (shared memory)", "nccl 2.28.9".
@@ -43,7 +43,8 @@ class RankGroups {
   size_t nccl_bytes() const { return nccl_ ? nccl_->bytes() : 0; }
 
  private:
-  void open_nccl(const Mesh& mesh, Communicator& world, LayoutConfig::Overlap overlap);
+  void open_nccl(const Mesh& mesh, Communicator& world, LayoutConfig::Overlap overlap, Reduction order);
+  void warm_up(const AxisGroups& groups, Reduction order);
 
   const RankDevice& device_;
   std::string transport_;

@@ -13,11 +13,12 @@ NcclSession::NcclSession(kernels::DeviceRuntime&, const NcclKernels&, NcclOption
 NcclSession::~NcclSession() = default;
 bool NcclSession::available() { return false; }
 std::string NcclSession::version() { return {}; }
+void NcclSession::require() {}
 std::unique_ptr<Communicator> NcclSession::group(Communicator&, kernels::Stream, NcclGroupOptions) { return nullptr; }
 void NcclSession::register_memory(void*, size_t) {}
 void NcclSession::forget_memory(void*) {}
 size_t NcclSession::bytes() const { return 0; }
-void NcclSession::warm_up(Communicator&) {}
+void NcclSession::warm_up(Communicator&, bool) {}
 std::string NcclSession::failure() const { return {}; }
 void prepare_nccl_environment() {}
 

@@ -32,6 +32,7 @@ class NcclPath {
     Event freed{};   ///< of the sender: sent; of the receiver: copied out
   };
   void make_ring(int capacity);
+  void connect();
   Slot& next() { return ring_[static_cast<size_t>(messages_++ % ring_.size())]; }
   void copy(const void* from, void* to, Stream stream) const {
     if (spec_.bytes > 0) state_->kernels.copy({.from = from, .to = to, .row_bytes = spec_.bytes, .stream = stream});
@@ -52,7 +53,9 @@ NcclPath::NcclPath(NcclHandle& parent, const ChannelSpec& spec, int capacity)
   const bool sender = parent.rank() == spec.from, receiver = parent.rank() == spec.to;
   handle_ = std::make_unique<NcclHandle>(state_, receiver ? 1 : 0, 2, parent.world_rank(), false);
   handle_->open(parent, sender || receiver ? 0 : -1, receiver ? 1 : 0, {kPathCtas});
-  if (sender || receiver) make_ring(capacity);
+  if (!sender && !receiver) return;
+  make_ring(capacity);
+  connect();
 }
 
 void NcclPath::make_ring(int capacity) {
@@ -65,6 +68,21 @@ void NcclPath::make_ring(int capacity) {
   for (size_t i = 0; i < static_cast<size_t>(capacity); ++i)
     ring_.push_back({slots_ + i * slot, device.make_event(), device.make_event()});
   handle_->enlist({slots_, slots_bytes_});
+}
+
+/// NCCL connects two ranks in their first message, and the host of each waits there for the other's. So that is sent
+/// here, to where both come in one order, not in the midst of a schedule in which each may be about to send to the
+/// other.
+void NcclPath::connect() {
+  if (spec_.bytes == 0) return;
+  const bool sends = handle_->rank() == 0;
+  const size_t free_before = state_->device.facts().free_bytes;
+  handle_->call({"first message of a path", 1}, [&](ncclComm_t comm) {
+    return sends ? ncclSend(slots_, 1, ncclInt8, 1, comm, static_cast<cudaStream_t>(stream_))
+                 : ncclRecv(slots_, 1, ncclInt8, 0, comm, static_cast<cudaStream_t>(stream_));
+  });
+  state_->device.finish(stream_);
+  state_->bytes += free_before - std::min(free_before, state_->device.facts().free_bytes);
 }
 
 /// When an exception ends the job, nobody is waited for.

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "parallel/nccl_communicator.h"
 
@@ -21,6 +22,17 @@ std::string NcclSession::version() {
   int code = 0;
   if (ncclGetVersion(&code) != ncclSuccess) return "unknown";
   return fmt::format("{}.{}.{}", code / 10000, code / 100 % 100, code % 100);
+}
+
+void NcclSession::require() {
+  constexpr int kOldest = NCCL_VERSION(2, 26, 0);  // has NCCL_LAUNCH_ORDER_IMPLICIT
+  int code = 0;
+  const ncclResult_t result = ncclGetVersion(&code);
+  if (result == ncclSuccess && code >= kOldest) return;
+  throw std::runtime_error(fmt::format(
+      "NCCL {} was found, 2.26 or newer is needed: older ones start the calls of several groups in any "
+      "order, and then ranks may wait for each other for ever; see which libnccl.so.2 LD_LIBRARY_PATH names",
+      version()));
 }
 
 std::unique_ptr<Communicator> NcclSession::group(Communicator& control, kernels::Stream stream,
@@ -60,7 +72,7 @@ void NcclSession::forget_memory(void* memory) {
 
 size_t NcclSession::bytes() const { return state_->bytes; }
 
-void NcclSession::warm_up(Communicator& group) {
+void NcclSession::warm_up(Communicator& group, bool exchanges) {
   auto* nccl = dynamic_cast<NcclCommunicator*>(&group);
   if (nccl == nullptr || group.size() == 1) return;
   const size_t free_before = state_->device.facts().free_bytes;
@@ -73,7 +85,7 @@ void NcclSession::warm_up(Communicator& group) {
   group.reduce_scatter(in, out, count, DType::f32, Reduction::fast);
   group.all_gather(in, out, count, DType::f32);
   group.broadcast(in, count * 4, 0);
-  group.all_to_all(in, out, count, DType::f32);
+  if (exchanges) group.all_to_all(in, out, count, DType::f32);
   state_->device.finish(nccl->stream());
   const size_t free_after = state_->device.facts().free_bytes + 2 * ranks * count * 4;
   state_->bytes += free_before - std::min(free_before, free_after);

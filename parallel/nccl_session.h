@@ -3,7 +3,8 @@
 // NCCL for errors which no call returns, and the first failure. Groups are made from a control group (MPI or threads)
 // that carries NCCL's id; each is tied to one stream, on which its calls are queued without waiting. Rules: one thread
 // makes all calls of a session, in the order that the plan fixes, the same on all ranks (docs/decisions/0012-nccl.md);
-// groups speak of device memory, so strings, votes and whatever else the host holds goes through the control group.
+// groups speak of device memory, so strings, votes and whatever else the host holds goes through the control group;
+// graphs that hold calls of a group go before it, since NCCL waits for them where it ends a group.
 
 #include <functional>
 #include <memory>
@@ -51,6 +52,8 @@ class NcclSession {
   static bool available();
   /// "2.28.9"; empty without NCCL.
   static std::string version();
+  /// Throws std::runtime_error where the library is missing or too old to start the calls of several groups in order.
+  static void require();
 
   /// Collective over `control`, which outlives the group: the same ranks as one NCCL group on this stream.
   std::unique_ptr<Communicator> group(Communicator& control, kernels::Stream stream, NcclGroupOptions options = {});
@@ -63,7 +66,9 @@ class NcclSession {
   /// takes buffers at the first call of each kind too: warm_up() makes one of each.
   size_t bytes() const;
   /// Collective: a small call of each kind, after which the group takes no more memory; waits for the device.
-  void warm_up(Communicator& group);
+  /// `exchanges`: also from each rank to each, as all-to-all, ordered sums and maxima go; that takes buffers for each
+  /// peer.
+  void warm_up(Communicator& group, bool exchanges = true);
   /// What ended this session's groups, or nothing.
   std::string failure() const;
 
@@ -72,8 +77,8 @@ class NcclSession {
 };
 
 /// Settings of NCCL and CUDA in the environment, where the user has not set them: groups start in the order in which
-/// the host calls them, every stream has a queue of its own, sums are the same in every run. Before the device is
-/// opened and before threads start.
+/// the host calls them, every stream has a queue of its own, sums are the same in every run. Before anything asks CUDA
+/// for its devices, which reads the environment, and before threads start.
 void prepare_nccl_environment();
 
 }  // namespace capstan

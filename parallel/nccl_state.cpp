@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <exception>
+#include <future>
 #include <system_error>
 
 namespace capstan {
@@ -13,8 +14,38 @@ namespace {
 using namespace std::chrono_literals;
 using SteadyClock = std::chrono::steady_clock;
 
-constexpr auto kPatienceWithACall = 2s;    ///< of who aborts, with a call that does not come back
-constexpr auto kPatienceWithAnAbort = 2s;  ///< likewise, with aborts that wait for a graph's end
+constexpr auto kPatienceWithACall = 2s;  ///< of who takes a communicator, with a call that does not come back
+constexpr auto kPatienceWithAnEnd = 2s;  ///< with NCCL, to give back what was ended
+
+/// A thread that gets no signals: those are for the one that trains.
+template <typename Body>
+std::thread quiet_thread(Body body) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread thread(std::move(body));
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return thread;
+}
+
+/// As one group of NCCL, which first tells all communicators to end: one that is ended alone waits for its own work,
+/// and that may stand behind another's that waits for a peer. NCCL then waits until no graph holds a call of them; the
+/// graphs are the caller's, who goes on, unwinds and frees them. So a thread of its own waits for NCCL.
+void end_together(std::vector<ncclComm_t> comms) {
+  if (comms.empty()) return;
+  std::promise<void> promise;
+  const std::future<void> ended = promise.get_future();
+  try {
+    quiet_thread([comms = std::move(comms), promise = std::move(promise)]() mutable {
+      ncclGroupStart();
+      for (const ncclComm_t comm : comms) ncclCommAbort(comm);
+      ncclGroupEnd();
+      promise.set_value();
+    }).detach();
+    ended.wait_for(kPatienceWithAnEnd);
+  } catch (const std::system_error&) {  // no thread to be had: the end of the process ends them
+  }
+}
 
 const char* nccl_advice(ncclResult_t result) {
   switch (result) {
@@ -35,49 +66,7 @@ const char* nccl_advice(ncclResult_t result) {
   }
 }
 
-/// Starts a thread that gets no signals: those are for the thread that trains.
-template <typename Body>
-std::thread quiet_thread(Body body) {
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread thread;
-  try {
-    thread = std::thread(std::move(body));
-  } catch (...) {
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    throw;
-  }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return thread;
-}
-
 }  // namespace
-
-void end_communicators(const std::vector<ncclComm_t>& communicators) {
-  struct Ending {
-    std::mutex mutex;
-    std::condition_variable changed;
-    size_t open = 0;
-  };
-  const auto ending = std::make_shared<Ending>();
-  ending->open = communicators.size();
-  for (const ncclComm_t comm : communicators) {
-    const auto end = [ending, comm] {
-      ncclCommAbort(comm);
-      const std::lock_guard lock(ending->mutex);
-      --ending->open;
-      ending->changed.notify_all();
-    };
-    try {
-      quiet_thread(end).detach();
-    } catch (const std::system_error&) {  // no more threads: in turn is better than not at all
-      end();
-    }
-  }
-  std::unique_lock lock(ending->mutex);
-  ending->changed.wait_for(lock, kPatienceWithAnAbort, [&] { return ending->open == 0; });
-}
 
 std::string NcclCall::text() const {
   if (count == 0) return name;
@@ -131,17 +120,18 @@ void NcclState::remove(NcclHandle& handle) noexcept {
   std::erase(handles, &handle);
 }
 
+/// Without the lock while NCCL ends them: who is told of the failure asks for its reason.
 void NcclState::fail(const std::string& message) {
-  std::vector<ncclComm_t> communicators;
+  std::vector<ncclComm_t> comms;
   {
     const std::lock_guard lock(mutex);
     if (failed.load(std::memory_order_acquire)) return;
     message_ = message;
     failed.store(true, std::memory_order_release);
     for (NcclHandle* handle : handles)
-      if (const ncclComm_t comm = handle->give_up()) communicators.push_back(comm);
+      if (const ncclComm_t comm = handle->surrender()) comms.push_back(comm);
   }
-  end_communicators(communicators);
+  end_together(std::move(comms));
 }
 
 std::string NcclState::failure() const {
@@ -161,15 +151,15 @@ NcclHandle::NcclHandle(std::shared_ptr<NcclState> state, int rank, int size, int
       registers_(registers),
       exceptions_(std::uncaught_exceptions()) {}
 
-/// A rank that fails does not wait for its peers, which NCCL's orderly end does. It ends all groups at the first.
+/// A rank that fails does not wait for its peers, which NCCL's orderly end does.
 NcclHandle::~NcclHandle() {
   const bool failing = std::uncaught_exceptions() > exceptions_;
-  if (failing) state_->fail("this rank ends after an error of its own");
+  if (failing) state_->fail(fmt::format("rank {} failed", world_rank_));  // ends all groups at once, this one too
   state_->remove(*this);
   std::unique_lock lock(mutex_);
   if (comm_ == nullptr) return;
-  if (failing) {  // it was not open yet
-    end_communicators({comm_});
+  if (failing) {  // it had not opened
+    end_together({comm_});
     return;
   }
   for (const Registered& r : registered_) ncclCommDeregister(comm_, r.handle);
@@ -284,7 +274,7 @@ std::string NcclHandle::ask() {
 }
 
 /// A call that hangs inside NCCL holds the lock; it is ended all the same.
-ncclComm_t NcclHandle::give_up() noexcept {
+ncclComm_t NcclHandle::surrender() noexcept {
   std::unique_lock lock(mutex_, std::defer_lock);
   static_cast<void>(lock.try_lock_for(kPatienceWithACall));
   registered_.clear();

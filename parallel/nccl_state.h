@@ -1,7 +1,7 @@
 #pragma once
 // Inside of the NCCL groups: NcclState is what a session's groups share, NcclHandle owns one communicator of NCCL and
 // turns what its calls return into errors that name the op, the rank and what to do. Only nccl_*.cpp include this page.
-// Locks: a handle's own is held during a call and by who asks or aborts it; the state's is taken first where both are.
+// Locks: a handle's own is held during a call and by who asks or takes it; the state's is taken first where both are.
 
 #include <nccl.h>
 
@@ -18,12 +18,6 @@ namespace capstan {
 
 class NcclHandle;
 
-/// Ends what the device still does for these communicators, and them. A thread for each: an abort of NCCL waits for
-/// kernels of the other communicators of the device, which end by their own abort only, and it does not come back
-/// while a graph lives that holds calls of its communicator. So they are waited for a while and then left to
-/// themselves: their kernels have ended by then.
-void end_communicators(const std::vector<ncclComm_t>& communicators);
-
 /// One call, for messages: "all-reduce of 4096 x f32".
 struct NcclCall {
   const char* name = "";
@@ -38,7 +32,8 @@ struct NcclState {
 
   void add(NcclHandle& handle);
   void remove(NcclHandle& handle) noexcept;
-  /// Keeps the first failure, ends the work of all groups, so that nobody waits for the device any more.
+  /// Keeps the first failure, ends the work of all groups, so that nobody waits for the device any more. Comes back in
+  /// seconds, also where graphs that hold calls of the groups live on.
   void fail(const std::string& message);
   /// Throws Error(peer_lost) when a group has failed.
   void check() const {
@@ -109,8 +104,8 @@ class NcclHandle {
   void dismiss(void* memory);
   /// What NCCL found since, as a message; empty: nothing, or a call is under way and will tell.
   std::string ask();
-  /// Its communicator, for end_communicators; null where it has none. The group cannot be used any more.
-  ncclComm_t give_up() noexcept;
+  /// Gives the communicator, or null, to who ends it; the group cannot be used any more.
+  ncclComm_t surrender() noexcept;
 
  private:
   ncclResult_t settle(std::unique_lock<std::timed_mutex>& lock);

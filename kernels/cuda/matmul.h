@@ -27,8 +27,8 @@ struct ProductOptions {
 /// Whether the library has an epilogue for what only training asks of this shape.
 bool fuses(const MatmulShape& shape);
 
-/// Fills table.prepare_matmul and fuses. Takes cast, fill, add, activation, bias_gradient and their backward from the
-/// table as it is now. The device outlives it.
+/// Fills table.prepare_matmul and fuses. Takes cast, copy, fill, add, activation, bias_gradient and their backward from
+/// the table as it is now. The device outlives it.
 void add_products(Backend& table, DeviceRuntime& device, const ProductOptions& options = {});
 
 /// What choices are kept apart by: "NVIDIA A100-SXM4-80GB 8.0 108 cublasLt 130100".

@@ -1,6 +1,7 @@
 #include "nccl.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <chrono>
@@ -29,7 +30,7 @@ using Bytes = std::vector<char>;
 
 constexpr int kPollsUntilDone = 2;  ///< of a communicator that is not blocking
 
-std::atomic<int> live_communicators{0}, live_registrations{0};
+std::atomic<int> live_communicators{0}, live_registrations{0}, aborted_alone{0};
 
 size_t size_of(ncclDataType_t type) {
   constexpr size_t sizes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
@@ -96,6 +97,7 @@ struct Group {
   std::string why;
   std::map<uint64_t, Round> rounds;
   std::map<std::pair<int, int>, std::deque<std::shared_ptr<Message>>> mail;  ///< from, to
+  std::set<std::array<int, 3>> connecting;  ///< from, to, whose host has come: it stays there
   std::map<uint64_t, std::vector<Wish>> splits;
   std::map<std::pair<uint64_t, int>, std::shared_ptr<Group>> parts;  ///< of a split, by colour
 };
@@ -305,11 +307,45 @@ void run_calls(const std::vector<Queued>& calls) {
 
 thread_local int depth = 0;
 thread_local std::vector<Queued> grouped;
+thread_local std::vector<ncclComm_t> grouped_ends;
 thread_local std::string last_error;
 
 ncclResult_t failed(ncclResult_t result, const std::string& why) {
   last_error = why;
   return result;
+}
+
+/// The hosts of two ranks meet in the first message from one to the other.
+void come_to_connect(const std::vector<Queued>& calls) {
+  for (const Queued& call : calls) {
+    if (!call.is_transfer) continue;
+    const int me = call.end->rank, peer = call.transfer.peer;
+    {
+      const std::lock_guard lock(call.end->group->mutex);
+      call.end->group->connecting.insert({call.transfer.send ? me : peer, call.transfer.send ? peer : me, me});
+    }
+    call.end->group->changed.notify_all();
+  }
+}
+/// With the lock of the call's group.
+bool is_connected(const Queued& call) {
+  const int me = call.end->rank, peer = call.transfer.peer;
+  return !call.is_transfer ||
+         call.end->group->connecting.count({call.transfer.send ? me : peer, call.transfer.send ? peer : me, peer}) > 0;
+}
+bool are_connected(const std::vector<Queued>& calls) {
+  return std::all_of(calls.begin(), calls.end(), [](const Queued& call) {
+    const std::lock_guard lock(call.end->group->mutex);
+    return call.end->group->broken || is_connected(call);
+  });
+}
+void connect(const std::vector<Queued>& calls) {
+  come_to_connect(calls);
+  for (const Queued& call : calls) {
+    std::unique_lock lock(call.end->group->mutex);
+    call.end->group->wait(lock, "the first message between two ranks, on rank " + std::to_string(call.end->rank),
+                          [&] { return is_connected(call); });
+  }
 }
 
 ncclResult_t put_into_streams(std::vector<Queued> calls) {
@@ -333,11 +369,15 @@ ncclResult_t put_into_streams(std::vector<Queued> calls) {
 ncclResult_t make_calls(std::vector<Queued> calls) {
   if (calls.empty()) return ncclSuccess;
   const std::shared_ptr<End> end = calls.front().end;
-  if (end->blocking) return put_into_streams(std::move(calls));
+  if (end->blocking) {
+    connect(calls);
+    return put_into_streams(std::move(calls));
+  }
+  come_to_connect(calls);
   const std::lock_guard lock(end->mutex);
   if (end->pending) return failed(ncclInvalidUsage, "a call is made before the last one has been waited for");
   end->polls = kPollsUntilDone;
-  end->pending = [calls = std::move(calls)] { return put_into_streams(calls), true; };
+  end->pending = [calls = std::move(calls)] { return are_connected(calls) && (put_into_streams(calls), true); };
   return ncclInProgress;
 }
 
@@ -404,7 +444,7 @@ std::shared_ptr<Group> part_of(Group& group, uint64_t number, const Wish& mine, 
 
 }  // namespace
 
-ncclResult_t ncclGetVersion(int* version) { return *version = NCCL_VERSION_CODE, ncclSuccess; }
+ncclResult_t ncclGetVersion(int* version) { return *version = switches().version, ncclSuccess; }
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   static std::atomic<uint64_t> next{1};
@@ -490,6 +530,7 @@ void wait_for_graphs(const End& end) {
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   if (comm == nullptr) return ncclInvalidArgument;
   wait_for_graphs(*comm->end);
+  while (switches().graphs != nullptr && *switches().graphs) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   live_registrations -= static_cast<int>(comm->registered.size());
   --live_communicators;
   delete comm;
@@ -499,6 +540,8 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
   comm->end->aborted = true;
   comm->end->group->break_with("rank " + std::to_string(comm->end->rank) + " has aborted");
+  if (depth > 0) return grouped_ends.push_back(comm), ncclSuccess;
+  ++aborted_alone;
   return ncclCommDestroy(comm);
 }
 
@@ -548,6 +591,7 @@ ncclResult_t ncclGroupStart() { return ++depth, ncclSuccess; }
 ncclResult_t ncclGroupEnd() {
   if (depth == 0) return failed(ncclInvalidUsage, "a group is ended that was not begun");
   if (--depth > 0) return ncclSuccess;
+  for (const ncclComm_t comm : std::exchange(grouped_ends, {})) ncclCommDestroy(comm);
   return make_calls(std::exchange(grouped, {}));
 }
 
@@ -590,6 +634,6 @@ Switches& switches() {
   return all;
 }
 
-Alive alive() { return {live_communicators, live_registrations}; }
+Alive alive() { return {live_communicators, live_registrations, aborted_alone}; }
 
 }  // namespace emulated_nccl

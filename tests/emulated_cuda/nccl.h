@@ -2,10 +2,12 @@
 // The part of NCCL's API that Capstan calls, on a machine without devices: ranks are threads of one process that meet
 // in its memory. Calls are put into streams like kernels; which streams, the test says (Switches::enqueue). Values and
 // meanings are NCCL's, also where they hurt: a maximum of floating numbers drops NaN, bf16 sums are rounded at every
-// hop, a communicator that is not blocking has queued nothing until it was asked often enough. Stricter than NCCL:
-// calls that do not match among ranks, messages of other lengths and waits without end become errors that say who did
-// what.
+// hop, a communicator that is not blocking has queued nothing until it was asked often enough, the first message from a
+// rank to another holds up the hosts of both until the other has made its call too, who ends a communicator waits until
+// no graph holds a call of it. Stricter than NCCL: calls that do not match among ranks, messages of other lengths and
+// waits without end become errors that say who did what.
 
+#include <atomic>
 #include <climits>
 #include <cstddef>
 #include <functional>
@@ -101,12 +103,15 @@ struct Switches {
   double hang_seconds = 30;  ///< a wait of this length is an error of the communicator
   /// Whether a stream is captured. A communicator does not end while a graph lives that holds calls of it, as NCCL's.
   bool (*captures)(cudaStream_t stream) = nullptr;
+  /// While it is true, graphs hold calls of all communicators.
+  const std::atomic<bool>* graphs = nullptr;
+  int version = NCCL_VERSION_CODE;  ///< of the library that is found
 };
 Switches& switches();
 
-/// Communicators and registrations that nobody has given back.
+/// Communicators and registrations that nobody has given back; communicators that were aborted by themselves.
 struct Alive {
-  int communicators = 0, registrations = 0;
+  int communicators = 0, registrations = 0, aborted_alone = 0;
 };
 Alive alive();
 

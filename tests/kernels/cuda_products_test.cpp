@@ -44,6 +44,7 @@ class CudaProducts : public ::testing::Test {
     options.workspace_bytes = 1 << 18;  // the emulation opens and closes all memory for each call
     table_ = {};
     table_.cast = on_device<&Backend::cast, CastArgs>;
+    table_.copy = on_device<&Backend::copy, CopyArgs>;
     table_.fill = on_device<&Backend::fill, FillArgs>;
     table_.add = on_device<&Backend::add, AddArgs>;
     table_.activation = on_device<&Backend::activation, ActivationArgs>;
@@ -259,7 +260,8 @@ TEST_F(CudaProducts, NothingIsAllocatedInARunSoThatItCanBeCaptured) {
 TEST_F(CudaProducts, AlgorithmsAreTimedOnceAndRemembered) {
   std::string directory = (std::filesystem::temp_directory_path() / "capstan-products-XXXXXX").string();
   ASSERT_NE(::mkdtemp(directory.data()), nullptr);
-  const MatmulShape s = shape(DType::f32, DType::f32);
+  MatmulShape s = shape(DType::f32, DType::f32);
+  s.bias = true;
   auto& calls = emulated_cuda::switches().library_calls;
   const auto choices = std::make_shared<ProductChoices>(directory);
   use({.choices = choices});

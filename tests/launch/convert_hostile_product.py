@@ -216,6 +216,7 @@ CASES = {
     "width is a word": config_case(n_embd="wide"),
     "heads that do not divide": config_case(n_head=5),
     "no heads": config_case(n_head=0),
+    "millions of heads": config_case(n_head=1 << 23, n_embd=1 << 23),
     "huge vocabulary": config_case(vocab_size=1 << 62),
     "another vocabulary": config_case(vocab_size=62),
     "unknown activation": config_case(activation_function="tanhshrink"),

@@ -79,6 +79,7 @@ TEST(Nccl, CallsDoNotWaitOnTheHost) {
   run_nccl_ranks(2, [&](const NcclRank& rank) {
     const auto group = rank.group();
     const auto paths = group->open_channels({{0, 1, 4000}, {1, 0, 4000}}, 2);
+    rank.session.warm_up(*group);  // NCCL's hosts wait for each other in the first call of a kind
     float* data = static_cast<float*>(rank.device.allocate(40000));
     if (rank.control.rank() == 1)
       while (!called) std::this_thread::yield();
@@ -95,6 +96,21 @@ TEST(Nccl, CallsDoNotWaitOnTheHost) {
       rank.control.rank() == 1 ? paths->put(1, data) : paths->take(1, data);
     }
     called = true;
+    rank.device.finish(rank.device.main_stream());
+    rank.control.barrier();
+    rank.device.release(data);
+  });
+}
+
+/// A schedule may let two stages send to each other before either receives; the first messages are no exception.
+TEST(Nccl, TwoStagesMaySendToEachOtherFirst) {
+  nccl_over_threads(2);
+  run_nccl_ranks(2, [](const NcclRank& rank) {
+    const auto group = rank.group();
+    const auto paths = group->open_channels({{0, 1, 64}, {1, 0, 64}, {0, 1, 0}}, 2);
+    void* data = rank.device.allocate(64);
+    paths->put(rank.control.rank(), data);
+    paths->take(1 - rank.control.rank(), data);
     rank.device.finish(rank.device.main_stream());
     rank.control.barrier();
     rank.device.release(data);
@@ -254,6 +270,36 @@ TEST(Nccl, AFailureEndsTheWaitsOfAll) {
   }
 }
 
+/// NCCL ends no communicator while a graph holds its calls, and the graphs go when the rank unwinds: so that comes
+/// first.
+TEST(Nccl, AFailureDoesNotWaitForGraphs) {
+  nccl_over_threads();
+  std::atomic<bool> graphs = false;
+  emulated_nccl::switches().graphs = &graphs;
+  const emulated_nccl::Alive before = emulated_nccl::alive();
+  const auto thrown = run_failing(2, [&](const NcclRank& rank) {
+    const std::unique_ptr<void, std::function<void(void*)>> data(rank.device.allocate(64),
+                                                                 [&](void* p) { rank.device.release(p); });
+    const auto whole = rank.group(), part = whole->split(0, 0);
+    rank.control.barrier();
+    graphs = true;
+    if (rank.control.rank() == 1) {
+      whole->abort("shard 7 is torn", 65);
+      throw Error(ExitCode::bad_data, "shard 7 is torn");
+    }
+    sum_for_ever(rank, *part, data.get());
+  });
+  EXPECT_EQ(thrown[1], "shard 7 is torn");
+  EXPECT_NE(thrown[0].find("rank 1 has aborted"), std::string::npos) << thrown[0];
+  EXPECT_GT(emulated_nccl::alive().communicators, before.communicators) << "they wait for the graphs";
+  graphs = false;
+  for (int i = 0; i < 2000 && emulated_nccl::alive().communicators > before.communicators; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(emulated_nccl::alive().communicators, before.communicators);
+  EXPECT_EQ(emulated_nccl::alive().aborted_alone, 0) << "one that is ended alone may stand behind another";
+  emulated_nccl::switches().graphs = nullptr;
+}
+
 TEST(Nccl, TheWatcherTellsWhatNoCallReturned) {
   nccl_over_threads();
   std::atomic<int> told = 0;
@@ -319,6 +365,18 @@ TEST(Nccl, APeerThatNeverComesIsNamed) {
   EXPECT_NE(thrown[0].find("hang: rank 0 (0 of 2 in its group) has waited 0.3 s in split of 2 ranks of NCCL"),
             std::string::npos)
       << thrown[0];
+}
+
+TEST(Nccl, ALibraryThatOrdersNoCallsIsRefused) {
+  nccl_over_threads();
+  EXPECT_NO_THROW(NcclSession::require());
+  emulated_nccl::switches().version = NCCL_VERSION(2, 21, 5);
+  try {
+    NcclSession::require();
+    ADD_FAILURE() << "2.21.5 was taken";
+  } catch (const std::runtime_error& e) {
+    EXPECT_NE(std::string(e.what()).find("NCCL 2.21.5 was found, 2.26 or newer is needed"), std::string::npos);
+  }
 }
 
 TEST(Nccl, RefusesWhatCannotBe) {

@@ -1,5 +1,6 @@
 #include "kernels/cuda/cudnn/cudnn_library.h"
 
+#include <cuda_runtime_api.h>
 #include <cudnn.h>
 #include <nvrtc.h>
 
@@ -13,8 +14,13 @@
 namespace capstan::kernels::cuda {
 namespace {
 
-/// Loaded once, never changed and never unloaded: kernels of it may be in graphs until the process ends.
+/// Loaded once, never changed and never unloaded: kernels of it may be in graphs until the process ends. Its engines
+/// that are compiled at run time ask for NVRTC by name, and only the loader, which does not look where toolkits are:
+/// what is loaded before is found.
 struct Cudnn {
+  CudaLibrary builtins{"libnvrtc-builtins.so." + std::to_string(CUDART_VERSION / 1000) + "." +
+                       std::to_string(CUDART_VERSION % 1000 / 10)};
+  CudaLibrary compiler{"libnvrtc.so." + std::to_string(CUDART_VERSION / 1000)};
   CudaLibrary library{"libcudnn.so.9"};
   bool usable = false;
   std::string why;
