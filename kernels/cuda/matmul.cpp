@@ -127,6 +127,9 @@ class LtProduct final : public PreparedMatmul {
     if (s.bias || s.bias_gradient)
       description_.set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(type_of(s.c)));
     if (has_aux()) description_.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, s.n);
+    // Algorithms are offered and checked for a row and an aux matrix as they will lie; the addresses are not followed.
+    point_at(reinterpret_cast<const void*>(static_cast<uintptr_t>(kWorkspaceAlign)),
+             reinterpret_cast<const void*>(static_cast<uintptr_t>(kAligned)));
     if (apart_ == nullptr) any_ = candidates(static_cast<uint32_t>(bytes_of(s.a)));
     choose();
   }
@@ -141,20 +144,20 @@ class LtProduct final : public PreparedMatmul {
   void run(const MatmulArgs& args, void* scratch) const override {
     char* memory = align(static_cast<char*>(scratch));
     const void* bias = args.bias;
-    if (casts_bias_ && apart_ == nullptr) {
+    const bool aligned = is_aligned(args.a) && is_aligned(args.b) && is_aligned(args.c) && is_aligned(args.aux) &&
+                         is_aligned(args.bias_gradient);
+    follow_choice();
+    if (apart_ != nullptr && (goes_apart_ || !aligned)) return run_apart(args, scratch);
+    if (casts_bias_) {
       library_->cast({args.bias, memory, shape_.n, shape_.a, shape_.c, args.stream});
       bias = memory;
-    } else if (apart_ == nullptr && !is_aligned(bias)) {
+    } else if (!is_aligned(bias)) {
       library_->copy({.from = bias,
                       .to = memory,
                       .row_bytes = static_cast<size_t>(shape_.n) * bytes_of(shape_.c),
                       .stream = args.stream});
       bias = memory;
     }
-    const bool aligned = is_aligned(args.a) && is_aligned(args.b) && is_aligned(args.c) && is_aligned(bias) &&
-                         is_aligned(args.aux) && is_aligned(args.bias_gradient);
-    follow_choice();
-    if (apart_ != nullptr && (goes_apart_ || !aligned)) return run_apart(args, scratch);
     if (!aligned && any_.empty())
       throw std::runtime_error(
           "product " + name_ +
@@ -172,7 +175,6 @@ class LtProduct final : public PreparedMatmul {
   }
 
  private:
-  static const void* anywhere(uintptr_t alignment) { return reinterpret_cast<const void*>(alignment); }
   static bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % kAligned == 0; }
   static char* align(char* p) {
     return p + (kWorkspaceAlign - reinterpret_cast<uintptr_t>(p) % kWorkspaceAlign) % kWorkspaceAlign;
@@ -243,8 +245,6 @@ class LtProduct final : public PreparedMatmul {
     const uint32_t of_result = std::max(alignment, static_cast<uint32_t>(bytes_of(shape_.c)));
     for (const auto operand : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
       preference.set(operand, of_result);
-    // The library reads alignments off these pointers, which it does not follow here.
-    point_at(anywhere(kAligned), anywhere(kAligned));
     std::vector<cublasLtMatmulHeuristicResult_t> found(kCandidates);
     int count = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
@@ -265,9 +265,7 @@ class LtProduct final : public PreparedMatmul {
   bool can_take(const ProductChoice& choice) const {
     return is_apart(choice) ? apart_ != nullptr : can_run(algorithm_of(choice));
   }
-  /// On operands on 16-byte boundaries, whatever the last call had: all ranks get one answer.
   bool can_run(const cublasLtMatmulAlgo_t& algorithm) const {
-    point_at(anywhere(kAligned), anywhere(kAligned));
     cublasLtMatmulHeuristicResult_t result = {};
     return cublasLtMatmulAlgoCheck(library_->handle, description_, left_, right_, result_, result_, &algorithm,
                                    &result) == CUBLAS_STATUS_SUCCESS &&

@@ -367,8 +367,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t d, c
   if (!lies_on(workspace, chosen->parts > 1 ? 16 : 1)) return CUBLAS_STATUS_INVALID_VALUE;
   const bool biased = uses_bias(p.d.epilogue), aux = has_aux(p.d.epilogue);
   if ((biased && p.d.bias == nullptr) || (aux && p.d.aux == nullptr)) return CUBLAS_STATUS_INVALID_VALUE;
-  if (aux && !lies_on(p.d.aux, 16)) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (biased && !lies_on(p.d.bias, 16)) throw Fault("cublasLtMatmul loads 16 bytes of a bias at once");
+  if (aux && !lies_on(p.d.aux, 16)) throw Fault("cublasLtMatmul loads 16 bytes of an aux matrix at once");
   for (const auto& [address, bytes] :
        {std::pair<const void*, size_t>{a, static_cast<size_t>(p.a.leading) * p.a.columns * size_of(p.a.type)},
         {b, static_cast<size_t>(p.b.leading) * p.b.columns * size_of(p.b.type)},
