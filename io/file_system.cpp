@@ -18,8 +18,8 @@ namespace capstan {
 namespace fs = std::filesystem;
 namespace {
 
-// One write() moves at most this much: it stays in a processor's cache, and the kernel takes small pages, which it has
-// used before, instead of large ones from memory that a virtual machine may not have touched yet.
+// One write() moves at most this much: it stays in a processor's cache, and 8 MiB at once took the kernel twice as long
+// (docs/benchmarks.md, conversion).
 constexpr size_t kLargestWrite = size_t{256} << 10;
 constexpr uint64_t kWriteBehind = uint64_t{32} << 20;  // the disk is set to work whenever this much has come
 
