@@ -63,7 +63,7 @@ int64_t turned(int64_t i, int64_t rotated, bool ours_interleaved, RotaryOrder th
   return ours_interleaved ? i / 2 + (i % 2) * half : (i % half) * 2 + i / half;
 }
 
-int64_t rotated_dims(const DecoderConfig& model) {
+int64_t dims_that_turn(const DecoderConfig& model) {
   return model.positions == Positions::rotary ? model.rotary_dims() : 0;
 }
 
@@ -93,7 +93,7 @@ TensorMap::TensorMap(const ModelFamily& family, const DecoderConfig& model) : fa
 std::vector<RowRun> TensorMap::runs_for(const std::string& pattern, const NameRow& row, int64_t rows) const {
   const Role role = role_of(pattern);
   if (role == Role::other) return {{0, 0, rows}};
-  const int64_t size = model_.head(), rotated = role == Role::value ? 0 : rotated_dims(model_);
+  const int64_t size = model_.head(), rotated = role == Role::value ? 0 : dims_that_turn(model_);
   std::vector<RowRun> runs;
   for (int64_t head = 0; head < rows / size; ++head) {
     const int64_t begin = head_begin(row.packing, role, head, model_);
