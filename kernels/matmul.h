@@ -8,8 +8,9 @@
 //   keeps_input          C = act(x) and aux[m, n] = x, x = op(A) op(B) + bias; act may see x before it is rounded
 //   activation_gradient  C = (op(A) op(B)) * act'(aux): no bias, no activation, not added to what is there
 //   bias_gradient        beside C (+)= op(A) op(B): bias_gradient[m] (+)= sum over k of op(A), A with transpose_a
-// A backend says by fuses() for which shapes one of these gains over a product and a kernel of its own; one that gains
-// from none may refuse them.
+// A backend says by fuses() for which shapes one of these gains over a product and a kernel of its own, and of
+// keeps_input only where act sees x as aux holds it: a run is bitwise the same across recomputation, which makes
+// act(aux) again. One that gains from none may refuse them.
 
 #include <cstddef>
 #include <cstdint>

@@ -4,9 +4,8 @@
 //   linear, activation                               -> "linear activation", which also leaves the activation's input
 //   linear input gradient, activation gradient       -> "linear activation gradient"
 //   linear weight gradient, bias gradient of one dy  -> "linear parameter gradients"
-// Both nodes run in the same part of the same chunk, and what passed between them is read by nobody else. An activation
-// that is made again from the kept output of a linear layer (selective recomputation) stays apart in both places: an
-// epilogue may round elsewhere, and within a run the two must be the same bits.
+// Both nodes run in the same part of the same chunk, and what passed between them is read by nobody else. No other
+// pairs: docs/decisions/0014-a-pass-that-fuses.md.
 
 #include "core/tape.h"
 #include "kernels/backend.h"

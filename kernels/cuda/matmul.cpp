@@ -57,6 +57,14 @@ MatmulShape product_of(MatmulShape s) {
   return s;
 }
 
+/// The library's gelu is the tanh form in 16 bits; the rows of its aux matrix begin at multiples of 8 elements. Relu's
+/// aux matrix is bits. A gradient of a bias has the type of C.
+bool has_training_epilogue(const MatmulShape& s) {
+  const bool aux = s.c != DType::f32 && s.n % 8 == 0;
+  return (aux && s.keeps_input && s.activation == ActivationKind::gelu_tanh) ||
+         (aux && s.activation_gradient == ActivationKind::gelu_tanh) || (s.bias_gradient && s.c == DType::f32);
+}
+
 cublasLtEpilogue_t epilogue_of(const MatmulShape& s) {
   if (s.keeps_input) return s.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
   if (s.activation_gradient != ActivationKind::none) return CUBLASLT_EPILOGUE_DGELU;
@@ -120,7 +128,7 @@ class LtProduct final : public PreparedMatmul {
         result_(s.c, s.n, s.m),
         casts_bias_(s.bias && s.c != s.a) {
     if (s.trains()) apart_ = std::make_unique<LtProduct>(library_, product_of(s));
-    if (s.trains() && !cuda::fuses(s)) return;
+    if (s.trains() && !has_training_epilogue(s)) return;
     description_.set(CUBLASLT_MATMUL_DESC_TRANSA, s.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     description_.set(CUBLASLT_MATMUL_DESC_TRANSB, s.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     description_.set(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(epilogue_of(s)));
@@ -365,13 +373,7 @@ class EmptyProduct final : public PreparedMatmul {
 
 }  // namespace
 
-/// The library's gelu is the tanh form in 16 bits; the rows of its aux matrix begin at multiples of 8 elements. Relu's
-/// aux matrix is bits. A gradient of a bias has the type of C.
-bool fuses(const MatmulShape& s) {
-  const bool aux = s.c != DType::f32 && s.n % 8 == 0;
-  return (aux && s.keeps_input && s.activation == ActivationKind::gelu_tanh) ||
-         (aux && s.activation_gradient == ActivationKind::gelu_tanh) || (s.bias_gradient && s.c == DType::f32);
-}
+bool fuses(const MatmulShape& s) { return has_training_epilogue(s) && !s.keeps_input; }
 
 std::string product_hardware(const DeviceFacts& facts) {
   return facts.name + " " + std::to_string(facts.major) + "." + std::to_string(facts.minor) + " " +

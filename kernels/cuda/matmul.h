@@ -24,7 +24,9 @@ struct ProductOptions {
   std::shared_ptr<ProductChoices> choices;  ///< null: none are remembered or shared
 };
 
-/// Whether the library has an epilogue for what only training asks of this shape.
+/// Whether the library has an epilogue for what only training asks of this shape. Not for keeps_input, although it has
+/// one: its gelu sees the sums before they are rounded, so a plan that makes the activation again would have other
+/// bits.
 bool fuses(const MatmulShape& shape);
 
 /// Fills table.prepare_matmul and fuses. Takes cast, copy, fill, add, activation, bias_gradient and their backward from
