@@ -226,7 +226,7 @@ TEST(DevicePositionOfAProgram, IsNoneOnceTheProgramIsGone) {
   EXPECT_GT(recorder.moves(), 0u);
 }
 
-/// Rank 1 does not come to the second step: rank 0's device stands in what the lane should bring.
+/// Rank 1 begins the fifth step and does no more: rank 0's device stands in what the lane should bring.
 TEST(DevicePositionOfALane, NamesTheCollectiveThatNobodyAnswers) {
   nccl_over_threads(60);
   std::atomic<bool> come{false};
@@ -244,8 +244,10 @@ TEST(DevicePositionOfALane, NamesTheCollectiveThatNobodyAnswers) {
     recorder.observe(training.program());
     for (int i = 0; i < 4; ++i) training.step(i);
     if (rank.control.rank() == 1) {
+      training.prepare(4, 1e-2);
       soon([&] { return come.load(); });
-      training.step(4);
+      training.accumulate(4, true);
+      training.training().finish_step();
     } else {
       std::thread watcher([&] {
         soon([&] {
