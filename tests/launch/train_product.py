@@ -110,9 +110,9 @@ class Train(ProductTest):
     def test_a_killed_rank_ends_the_job_and_the_run_repeats_its_digits(self):
         run = self.folder / "run"
         code, output = train(2, self.config, *self.settings(run, "checkpoint.every=4"),
-                             env={"CAPSTAN_FAIL": "train.microbatch:11:kill@1"})
+                             env={"CAPSTAN_FAIL": "train.microbatch:14:kill@1"})
         self.assertEqual(code, 137, output)
-        self.assertEqual(checkpoints(run)[-1], 8)
+        self.assertIn(checkpoints(run)[-1], (8, 12))  # 8 is finished before 12 begins, which the disk may not have yet
         self.trained("run", "checkpoint.every=4")
         self.assertEqual(numbers(metrics(run)), numbers(metrics(self.whole)))
         self.assertTrue((run / "metrics.1.jsonl").exists())
