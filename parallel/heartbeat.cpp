@@ -1,7 +1,6 @@
 #include "parallel/heartbeat.h"
 
 #include <fmt/format.h>
-#include <signal.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -19,6 +18,7 @@
 #include "core/error.h"
 #include "parallel/heartbeat_hub.h"
 #include "parallel/heartbeat_link.h"
+#include "parallel/quiet_thread.h"
 
 namespace capstan {
 
@@ -54,20 +54,6 @@ char state_of_process(int pid) {
   const size_t end = text.rfind(')');
   return end == std::string::npos || end + 2 >= text.size() ? '\0' : text[end + 2];
 }
-
-/// Signals are for the thread that trains.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
- private:
-  sigset_t before_;
-};
 
 }  // namespace
 
@@ -141,8 +127,7 @@ Heartbeat::Monitor::Monitor(Communicator& world, FlightRecorder& recorder, std::
                                                      [this](HeartbeatCommand command) { obey(command); }));
   }
   asio::co_spawn(context_, beat(), asio::detached);
-  const SignalsBlocked blocked;
-  thread_ = std::thread([this] { run(); });
+  thread_ = quiet_thread([this] { run(); });
 }
 
 void Heartbeat::Monitor::open_hub(const HeartbeatKeys& keys) {

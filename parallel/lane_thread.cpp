@@ -1,7 +1,6 @@
 #include "parallel/lane_thread.h"
 
 #include <omp.h>
-#include <signal.h>
 
 #include <array>
 #include <atomic>
@@ -10,20 +9,9 @@
 #include <mutex>
 #include <thread>
 
+#include "parallel/quiet_thread.h"
+
 namespace capstan {
-namespace {
-
-/// Signals are for the thread that trains.
-std::thread start_without_signals(std::function<void()> body) {
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread thread(std::move(body));
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return thread;
-}
-
-}  // namespace
 
 struct LaneThread::State {
   struct Work {
@@ -46,7 +34,7 @@ struct LaneThread::State {
 LaneThread::LaneThread(std::shared_ptr<const AxisGroups> groups)
     : state_(std::make_shared<State>()), exceptions_(std::uncaught_exceptions()) {
   state_->groups = std::move(groups);
-  state_->thread = start_without_signals([state = state_] { loop(state); });
+  state_->thread = quiet_thread([state = state_] { loop(state); });
 }
 
 LaneThread::~LaneThread() {

@@ -1,12 +1,12 @@
 #include "parallel/nccl_state.h"
 
-#include <signal.h>
-
 #include <algorithm>
 #include <chrono>
 #include <exception>
 #include <future>
 #include <system_error>
+
+#include "parallel/quiet_thread.h"
 
 namespace capstan {
 namespace {
@@ -16,17 +16,6 @@ using SteadyClock = std::chrono::steady_clock;
 
 constexpr auto kPatienceWithACall = 2s;  ///< of who takes a communicator, with a call that does not come back
 constexpr auto kPatienceWithAnEnd = 2s;  ///< with NCCL, to give back what was ended
-
-/// A thread that gets no signals: those are for the one that trains.
-template <typename Body>
-std::thread quiet_thread(Body body) {
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread thread(std::move(body));
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return thread;
-}
 
 /// As one group of NCCL, which first tells all communicators to end: one that is ended alone waits for its own work,
 /// and that may stand behind another's that waits for a peer. NCCL then waits until no graph holds a call of them; the
