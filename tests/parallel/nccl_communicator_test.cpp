@@ -303,19 +303,22 @@ TEST(Nccl, AFailureDoesNotWaitForGraphs) {
 TEST(Nccl, TheWatcherTellsWhatNoCallReturned) {
   nccl_over_threads();
   std::atomic<int> told = 0;
+  std::atomic<bool> called = false;
   NcclRanksOptions options;
   options.nccl.failed = [&](const std::string& message) {
     if (message.find("rank 0") != std::string::npos) ++told;
   };
   run_failing(
       2,
-      [](const NcclRank& rank) {
+      [&](const NcclRank& rank) {
         const auto group = rank.group();
         void* data = rank.device.allocate(64);
         if (rank.control.rank() == 1) {
+          while (!called) std::this_thread::yield();  // else the call itself tells rank 0
           group->abort("asked to", 70);
         } else {
           group->all_reduce(data, 16, DType::f32, ReduceOp::sum, Reduction::fast);
+          called = true;
           rank.device.finish(rank.device.main_stream());  // ends, though its peer never came
           while (rank.session.failure().empty()) std::this_thread::yield();
         }
