@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "core/error.h"
+#include "io/weights/half_cast.h"
 
 namespace capstan {
 namespace {
@@ -24,16 +25,24 @@ bool is_infinite(Value value) {
 template <typename To>
 constexpr bool can_overflow = !std::is_same_v<To, double>;
 
+template <typename From>
+void widen_block(const From* src, float* dst, size_t count) {
+  if constexpr (std::is_same_v<From, Float16>)
+    cast_from_half(src, dst, count);
+  else
+    for (size_t i = 0; i < count; ++i) dst[i] = static_cast<float>(src[i]);
+}
+
 /// In loops of one step each, which compilers make vectors of. Via float, also from double to half: as torch does.
 template <typename From, typename To>
 void cast_block(const From* src, To* dst, size_t count) {
-  if constexpr (std::is_same_v<To, float>) {
-    for (size_t i = 0; i < count; ++i) dst[i] = static_cast<float>(src[i]);
-    return;
-  }
+  if constexpr (std::is_same_v<To, float>) return widen_block(src, dst, count);
   float wide[kCastBlock];
-  for (size_t i = 0; i < count; ++i) wide[i] = static_cast<float>(src[i]);
-  for (size_t i = 0; i < count; ++i) dst[i] = static_cast<To>(wide[i]);
+  widen_block(src, wide, count);
+  if constexpr (std::is_same_v<To, Float16>)
+    cast_to_half(wide, dst, count);
+  else
+    for (size_t i = 0; i < count; ++i) dst[i] = static_cast<To>(wide[i]);
 }
 
 template <typename To>

@@ -42,6 +42,33 @@ TEST(Cast, FloatsRoundAsTheCompilersHalf) {
   }
 }
 
+/// Runs go through the processor's instructions, also those that end within a vector.
+TEST(Cast, RunsOfHalvesAreTheSameBits) {
+  std::vector<uint16_t> halves(65536);
+  for (size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<uint16_t>(i);
+  std::vector<float> wide(halves.size());
+  cast_elements(halves.data(), DType::f16, wide.data(), DType::f32, halves.size());
+  size_t different = 0;
+  for (size_t i = 0; i < halves.size(); ++i) {
+    const float wanted = as_float(halves[i]);
+    different +=
+        std::isnan(wanted) ? !std::isnan(wide[i]) : std::bit_cast<uint32_t>(wide[i]) != std::bit_cast<uint32_t>(wanted);
+  }
+  EXPECT_EQ(different, 0u);
+
+  std::mt19937 random(11);
+  for (const size_t count : {size_t{1}, size_t{7}, size_t{9}, size_t{300001}}) {
+    std::vector<float> values(count);
+    for (size_t i = 0; i < count; ++i)  // every second one of a size that halves have
+      values[i] = std::bit_cast<float>(static_cast<uint32_t>(i % 2 ? random() : 0x33000000u + random() % 0x15000000u));
+    std::vector<uint16_t> narrow(count, 0xffff);
+    cast_elements(values.data(), DType::f32, narrow.data(), DType::f16, count);
+    different = 0;
+    for (size_t i = 0; i < count; ++i) different += narrow[i] != half_of(values[i]);
+    EXPECT_EQ(different, 0u) << "of " << count;
+  }
+}
+
 TEST(Cast, OverflowIsCounted) {
   const std::vector<float> values = {1.0f, 65504.0f, 65519.9f, 65520.0f, -1e9f, std::numeric_limits<float>::infinity()};
   std::vector<uint16_t> halves(values.size());
