@@ -65,18 +65,20 @@ bool has_tokenizer(const std::vector<TravellingFile>& files) {
   return false;
 }
 
+std::shared_ptr<const Tokenizer> tokenizer_beside(const ConvertedModel& opened, const fs::path& directory) {
+  const std::string* text = opened.travelling_file("tokenizer.json");
+  if (text != nullptr && *text == hugging_face_tokenizer_files(ByteTokenizer(), 0).front().second)
+    return std::make_shared<ByteTokenizer>();  // ours, in their words
+  return load_tokenizer(directory);
+}
+
 void open_tokenizer(ConvertedModel& opened, const fs::path& directory) {
   if (!has_tokenizer(opened.travelling)) {
     opened.notices.push_back("there is no tokenizer beside the weights");
     return;
   }
-  const std::string* text = opened.travelling_file("tokenizer.json");
-  if (text != nullptr && *text == hugging_face_tokenizer_files(ByteTokenizer(), 0).front().second) {
-    opened.tokenizer = std::make_shared<ByteTokenizer>();  // ours, in their words
-    return;
-  }
   try {
-    opened.tokenizer = load_tokenizer(directory);
+    opened.tokenizer = tokenizer_beside(opened, directory);
   } catch (const Error& error) {
     opened.notices.push_back(fmt::format("the tokenizer cannot be read here and travels as it is: {}", error.what()));
     return;

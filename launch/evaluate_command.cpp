@@ -36,6 +36,7 @@ std::vector<std::shared_ptr<const Corpus>> corpora_for(const EvaluateArguments& 
       throw Error::make(ExitCode::config,
                         "the tokenizer of {} (hash {}) is not the one this run was trained with (hash {})", path,
                         corpora.back()->tokenizer().hash(), run.state.tokenizer);
+    check_vocabulary(corpora.back()->tokenizer(), path, run.config.model);
   }
   return corpora;
 }

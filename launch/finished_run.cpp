@@ -31,8 +31,18 @@ FinishedRun open_run(const std::string& path, int64_t step) {
   return {std::move(config), std::move(state), std::move(checkpoint), std::move(complaints), directory.path()};
 }
 
-std::shared_ptr<const Tokenizer> tokenizer_of(const RunDirectory& directory, const RunConfig& config,
-                                              const std::string& hash) {
+void check_vocabulary(const Tokenizer& tokenizer, const std::string& whose, const DecoderConfig& model) {
+  if (tokenizer.vocabulary() <= static_cast<uint64_t>(model.vocabulary)) return;
+  throw Error::make(ExitCode::config,
+                    "the model has a vocabulary of {}, but the tokenizer of {} has {} tokens: this model was not made "
+                    "with it",
+                    model.vocabulary, whose, tokenizer.vocabulary());
+}
+
+namespace {
+
+std::shared_ptr<const Tokenizer> tokenizer_with_hash(const RunDirectory& directory, const RunConfig& config,
+                                                     const std::string& hash) {
   if (std::filesystem::exists(directory.tokenizer())) {
     std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(directory.tokenizer());
     if (tokenizer->hash() == hash) return tokenizer;
@@ -48,6 +58,15 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const RunDirectory& directory, con
                       "the tokenizer of {} (hash {}) is not the one this run was trained with (hash {})",
                       config.data.corpora[0], corpus->tokenizer().hash(), hash);
   return corpus->shared_tokenizer();
+}
+
+}  // namespace
+
+std::shared_ptr<const Tokenizer> tokenizer_of(const RunDirectory& directory, const RunConfig& config,
+                                              const std::string& hash) {
+  const std::shared_ptr<const Tokenizer> tokenizer = tokenizer_with_hash(directory, config, hash);
+  check_vocabulary(*tokenizer, directory.path().string(), config.model);
+  return tokenizer;
 }
 
 }  // namespace capstan

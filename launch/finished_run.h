@@ -22,6 +22,8 @@ struct FinishedRun {
 
 /// `step` -1: the newest good checkpoint. Error missing_input or bad_data.
 FinishedRun open_run(const std::string& directory, int64_t step = -1);
+/// Error config where a tokenizer has ids that the model has no rows for; `whose`: a corpus or a run.
+void check_vocabulary(const Tokenizer& tokenizer, const std::string& whose, const DecoderConfig& model);
 /// The tokenizer the run was trained with: the one that came with a converted model, else that of its first corpus,
 /// checked against the checkpoint. Error config.
 std::shared_ptr<const Tokenizer> tokenizer_of(const RunDirectory& directory, const RunConfig& config,

@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <string>
 
-#include "core/config/run_config.h"
+#include "core/config/config_reader.h"
 #include "io/corpus/ledger.h"
 #include "io/file_system.h"
 
@@ -15,7 +15,7 @@ class RunDirectory {
  public:
   explicit RunDirectory(const std::string& path) : path_(path) {}
   std::filesystem::path path() const { return path_; }
-  std::filesystem::path config() const { return path_ / "config.toml"; }
+  std::filesystem::path config() const { return path_ / kRunConfigName; }
   std::filesystem::path metrics() const { return path_ / "metrics.jsonl"; }
   /// The tokenizer of a model that came from elsewhere; other runs have that of their corpus.
   std::filesystem::path tokenizer() const { return path_ / "tokenizer.json"; }
@@ -23,7 +23,7 @@ class RunDirectory {
   std::filesystem::path travelling() const { return path_ / "hugging_face"; }
   /// What was and will be read of each corpus, and the ledger.
   std::filesystem::path data() const { return path_ / "data.json"; }
-  std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
+  std::filesystem::path checkpoints() const { return path_ / kRunCheckpointsName; }
   /// Where each rank keeps its position (parallel/flight_record.h).
   std::filesystem::path flights() const { return path_ / "flight"; }
   /// Makes the directories. Error cannot_create.

@@ -304,6 +304,19 @@ std::string read_limited(const std::string& path) {
   return text;
 }
 
+/// The run directory whose record this file is; empty: it is none. That directory may have been moved or copied since.
+std::string run_of_record(const std::filesystem::path& file) {
+  namespace fs = std::filesystem;
+  std::error_code failure;
+  const fs::path directory = file.has_parent_path() ? file.parent_path() : fs::path(".");
+  if (file.filename() != kRunConfigName || !fs::is_directory(directory / kRunCheckpointsName, failure)) return {};
+  fs::path named = directory.lexically_normal();
+  if (!named.has_filename()) named = named.parent_path();
+  const std::string last = named.filename().string();
+  if (!last.empty() && last != "." && last != "..") return named.string();
+  return fs::weakly_canonical(directory, failure).string();  // runs are called by the last name of their path
+}
+
 }  // namespace
 
 RunConfig parse_run_config(std::string_view text, const std::string& file_name,
@@ -313,6 +326,9 @@ RunConfig parse_run_config(std::string_view text, const std::string& file_name,
 
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {
   RunConfig config = parse_run_config(read_limited(path), path, overrides);
+  const bool named = std::any_of(overrides.begin(), overrides.end(),
+                                 [](const std::string& word) { return word.rfind("run.dir", 0) == 0; });
+  if (const std::string run = run_of_record(path); !named && !run.empty()) config.run.dir = run;
   if (config.run.dir.empty()) config.run.dir = "runs/" + std::filesystem::path(path).stem().string();
   return config;
 }

@@ -18,7 +18,13 @@ inline constexpr size_t kLargestConfigFile = size_t{1} << 20;
 RunConfig parse_run_config(std::string_view text, const std::string& file_name,
                            const std::vector<std::string>& overrides = {});
 
-/// Error(missing_input) when there is no such file. An empty run.dir becomes runs/<name of the file>.
+/// What a run directory's record of its config and its checkpoints are called.
+inline constexpr const char* kRunConfigName = "config.toml";
+inline constexpr const char* kRunCheckpointsName = "checkpoints";
+
+/// Error(missing_input) when there is no such file. A config.toml beside checkpoints/ is a run's own: run.dir is then
+/// the directory it lies in, whatever it says, unless an override names another. An empty run.dir becomes runs/<name of
+/// the file>.
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides = {});
 
 }  // namespace capstan

@@ -361,8 +361,10 @@ void add_run_keys(std::vector<Key>& keys) {
                          "Steps between checkpoints; 0 means only at the end and on request."));
   keys.push_back(integer("checkpoint.keep", c(&CheckpointConfig::keep), "checkpoints", at_least(2), kMayChange,
                          "Checkpoints kept; the oldest is removed after a new one is complete."));
-  keys.push_back(text("run.dir", in(&RunConfig::run, &RunSection::dir), "directory", kMayChange,
-                      "Run directory; when empty, runs/ and the name of the config file."));
+  keys.push_back(
+      text("run.dir", in(&RunConfig::run, &RunSection::dir), "directory", kMayChange,
+           "Run directory; when empty, runs/ and the name of the config file. The config.toml of a run directory means "
+           "that directory, wherever it lies by now, unless the command line names another."));
   keys.push_back(text("run.records", in(&RunConfig::run, &RunSection::records), "file", kMayChange,
                       "Table (HDF5) to which the run adds its record when it ends; when empty, records.h5 in the run "
                       "directory; none: no record."));

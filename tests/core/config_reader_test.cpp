@@ -205,6 +205,22 @@ TEST(ConfigReader, Files) {
   std::filesystem::remove_all(folder);
 }
 
+/// A run directory may be moved or copied; its record of the config goes with it.
+TEST(ConfigReader, ARunsOwnRecordMeansItsDirectory) {
+  const std::filesystem::path run =
+      std::filesystem::temp_directory_path() / ("capstan_record_" + std::to_string(::getpid())) / "copy";
+  std::filesystem::create_directories(run);
+  const std::string own = run / "config.toml", other = run / "other.toml";
+  for (const std::string& file : {own, other}) std::ofstream(file) << "[run]\ndir = \"runs/first\"\n";
+  EXPECT_EQ(load_run_config(own).run.dir, "runs/first") << "there are no checkpoints beside it";
+  std::filesystem::create_directories(run / "checkpoints");
+  EXPECT_EQ(load_run_config(own).run.dir, run.string());
+  EXPECT_EQ(load_run_config(run / "checkpoints" / ".." / "config.toml").run.dir, run.string());
+  EXPECT_EQ(load_run_config(own, {"run.dir=x"}).run.dir, "x");
+  EXPECT_EQ(load_run_config(other).run.dir, "runs/first");
+  std::filesystem::remove_all(run.parent_path());
+}
+
 TEST(ConfigReader, ShippedRunsAreValid) {
   const char* source = std::getenv("CAPSTAN_SOURCE");
   if (!source) GTEST_SKIP() << "CAPSTAN_SOURCE is not set";

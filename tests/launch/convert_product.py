@@ -4,6 +4,7 @@
 """capstan convert: a trained run out to Hugging Face, GGUF and Megatron, back again, and used; killed half-way."""
 import json
 import pathlib
+import shutil
 import struct
 import sys
 import unittest
@@ -98,6 +99,37 @@ class Convert(ProductTest):
                              "train.global_batch=8", "train.precision=bf16")
         self.assertEqual(code, 0, output)
         self.assertEqual(metrics(back)[-1]["step"], 6)
+
+    def test_a_copied_run_goes_on_where_it_lies(self):
+        out = self.convert(self.run_dir, "hf", "hf")
+        (self.folder / "runs").mkdir()
+        self.good("convert", "--from", out, "--to", "runs/came", "--format", "capstan", cwd=self.folder)
+        came, copy = self.folder / "runs" / "came", self.folder / "runs" / "copy"
+        shutil.copytree(came, copy)
+        before = sorted((path, path.stat().st_mtime_ns) for path in came.rglob("*"))
+        settings = [f"data.corpora={self.corpus}", "train.steps=2", "train.global_batch=8", "schedule.warmup_steps=1"]
+        elsewhere = self.folder / "elsewhere"
+        elsewhere.mkdir()
+        for config, where in (("../runs/copy/config.toml", elsewhere), ("config.toml", copy)):
+            said = self.good("train", config, *settings, cwd=where)
+            self.assertIn("step-", said)
+            settings[1] = "train.steps=4"
+        self.assertEqual([row["step"] for row in metrics(copy)], [1, 2, 3, 4])
+        self.assertEqual(sorted((path, path.stat().st_mtime_ns) for path in came.rglob("*")), before)
+        self.assertEqual(list(elsewhere.iterdir()), [])
+
+    def test_a_tokenizer_with_more_tokens_than_rows_is_not_used(self):
+        small = self.folder / "small"
+        shutil.copytree(FIXTURES / "gpt2", small)
+        out = self.convert(self.run_dir, "hf", "hf")
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(out / name, small / name)
+        run = self.convert(small, "run", "capstan")
+        self.assertIn("the tokenizer has 257 tokens, the model 61", self.said)
+        for source in (run, self.convert(FIXTURES / "gpt2", "bare", "capstan")):
+            said = self.refused(78, "evaluate", "--run", source, "--corpus", self.corpus)
+            self.assertIn("a vocabulary of 61, but the tokenizer of", said)
+        self.assertIn("without a tokenizer", self.refused(78, "generate", "--run", run, "--prompt", "hi"))
 
     def test_half_as_many_bytes_and_a_stated_difference(self):
         out = self.convert(self.run_dir, "hf", "hf", "--dtype", "bf16")

@@ -74,6 +74,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// Open MPI takes a piece more when messages come before they are asked for, which happens now and then on a busy
+/// machine; what a step takes it takes in every round.
+constexpr int kRounds = 3;
 constexpr const char* kReport = "CAPSTAN_TEST_REPORT";  // the folder in which a started process leaves its count
 
 int train_and_report(int argc, char** argv) {
@@ -152,10 +155,14 @@ class NoAllocation : public ::testing::Test {
   }
 
   void same_for_3_and_12_steps(int ranks, const std::string& settings) const {
-    const Count few = run(ranks, 3, settings), many = run(ranks, 12, settings);
-    EXPECT_GT(few.pieces, 10) << "the counter does not count";
-    EXPECT_EQ(many.pieces, few.pieces) << settings << " on " << ranks << " ranks: " << many.bytes - few.bytes
-                                       << " bytes more in steps 4 to 12";
+    Count few, many;
+    for (int i = 0; i < kRounds; ++i) {
+      few = run(ranks, 3, settings), many = run(ranks, 12, settings);
+      EXPECT_GT(few.pieces, 10) << "the counter does not count";
+      if (many.pieces == few.pieces) return;
+    }
+    ADD_FAILURE() << settings << " on " << ranks << " ranks: " << many.pieces - few.pieces << " pieces, "
+                  << many.bytes - few.bytes << " bytes more in steps 4 to 12, and so " << kRounds << " times";
   }
 
   fs::path folder_;
