@@ -10,7 +10,7 @@
 #include <ostream>
 #include <thread>
 
-#include "core/config/keys.h"
+#include "core/config/nearest_name.h"
 #include "core/error.h"
 #include "launch/bench_command.h"
 #include "launch/config_command.h"

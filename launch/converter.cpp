@@ -10,6 +10,7 @@
 #include "io/tokenizer/byte_tokenizer.h"
 #include "io/weights/gguf_output.h"
 #include "io/weights/megatron_output.h"
+#include "io/weights/model_settings.h"
 #include "io/weights/tokenizer_output.h"
 #include "launch/converted_model.h"
 #include "launch/run_directory.h"

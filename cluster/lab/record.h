@@ -65,8 +65,7 @@ void check_record(const RunRecord& record, const std::string& where);
 std::string records_csv(const std::vector<RunRecord>& records);
 /// {"fields": {name: {unit, meaning}}, "records": [{...}]}; unknown numbers are null.
 std::string records_json(const std::vector<RunRecord>& records);
-/// One record as a JSON object, and back; unknown keys are passed over. Error bad_data.
+/// One record as a JSON object.
 std::string record_json(const RunRecord& record);
-RunRecord record_from_json(const std::string& text, const std::string& where);
 
 }  // namespace capstan

@@ -1,9 +1,10 @@
 // Records as CSV and JSON.
+#include <fmt/format.h>
+
 #include <boost/json.hpp>
 #include <cmath>
 
 #include "cluster/lab/record.h"
-#include "core/error.h"
 
 namespace capstan {
 
@@ -38,15 +39,6 @@ json::object object_of(const RunRecord& record) {
   return out;
 }
 
-void set_field(RunRecord& record, const RecordField& field, const json::value& value) {
-  if (const auto* t = std::get_if<std::string RunRecord::*>(&field.member))
-    record.** t = std::string(value.as_string());
-  else if (const auto* i = std::get_if<int64_t RunRecord::*>(&field.member))
-    record.** i = value.to_number<int64_t>();
-  else if (!value.is_null())
-    record.*std::get<double RunRecord::*>(field.member) = value.to_number<double>();
-}
-
 }  // namespace
 
 std::string records_csv(const std::vector<RunRecord>& records) {
@@ -75,18 +67,5 @@ std::string records_json(const std::vector<RunRecord>& records) {
 }
 
 std::string record_json(const RunRecord& record) { return json::serialize(object_of(record)) + "\n"; }
-
-RunRecord record_from_json(const std::string& text, const std::string& where) {
-  RunRecord record;
-  try {
-    const json::value value = json::parse(text);
-    for (const RecordField& field : record_fields())
-      if (const json::value* found = value.as_object().if_contains(field.name)) set_field(record, field, *found);
-  } catch (const std::exception& error) {
-    throw Error::make(ExitCode::bad_data, "{}: this is no record of a run ({})", where, error.what());
-  }
-  check_record(record, where);
-  return record;
-}
 
 }  // namespace capstan

@@ -13,6 +13,7 @@
 #include "core/config/config_checks.h"
 #include "core/config/config_mistakes.h"
 #include "core/config/keys.h"
+#include "core/config/nearest_name.h"
 #include "core/config/presets.h"
 #include "core/error.h"
 

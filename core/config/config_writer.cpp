@@ -1,7 +1,6 @@
 #include "core/config/config_writer.h"
 
 #include <fmt/format.h>
-#include <xxhash.h>
 
 #include "core/config/keys.h"
 
@@ -35,11 +34,6 @@ std::string canonical(const RunConfig& config) {
   std::string out;
   for (const Key& key : config_keys()) out += fmt::format("{} = {}\n", key.name, to_toml(key.get(config)));
   return out;
-}
-
-uint64_t config_digest(const RunConfig& config) {
-  const std::string text = canonical(config);
-  return XXH3_64bits(text.data(), text.size());
 }
 
 std::vector<ConfigDifference> resume_differences(const RunConfig& before, const RunConfig& after) {

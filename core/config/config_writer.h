@@ -14,8 +14,6 @@ std::string write_effective(const RunConfig& config);
 
 /// "key = value" lines in table order; equal texts mean equal configs, bit for bit.
 std::string canonical(const RunConfig& config);
-/// xxh3 of canonical(config).
-uint64_t config_digest(const RunConfig& config);
 
 struct ConfigDifference {
   std::string key;

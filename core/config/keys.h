@@ -1,6 +1,7 @@
 #pragma once
 // The one table of settings. Adding a key is adding a field to run_config.h and a row to keys.cpp.
 
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -14,9 +15,5 @@ const std::vector<Key>& config_keys();
 const Key* find_config_key(std::string_view name);
 /// Section names in order: model, data, layout, ...
 std::vector<std::string> config_sections();
-/// The nearest known key or section to a wrong one; empty when nothing is near. `layers` finds `model.layers`.
-std::string nearest_config_name(std::string_view wrong);
-/// The nearest of some names by edit distance; empty when nothing is near.
-std::string nearest_name(std::string_view wrong, const std::vector<std::string>& names);
 
 }  // namespace capstan

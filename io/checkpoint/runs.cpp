@@ -5,8 +5,6 @@
 #include <queue>
 #include <tuple>
 
-#include "core/error.h"
-
 namespace capstan {
 namespace {
 constexpr uint64_t kMostRuns = uint64_t{1} << 28;
@@ -54,17 +52,6 @@ std::string cover_problem(const std::vector<Runs>& slices, uint64_t total) {
     if (head.run + 1 < slice.runs) heads.push({head.begin + slice.stride, head.slice, head.run + 1});
   }
   return covered == total ? "" : fmt::format("elements {} to {} are in no slice", covered, total);
-}
-
-Runs runs_of_shard(const std::vector<int64_t>& shape, int dim, int64_t begin, int64_t end) {
-  CAPSTAN_CHECK(dim >= 0 && dim < static_cast<int>(shape.size()) && 0 <= begin && begin <= end && end <= shape[dim],
-                "dim {} [{}, {}) of a tensor of {} dims", dim, begin, end, shape.size());
-  uint64_t outer = 1, inner = 1;
-  for (int i = 0; i < dim; ++i) outer *= static_cast<uint64_t>(shape[i]);
-  for (size_t i = dim + 1; i < shape.size(); ++i) inner *= static_cast<uint64_t>(shape[i]);
-  const uint64_t stride = static_cast<uint64_t>(shape[dim]) * inner, count = static_cast<uint64_t>(end - begin) * inner;
-  if (count == stride) return {0, outer * stride, 1, 0};  // the whole tensor
-  return {static_cast<uint64_t>(begin) * inner, count, outer, outer > 1 ? stride : 0};
 }
 
 }  // namespace capstan

@@ -51,7 +51,4 @@ void for_each_overlap(const Runs& slice, uint64_t first, uint64_t count, Visit&&
   }
 }
 
-/// Runs of the elements [begin, end) of dim `dim`, all of the other dims: the slice of a tensor that Shard(dim) gives.
-Runs runs_of_shard(const std::vector<int64_t>& shape, int dim, int64_t begin, int64_t end);
-
 }  // namespace capstan

@@ -74,10 +74,8 @@ class CorpusStream::Reader {
     std::lock_guard lock(mutex_);
     const SampleSequence::Place at = sequence_->at(cursor);
     const uint64_t token = first_token(at);
-    const size_t shard = tokens_.shard_of(token);
-    const size_t corpus = tokens_.corpus_of(shard);
-    return {corpus, at.position.epoch, token - tokens_.begin_of(corpus), tokens_.record(shard).file,
-            token - tokens_.first_token(shard)};
+    const size_t corpus = tokens_.corpus_of(tokens_.shard_of(token));
+    return {corpus, at.position.epoch, token - tokens_.begin_of(corpus)};
   }
   template <typename F>
   auto with_sequence(F&& use) {

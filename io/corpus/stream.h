@@ -33,8 +33,6 @@ struct StreamPlace {
   size_t source = 0;   ///< which corpus
   uint64_t epoch = 0;  ///< of that corpus
   uint64_t token = 0;  ///< of the split of that corpus
-  std::string shard;   ///< file name
-  uint64_t shard_token = 0;
 };
 
 class CorpusStream {

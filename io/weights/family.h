@@ -2,8 +2,8 @@
 // ModelFamily: what a family of models is called elsewhere, as data and nothing but data: which members of config.json
 // stand for which of our `model.*` settings, and which of its tensors hold which of our parameters, in which layout.
 // The reader, the writer and the choice of a family for a model of ours all walk over these tables
-// (io/weights/families.cpp, gguf_families.cpp); none knows a family by name. A model_type may have several rows, told
-// apart by `wanted`. Rule for a new family: one row here, a fixture in tests/io, nothing else.
+// (io/weights/families.cpp; GGUF's in gguf_output.cpp); none knows a family by name. A model_type may have several
+// rows, told apart by `wanted`. Rule for a new family: one row here, a fixture in tests/io, nothing else.
 
 #include <string>
 #include <string_view>

@@ -1,16 +1,15 @@
 #include "io/weights/family_config.h"
 
 #include <algorithm>
-#include <boost/json.hpp>
 #include <cmath>
 
 #include "core/config/config_checks.h"
 #include "core/config/config_mistakes.h"
-#include "core/config/keys.h"
 #include "core/error.h"
+#include "io/weights/family_rows.h"
+#include "io/weights/model_settings.h"
 
 namespace capstan {
-namespace json = boost::json;
 namespace {
 
 JsonLimits config_limits() {
@@ -18,16 +17,6 @@ JsonLimits config_limits() {
   limits.values = size_t{1} << 18;
   limits.depth = 16;
   return limits;
-}
-
-std::vector<std::string> split_at(std::string_view text, char by) {
-  std::vector<std::string> parts;
-  while (true) {
-    const size_t at = text.find(by);
-    parts.emplace_back(text.substr(0, at));
-    if (at == text.npos) return parts;
-    text.remove_prefix(at + 1);
-  }
 }
 
 bool says_null(const JsonValue& value) { return std::holds_alternative<std::nullptr_t>(value.content()); }
@@ -56,12 +45,6 @@ std::string word_of(const JsonValue& value) {
 
 std::string shown_text(const JsonValue& value) { return word_of(value).substr(0, 80); }
 
-const Key& key_of(const char* name) {
-  const Key* key = find_config_key(std::string("model.") + name);
-  if (key == nullptr) throw Error::make(ExitCode::config, "models here have no setting model.{}", name);
-  return *key;
-}
-
 std::optional<double> number_of(const JsonValue& value) {
   const JsonValue::Content& content = value.content();
   if (const auto* count = std::get_if<uint64_t>(&content)) return static_cast<double>(*count);
@@ -89,15 +72,6 @@ std::optional<ConfigValue> as_key_value(const Key& key, const JsonValue& value) 
   }
 }
 
-/// Whether a row that is there only with a certain setting is there.
-bool applies(const ConfigRow& row, const RunConfig& config) {
-  const std::string_view when = row.when;
-  if (when.empty()) return true;
-  const size_t equals = when.find('=');
-  return std::get<std::string>(key_of(std::string(when.substr(0, equals)).c_str()).get(config)) ==
-         when.substr(equals + 1);
-}
-
 /// Reads one config.json by one family's table.
 class ConfigReading {
  public:
@@ -107,7 +81,7 @@ class ConfigReading {
   DecoderConfig model() {
     for (const char* setting : family_.fixed) fix(setting);
     for (const ConfigRow& row : family_.config)
-      if (applies(row, config_)) read(row);
+      if (row_applies(row, config_)) read(row);
     check();
     return config_.model;
   }
@@ -128,9 +102,8 @@ class ConfigReading {
   }
 
   void fix(std::string_view setting) {
-    const size_t equals = setting.find('=');
-    const Key& key = key_of(std::string(setting.substr(0, equals)).c_str());
-    const std::string text(setting.substr(equals + 1));
+    const auto [name, text] = parse_setting(setting);
+    const Key& key = model_key(name);
     const JsonValue value = key.type == KeyType::choice ? JsonValue(text) : parse_json(text, "a family's table");
     key.set(config_, *as_key_value(key, value));
   }
@@ -144,7 +117,7 @@ class ConfigReading {
 
   void set(const ConfigRow& row, const JsonValue& value) {
     if (row.meaning == Meaning::alternation) return set_alternation(row, value);
-    const Key& key = key_of(row.key);
+    const Key& key = model_key(row.key);
     std::optional<ConfigValue> meant;
     if (says_null(value)) {
       if (row.meaning != Meaning::zero_is_null && row.meaning != Meaning::zero_is_width)
@@ -203,10 +176,10 @@ class ConfigReading {
       if (kind == "global" && global++ == 0) first = static_cast<int64_t>(i);
     }
     const auto length = static_cast<int64_t>(period->size());
-    if (global == length) return key_of("window").set(config_, ConfigValue(int64_t{0}));
+    if (global == length) return model_key("window").set(config_, ConfigValue(int64_t{0}));
     if (global > 1) throw bad(row, wanted, "several global layers in a period");
-    key_of("global_every").set(config_, ConfigValue(global == 0 ? int64_t{0} : length));
-    key_of("global_first").set(config_, ConfigValue(first));
+    model_key("global_every").set(config_, ConfigValue(global == 0 ? int64_t{0} : length));
+    model_key("global_first").set(config_, ConfigValue(first));
   }
 
   /// All that is checked of a run's model.
@@ -230,128 +203,6 @@ class ConfigReading {
   const std::string& where_;
   RunConfig config_;
 };
-
-// ---- writing
-
-json::value setting_json(const ConfigValue& value) {
-  if (const auto* flag = std::get_if<bool>(&value)) return *flag;
-  if (const auto* integer = std::get_if<int64_t>(&value)) return *integer;
-  if (const auto* real = std::get_if<double>(&value)) return *real;
-  return json::value(std::get<std::string>(value));
-}
-
-json::value alternation_of(const DecoderConfig& model, const RunConfig& config) {
-  const int64_t every = std::get<int64_t>(key_of("global_every").get(config));
-  const int64_t first = std::get<int64_t>(key_of("global_first").get(config));
-  const int64_t period = model.window == 0 || every == 0 ? 1 : every;
-  json::array kinds;
-  for (int64_t i = 0; i < period; ++i)
-    kinds.emplace_back(model.window == 0 || (every > 0 && i == first) ? "global" : "local");
-  return json::array{json::array{kinds, (model.layers + period - 1) / period}};
-}
-
-json::value meant_for_them(const ConfigRow& row, const RunConfig& config) {
-  if (row.meaning == Meaning::alternation) return alternation_of(config.model, config);
-  const ConfigValue ours = key_of(row.key).get(config);
-  DecoderConfig automatic = config.model;
-  automatic.hidden = 0;
-  const bool usual = std::string_view(row.key) == "hidden" && config.model.hidden == automatic.mlp();
-  const auto zero = [&] { return usual || ours == ConfigValue(int64_t{0}); };
-  switch (row.meaning) {
-    case Meaning::word:
-      for (const Wording& word : row.words)
-        if (std::get<std::string>(ours) == word.ours) {
-          if (std::string_view(word.theirs) == "true" || std::string_view(word.theirs) == "false")
-            return std::string_view(word.theirs) == "true";
-          return json::value(word.theirs);
-        }
-      return nullptr;  // cannot be said: reading it back will tell
-    case Meaning::zero_is_null:
-      return zero() ? json::value(nullptr) : setting_json(ours);
-    case Meaning::zero_is_width:
-      return zero() ? json::value(config.model.width) : setting_json(ours);
-    case Meaning::rotated_dims:
-      return std::llround(std::get<double>(ours) * static_cast<double>(config.model.head()));
-    case Meaning::toggle:
-      return std::get<std::string>(ours) == "on";
-    default:
-      return setting_json(ours);
-  }
-}
-
-void put_member(json::object& root, std::string_view path, json::value value) {
-  const size_t dot = path.find('.');
-  if (dot == path.npos) {
-    root[path] = std::move(value);
-    return;
-  }
-  json::value& inner = root[path.substr(0, dot)];
-  if (!inner.is_object()) inner = json::object();
-  put_member(inner.as_object(), path.substr(dot + 1), std::move(value));
-}
-
-void pretty(const json::value& value, const std::string& indent, std::string& out) {
-  const std::string deeper = indent + "  ";
-  if (const json::object* object = value.if_object(); object && !object->empty()) {
-    const char* separator = "{\n";
-    for (const auto& member : *object) {
-      out += separator + deeper + json_quote(member.key()) + ": ";
-      pretty(member.value(), deeper, out);
-      separator = ",\n";
-    }
-    out += "\n" + indent + "}";
-  } else if (const double* real = value.if_double()) {
-    std::string text = fmt::format("{}", *real);
-    if (text.find_first_of(".en") == text.npos) text += ".0";
-    out += text;
-  } else {
-    out += json::serialize(value);
-  }
-}
-
-void resolve_positions(const DecoderConfig& model, const DecoderConfig& fresh, DecoderConfig& m) {
-  const bool rotary = model.positions == Positions::rotary;
-  if (!rotary) {
-    m.rotary_base = fresh.rotary_base, m.rotary_fraction = fresh.rotary_fraction;
-    m.rotary_interleaved = fresh.rotary_interleaved, m.rotary_scaling = fresh.rotary_scaling;
-  }
-  if (!rotary || model.rotary_scaling == RotaryScaling::none) {
-    m.rotary_factor = fresh.rotary_factor, m.rotary_original_context = fresh.rotary_original_context;
-    m.rotary_low = fresh.rotary_low, m.rotary_high = fresh.rotary_high, m.rotary_attention = fresh.rotary_attention;
-  }
-  const bool stretched = rotary && model.rotary_scaling != RotaryScaling::none;
-  if (stretched && model.rotary_scaling != RotaryScaling::linear) {
-    m.rotary_original_context = model.original_context();
-    if (model.rotary_high == 0.0) m.rotary_high = model.rotary_scaling == RotaryScaling::yarn ? 32.0 : 4.0;
-  }
-  if (model.positions != Positions::t5)
-    m.relative_buckets = fresh.relative_buckets, m.relative_distance = fresh.relative_distance;
-  if (model.positions != Positions::learned && model.positions != Positions::sinusoidal) m.position_offset = 0;
-}
-
-Toggle said(bool on) { return on ? Toggle::on : Toggle::off; }
-
-/// With what a 0 or an `automatic` stands for written out, and what no part of the model reads as in a fresh model.
-RunConfig resolved(const DecoderConfig& model) {
-  const DecoderConfig fresh;
-  RunConfig config;
-  DecoderConfig& m = config.model;
-  m = model;
-  m.kv_heads = model.kv(), m.head_size = model.head(), m.hidden = model.mlp();
-  m.embedding_width = model.embedded() == model.width ? 0 : model.embedded();
-  m.bias_qkv = said(model.has_qkv_bias()), m.bias_attention_output = said(model.has_attention_output_bias());
-  m.bias_mlp = said(model.has_mlp_bias()), m.bias_norm = said(model.has_norm_bias());
-  m.bias = fresh.bias;  // said by the four above
-  m.final_norm = said(model.has_final_norm());
-  m.attention_scale = model.score_scale(), m.embedding_scale = model.token_scale(), m.logit_scale = model.head_scale();
-  m.deep_alpha = model.alpha(), m.deep_beta = model.beta();
-  if (model.window == 0) m.window_from = m.global_every = m.global_first = 0;
-  if (model.global_every == 0) m.global_first = 0;
-  resolve_positions(model, fresh, m);
-  return config;
-}
-
-bool never_matters(const std::string& leaf) { return leaf == "preset" || leaf == "init_std"; }
 
 }  // namespace
 
@@ -387,54 +238,6 @@ FamilyModel read_model_config(std::string_view text, const std::string& where) {
     throw Error::make(ExitCode::bad_data, "{}: a {} of this kind cannot be read: {}", where, type, unlike);
   throw Error::make(ExitCode::bad_data, "{}: model_type '{}' is not among those that can be read: {}", where,
                     type.substr(0, 60), fmt::join(known_model_types(), ", "));
-}
-
-std::string write_model_config(const ModelFamily& family, const DecoderConfig& model, const ConfigExtras& extras) {
-  const RunConfig config = resolved(model);
-  json::object root;
-  root["architectures"] = json::array{family.architecture};
-  root["model_type"] = family.model_type;
-  for (const ConfigRow& row : family.config) {
-    if (!applies(row, config)) continue;
-    json::value value = meant_for_them(row, config);
-    const std::string path = split_at(row.json, '|').back();
-    if (row.only_when_set && json::serialize(value) == json::serialize(json::parse(row.fallback))) continue;
-    put_member(root, path, std::move(value));
-  }
-  for (const WantedMember& wanted : family.wanted) put_member(root, wanted.json, json::parse(wanted.value));
-  if (extras.begin_token) root["bos_token_id"] = *extras.begin_token;
-  if (extras.end_token) root["eos_token_id"] = *extras.end_token;
-  root["torch_dtype"] = extras.dtype;
-  std::string out;
-  pretty(root, "", out);
-  return out + "\n";
-}
-
-std::vector<std::string> model_differences(const DecoderConfig& a, const DecoderConfig& b) {
-  std::vector<std::string> differences;
-  const RunConfig before = resolved(a), after = resolved(b);
-  for (const Key& key : config_keys()) {
-    if (key.section() != "model" || never_matters(key.leaf())) continue;
-    const ConfigValue was = key.get(before), is = key.get(after);
-    if (was != is) differences.push_back(fmt::format("{}: {} -> {}", key.leaf(), to_toml(was), to_toml(is)));
-  }
-  return differences;
-}
-
-std::vector<std::string> settings_otherwise(const DecoderConfig& model, const std::vector<const char*>& settings) {
-  const RunConfig config = resolved(model);
-  std::vector<std::string> otherwise;
-  for (const std::string_view setting : settings) {
-    const size_t equals = setting.find('=');
-    const std::string leaf(setting.substr(0, equals));
-    const ConfigValue value = key_of(leaf.c_str()).get(config);
-    const auto* word = std::get_if<std::string>(&value);
-    const std::string got = word ? *word : to_toml(value);
-    const std::vector<std::string> wanted = split_at(setting.substr(equals + 1), '|');
-    if (std::find(wanted.begin(), wanted.end(), got) == wanted.end())
-      otherwise.push_back(fmt::format("{} = {}, wanted {}", leaf, got, fmt::join(wanted, " or ")));
-  }
-  return otherwise;
 }
 
 const ModelFamily& family_for(const DecoderConfig& model, std::string_view model_type) {

@@ -40,14 +40,6 @@ struct ConfigExtras {
 /// A config.json for the model.
 std::string write_model_config(const ModelFamily& family, const DecoderConfig& model, const ConfigExtras& extras);
 
-/// Settings in which two models differ, as "window: 0 -> 256"; what cannot matter (initialisation, dropout) is left
-/// out, and what a 0 stands for is written out first.
-std::vector<std::string> model_differences(const DecoderConfig& a, const DecoderConfig& b);
-
-/// Of settings as "activation=gelu|gelu_tanh" those that the model has otherwise, as "activation = relu, wanted gelu or
-/// gelu_tanh".
-std::vector<std::string> settings_otherwise(const DecoderConfig& model, const std::vector<const char*>& settings);
-
 /// The family that expresses the model, of the given model_type when not empty. Error config that says for the nearest
 /// one which settings it cannot express.
 const ModelFamily& family_for(const DecoderConfig& model, std::string_view model_type = {});

@@ -7,6 +7,7 @@
 #include "core/failpoint.h"
 #include "io/file_system.h"
 #include "io/weights/family_config.h"
+#include "io/weights/model_settings.h"
 #include "kernels/rotary.h"
 
 namespace capstan {

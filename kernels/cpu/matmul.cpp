@@ -82,10 +82,6 @@ std::unique_ptr<PreparedMatmul> prepare(const MatmulShape& shape) {
 
 }  // namespace
 
-std::unique_ptr<PreparedMatmul> prepare_cpu_matmul(const MatmulShape& shape) {
-  return cpu_matmul_for(best_instruction_set())(shape);
-}
-
 bool cpu_fuses(const MatmulShape&) { return false; }
 
 PrepareMatmul cpu_matmul_for(InstructionSet set) {

@@ -14,14 +14,11 @@
 
 namespace capstan::kernels {
 
-/// For the best instruction set that this processor has.
-std::unique_ptr<PreparedMatmul> prepare_cpu_matmul(const MatmulShape& shape);
+/// Products held to one instruction set, which the caller has checked that the processor has.
+PrepareMatmul cpu_matmul_for(InstructionSet set);
 
 /// Nothing: what stands in a cache is read again for little.
 bool cpu_fuses(const MatmulShape& shape);
-
-/// The same held to one instruction set, which the caller has checked that the processor has.
-PrepareMatmul cpu_matmul_for(InstructionSet set);
 
 /// oneDNN's product, or null where it would not run one of its allocation-free kernels.
 std::unique_ptr<PreparedMatmul> prepare_library_matmul(const MatmulShape& shape);

@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/lt_objects.h"
 #include "kernels/cuda/matmul_timing.h"
+#include "kernels/cuda/product_epilogue.h"
 
 namespace capstan::kernels::cuda {
 namespace {
@@ -17,64 +18,6 @@ static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(ProductChoice::algorithm), 
 constexpr int kCandidates = 16;
 constexpr uint32_t kAligned = 16;        // what the fast kernels need
 constexpr size_t kWorkspaceAlign = 256;  // what the library asks of its workspace
-
-std::string text_of(const MatmulShape& s) {
-  std::string text = "m" + std::to_string(s.m) + " n" + std::to_string(s.n) + " k" + std::to_string(s.k);
-  text += s.transpose_a ? " T" : " N";
-  text += s.transpose_b ? "T " : "N ";
-  text += std::string(name_of(s.a)) + " " + name_of(s.c);
-  if (s.bias) text += " bias";
-  if (s.activation != ActivationKind::none) text += " act" + std::to_string(static_cast<int>(s.activation));
-  if (s.keeps_input) text += " keeps";
-  if (s.activation_gradient != ActivationKind::none)
-    text += " gradient" + std::to_string(static_cast<int>(s.activation_gradient));
-  if (s.bias_gradient) text += " sums";
-  return text + (s.may_accumulate ? " accumulate" : "");
-}
-
-void check_shape(const MatmulShape& s) {
-  const bool known = s.a == DType::f32 || s.a == DType::bf16 || s.a == DType::f16;
-  if (!known || s.a != s.b || (s.c != s.a && s.c != DType::f32))
-    throw std::invalid_argument(
-        std::string("a matrix product on CUDA wants f32, bf16 or f16, with C in the same or in f32; got A ") +
-        name_of(s.a) + ", B " + name_of(s.b) + ", C " + name_of(s.c));
-  if (s.m < 0 || s.n < 0 || s.k < 0 || (s.k == 0 && s.bias))
-    throw std::invalid_argument("a matrix product with an extent that cannot be: " + text_of(s));
-  if (const char* mistake = epilogue_mistake(s)) throw std::invalid_argument(mistake);
-}
-
-/// Whether the library's epilogue is the very function: its gelu is the tanh form, of which it does not say how it is
-/// rounded, so it serves where C is rounded to 16 bits anyway.
-bool in_epilogue(ActivationKind kind, DType c) {
-  return kind == ActivationKind::relu || (kind == ActivationKind::gelu_tanh && c != DType::f32);
-}
-
-/// Of a shape that trains: the same product without what training asks of it.
-MatmulShape product_of(MatmulShape s) {
-  if (s.keeps_input) s.activation = ActivationKind::none;
-  s.keeps_input = s.bias_gradient = false;
-  s.activation_gradient = ActivationKind::none;
-  return s;
-}
-
-/// The library's gelu is the tanh form in 16 bits; the rows of its aux matrix begin at multiples of 8 elements. Relu's
-/// aux matrix is bits. A gradient of a bias has the type of C.
-bool has_training_epilogue(const MatmulShape& s) {
-  const bool aux = s.c != DType::f32 && s.n % 8 == 0;
-  return (aux && s.keeps_input && s.activation == ActivationKind::gelu_tanh) ||
-         (aux && s.activation_gradient == ActivationKind::gelu_tanh) || (s.bias_gradient && s.c == DType::f32);
-}
-
-cublasLtEpilogue_t epilogue_of(const MatmulShape& s) {
-  if (s.keeps_input) return s.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
-  if (s.activation_gradient != ActivationKind::none) return CUBLASLT_EPILOGUE_DGELU;
-  if (s.bias_gradient) return CUBLASLT_EPILOGUE_BGRADB;  // our A is the library's B
-  const bool fused = in_epilogue(s.activation, s.c);
-  if (fused && s.activation == ActivationKind::relu)
-    return s.bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
-  if (fused) return s.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
-  return s.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-}
 
 /// The handle and what all products of a backend share.
 struct ProductLibrary {
@@ -121,13 +64,13 @@ class LtProduct final : public PreparedMatmul {
   LtProduct(std::shared_ptr<const ProductLibrary> library, const MatmulShape& s)
       : library_(std::move(library)),
         shape_(s),
-        name_(text_of(s)),
+        name_(name_of_product(s)),
         description_(s.a == DType::f32 && library_->options.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F),
         left_(s.b, s.transpose_b ? s.k : s.n, s.transpose_b ? s.n : s.k),
         right_(s.a, s.transpose_a ? s.m : s.k, s.transpose_a ? s.k : s.m),
         result_(s.c, s.n, s.m),
         casts_bias_(s.bias && s.c != s.a) {
-    if (s.trains()) apart_ = std::make_unique<LtProduct>(library_, product_of(s));
+    if (s.trains()) apart_ = std::make_unique<LtProduct>(library_, without_training(s));
     if (s.trains() && !has_training_epilogue(s)) return;
     description_.set(CUBLASLT_MATMUL_DESC_TRANSA, s.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     description_.set(CUBLASLT_MATMUL_DESC_TRANSB, s.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
@@ -388,7 +331,7 @@ void add_products(Backend& table, DeviceRuntime& device, const ProductOptions& o
   if (options.choices) options.choices->open(product_hardware(facts));
   table.fuses = fuses;
   table.prepare_matmul = [library](const MatmulShape& shape) -> std::unique_ptr<PreparedMatmul> {
-    check_shape(shape);
+    check_product(shape);
     if (shape.m == 0 || shape.n == 0 || shape.k == 0) return std::make_unique<EmptyProduct>(library, shape);
     return std::make_unique<LtProduct>(library, shape);
   };

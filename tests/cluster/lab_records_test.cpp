@@ -2,7 +2,6 @@
 // The table of runs: what is written comes back, once, whole or not at all, and other programs can read it.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,8 +13,9 @@
 
 #include "cluster/lab/record_store.h"
 #include "cluster/lab/record_table.h"
-#include "core/error.h"
 #include "io/file_system.h"
+#include "tests/support/outcome.h"
+#include "tests/support/temporary_directory.h"
 
 namespace capstan {
 namespace {
@@ -25,13 +25,9 @@ using testing::HasSubstr;
 
 class LabRecords : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = "/tmp/capstan_lab_test.XXXXXX";
-    folder_ = mkdtemp(name.data());
-  }
-  void TearDown() override { fs::remove_all(folder_); }
   fs::path table() const { return folder_ / kStoreName; }
-  fs::path folder_;
+  const support::TemporaryDirectory directory_;
+  const fs::path folder_ = directory_.path();
 };
 
 RunRecord some_record(const std::string& run, double n = 1000, double d = 1e5) {
@@ -42,14 +38,7 @@ RunRecord some_record(const std::string& run, double n = 1000, double d = 1e5) {
   return record;
 }
 
-std::string complaint(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
+std::string complaint(const std::function<void()>& action) { return support::outcome_of(action).message; }
 
 TEST_F(LabRecords, ComeBackAsTheyWere) {
   RunRecord record = some_record(
@@ -65,7 +54,6 @@ TEST_F(LabRecords, ComeBackAsTheyWere) {
   ASSERT_EQ(found.size(), 1u);
   EXPECT_EQ(record_json(found[0]), record_json(record));
   EXPECT_TRUE(std::isnan(found[0].noise_scale));
-  EXPECT_EQ(record_json(record_from_json(record_json(record), "here")), record_json(record));
 }
 
 TEST_F(LabRecords, TheSameRunIsNeverWrittenTwice) {
@@ -140,11 +128,9 @@ TEST_F(LabRecords, HostileTextIsRefused) {
   RunRecord record = some_record("a");
   record.reason = "two\nlines";
   EXPECT_THAT(complaint([&] { RecordStore(table()).append(record); }), HasSubstr("control characters"));
-  EXPECT_THAT(complaint([] { record_from_json("{", "r.json"); }), HasSubstr("r.json"));
-  EXPECT_THAT(complaint([] { record_from_json("{\"run\": \"a\", \"layers\": \"x\"}", "r.json"); }),
-              HasSubstr("r.json"));
-  EXPECT_THAT(complaint([] { record_from_json("{\"run\": \"a\", \"status\": \"well\"}", "r.json"); }),
-              HasSubstr("status"));
+  record = some_record("a");
+  record.status = "well";
+  EXPECT_THAT(complaint([&] { RecordStore(table()).append(record); }), HasSubstr("status"));
 }
 
 TEST_F(LabRecords, BecomeMeasurements) {

@@ -11,7 +11,7 @@
 #include "cluster/lab/packing.h"
 #include "cluster/lab/slurm.h"
 #include "cluster/lab/sweep_plan.h"
-#include "core/error.h"
+#include "tests/support/outcome.h"
 
 namespace capstan {
 namespace {
@@ -39,12 +39,7 @@ flops = [1e9, 4e9]
 )");
 
 std::string complaint(const std::string& text, const std::vector<std::string>& overrides = {}) {
-  try {
-    parse_sweep(text, "s.toml", overrides);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
+  return support::outcome_of([&] { parse_sweep(text, "s.toml", overrides); }).message;
 }
 
 RunRecord done(const PlannedRun& run, double loss) {

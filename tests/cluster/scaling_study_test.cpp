@@ -7,6 +7,7 @@
 #include "cluster/scaling/study_text.h"
 #include "core/error.h"
 #include "tests/cluster/scaling_testing.h"
+#include "tests/support/outcome.h"
 
 namespace capstan::scaling {
 namespace {
@@ -16,14 +17,7 @@ using testing::HasSubstr;
 const Residual kHuber{Cost::huber, 1e-3, true};
 
 std::string refusal(const std::function<void()>& action, ExitCode code = ExitCode::bad_data) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "was not refused";
-  return "";
+  return support::refusal_of(code, action);
 }
 
 Measurements grid(std::vector<double> sizes, std::vector<double> tokens, double noise = 0.003) {

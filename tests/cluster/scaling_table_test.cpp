@@ -5,7 +5,7 @@
 
 #include "cluster/scaling/random.h"
 #include "cluster/scaling/table.h"
-#include "core/error.h"
+#include "tests/support/outcome.h"
 
 namespace capstan::scaling {
 namespace {
@@ -14,13 +14,11 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 std::string complaint(const std::string& text) {
-  try {
-    const Csv csv = parse_csv(text, "t.csv");
-    measurements_from(csv, with_usual_names({}, csv.header), "t.csv");
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
+  return support::outcome_of([&] {
+           const Csv csv = parse_csv(text, "t.csv");
+           measurements_from(csv, with_usual_names({}, csv.header), "t.csv");
+         })
+      .message;
 }
 
 TEST(ScalingCsv, QuotesLineBreaksAndMark) {

@@ -6,6 +6,7 @@
 
 #include "core/config/config_reader.h"
 #include "core/error.h"
+#include "tests/support/outcome.h"
 
 namespace capstan {
 namespace {
@@ -14,24 +15,12 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 std::string mistakes(const std::vector<std::string>& overrides) {
-  try {
-    parse_run_config("", "run.toml", overrides);
-    return "";
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), ExitCode::config);
-    return e.what();
-  }
+  return support::complaint_of(ExitCode::config, [&] { parse_run_config("", "run.toml", overrides); });
 }
 
 std::string world_mistakes(const std::vector<std::string>& overrides, int world) {
   RunConfig config = parse_run_config("", "run.toml", overrides);
-  try {
-    check_for_world(config, world);
-    return "";
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), ExitCode::config);
-    return e.what();
-  }
+  return support::complaint_of(ExitCode::config, [&] { check_for_world(config, world); });
 }
 
 TEST(ConfigChecks, Heads) {
@@ -217,13 +206,8 @@ TEST(ConfigChecks, OrderedSumsNeedPowersOfTwo) {
 
 TEST(ConfigChecks, TrainingNeedsACorpusAndADirectory) {
   RunConfig config;
-  try {
-    check_for_training(config);
-    FAIL();
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), ExitCode::config);
-    EXPECT_THAT(e.what(), AllOf(HasSubstr("data.corpora"), HasSubstr("run.dir"), HasSubstr("2 mistakes")));
-  }
+  EXPECT_THAT(support::refusal_of(ExitCode::config, [&] { check_for_training(config); }),
+              AllOf(HasSubstr("data.corpora"), HasSubstr("run.dir"), HasSubstr("2 mistakes")));
   config.data.corpora = {"c"};
   config.run.dir = "r";
   EXPECT_NO_THROW(check_for_training(config));

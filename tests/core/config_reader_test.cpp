@@ -9,6 +9,8 @@
 
 #include "core/config/keys.h"
 #include "core/error.h"
+#include "tests/support/outcome.h"
+#include "tests/support/temporary_directory.h"
 
 namespace capstan {
 namespace {
@@ -19,13 +21,7 @@ using ::testing::Not;
 
 /// The message of the configuration error that the text and overrides cause; empty when they cause none.
 std::string mistakes(std::string_view text, const std::vector<std::string>& overrides = {}) {
-  try {
-    parse_run_config(text, "run.toml", overrides);
-    return "";
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), ExitCode::config) << e.what();
-    return e.what();
-  }
+  return support::complaint_of(ExitCode::config, [&] { parse_run_config(text, "run.toml", overrides); });
 }
 
 TEST(ConfigReader, EmptyTextGivesTheDefaults) {
@@ -188,21 +184,14 @@ TEST(ConfigReader, HostileText) {
 }
 
 TEST(ConfigReader, Files) {
-  const std::filesystem::path folder =
-      std::filesystem::temp_directory_path() / ("capstan_config_" + std::to_string(::getpid()));
-  std::filesystem::create_directories(folder);
+  const support::TemporaryDirectory folder;
   const std::string path = folder / "mine.toml";
   std::ofstream(path) << "[train]\nsteps = 3\n";
   EXPECT_EQ(load_run_config(path).train.steps, 3);
   EXPECT_EQ(load_run_config(path).run.dir, "runs/mine");
   EXPECT_EQ(load_run_config(path, {"run.dir=x"}).run.dir, "x");
-  for (const std::string& missing : {(folder / "none.toml").string(), folder.string()}) try {
-      load_run_config(missing);
-      FAIL() << missing;
-    } catch (const Error& e) {
-      EXPECT_EQ(e.code(), ExitCode::missing_input) << e.what();
-    }
-  std::filesystem::remove_all(folder);
+  for (const std::string missing : {(folder / "none.toml").string(), folder.path().string()})
+    support::refusal_of(ExitCode::missing_input, [&] { load_run_config(missing); });
 }
 
 /// A run directory may be moved or copied; its record of the config goes with it.

@@ -11,6 +11,7 @@
 #include "core/config/config_checks.h"
 #include "core/config/config_reader.h"
 #include "core/config/keys.h"
+#include "core/config/nearest_name.h"
 #include "core/config/parameter_count.h"
 #include "core/config/presets.h"
 #include "core/error.h"
@@ -84,7 +85,6 @@ TEST(ConfigWriter, RandomConfigsComeBackBitForBit) {
     const RunConfig back = parse_run_config(write_effective(config), "config.toml");
     ASSERT_EQ(canonical(back), canonical(config));
     EXPECT_EQ(back.model.dropout, config.model.dropout);
-    EXPECT_EQ(config_digest(back), config_digest(config));
     EXPECT_TRUE(resume_differences(config, back).empty());
     ++compared;
   }
@@ -102,7 +102,7 @@ TEST(ConfigWriter, EveryKeyIsReadFromWhatIsWritten) {
     ASSERT_TRUE(key.accepts(value)) << key.name;
     key.set(config, value);
     EXPECT_EQ(key.get(config), value) << key.name;
-    EXPECT_NE(config_digest(config), config_digest(RunConfig{})) << key.name;
+    EXPECT_TRUE(canonical(config) != canonical(RunConfig{})) << key.name;
     const auto others = [&](const Key& other) {
       return other.name != key.name && other.get(config) != other.get(RunConfig{});
     };

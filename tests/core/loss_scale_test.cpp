@@ -8,14 +8,8 @@
 
 #include "tests/support/tiny_training.h"
 
-namespace capstan {
+namespace capstan::testing {
 namespace {
-
-using testing::Step;
-using testing::tiny_gpt;
-using testing::tiny_llama;
-using testing::tiny_spec;
-using testing::TinyTraining;
 
 class LossScaling : public ::testing::Test {
  protected:
@@ -177,4 +171,4 @@ TEST_F(LossScaling, OtherPrecisionsHaveNone) {
 }
 
 }  // namespace
-}  // namespace capstan
+}  // namespace capstan::testing

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/schedule_check.h"
 #include "core/stages.h"
+#include "tests/support/outcome.h"
 
 namespace capstan {
 namespace {
@@ -22,15 +23,7 @@ Schedule schedule(ScheduleKind kind, int stages, int microbatches, int chunks = 
   return make_schedule(kind, stages, chunks, microbatches);
 }
 
-std::string refusal(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::config);
-    return error.what();
-  }
-  return "";
-}
+std::string refusal(const std::function<void()>& call) { return support::complaint_of(ExitCode::config, call); }
 
 TEST(Schedules, AllAreCompleteAndCannotStandStill) {
   for (const int p : {1, 2, 3, 4, 8})

@@ -14,6 +14,7 @@
 #include "core/ops/cross_entropy.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/linear.h"
+#include "tests/support/outcome.h"
 #include "tests/support/tiny_training.h"
 
 namespace capstan {
@@ -22,15 +23,7 @@ namespace {
 using ::testing::HasSubstr;
 
 /// What a check says about the tape; empty when it finds nothing wrong.
-std::string complaint(const std::function<void()>& check) {
-  try {
-    check();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::internal) << error.what();
-    return error.what();
-  }
-  return "";
-}
+std::string complaint(const std::function<void()>& check) { return support::complaint_of(ExitCode::internal, check); }
 
 std::string verify_complaint(const Tape& tape) {
   return complaint([&] { verify(tape, "a mutation"); });

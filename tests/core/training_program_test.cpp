@@ -10,15 +10,8 @@
 
 #include "tests/support/tiny_training.h"
 
-namespace capstan {
+namespace capstan::testing {
 namespace {
-
-using testing::Step;
-using testing::tiny_alibi;
-using testing::tiny_gpt;
-using testing::tiny_llama;
-using testing::tiny_spec;
-using testing::TinyTraining;
 
 class Models : public ::testing::TestWithParam<int> {
  protected:
@@ -201,4 +194,4 @@ TEST(TrainingDocuments, ChangingOneDocumentLeavesTheOthersLossBitwise) {
 }
 
 }  // namespace
-}  // namespace capstan
+}  // namespace capstan::testing

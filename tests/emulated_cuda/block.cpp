@@ -1,86 +1,32 @@
 // A grid, block after block; the threads of a block are fibers that give way at barriers and warp functions. A round
 // runs every thread that can run, warp by warp; when none can and some wait, that is a deadlock, and is told.
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <numeric>
 #include <random>
 #include <vector>
 
 #include "cuda_runtime.h"
-
-#ifndef __x86_64__
-#error "fibers are switched by code for x86-64"
-#endif
+#include "fibers.h"
 
 thread_local constinit uint3 threadIdx = {};
 thread_local constinit uint3 blockIdx = {};
 thread_local constinit uint3 blockDim = {};
 thread_local constinit uint3 gridDim = {};
 
-// Saves what a call must keep, stores the stack pointer at *from, takes stack `to`.
-extern "C" void emulated_cuda_switch(void** from, void* to);
-asm(R"(
-.text
-.p2align 4
-.globl emulated_cuda_switch
-.type emulated_cuda_switch, @function
-emulated_cuda_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-.size emulated_cuda_switch, .-emulated_cuda_switch
-)");
-
 namespace emulated_cuda {
 namespace {
 
-constexpr size_t kPage = 4096;
-constexpr size_t kStackBytes = 128 * 1024;
 constexpr size_t kMostSharedBytes = 228 * 1024;
 constexpr uint64_t kNoValue = ~uint64_t{0};  // NaN in every floating dtype
-
-/// Pages of this OS thread, closed below and above.
-class Pages {
- public:
-  explicit Pages(size_t bytes) : bytes_(bytes) {
-    void* all = mmap(nullptr, bytes + 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (all == MAP_FAILED) throw Fault("emulated CUDA: no memory for stacks");
-    start_ = static_cast<char*>(all) + kPage;
-    mprotect(start_, bytes, PROT_READ | PROT_WRITE);
-  }
-  ~Pages() { munmap(start_ - kPage, bytes_ + 2 * kPage); }
-  Pages(const Pages&) = delete;
-  Pages& operator=(const Pages&) = delete;
-  char* end() const { return start_ + bytes_; }
-
- private:
-  char* start_;
-  size_t bytes_;
-};
 
 enum class State { fresh, ready, at_block, at_warp, done };
 
 struct Thread {
-  void* sp = nullptr;
-  Pages* stack = nullptr;
+  Fiber fiber;
   State state = State::fresh;
   WarpFunction function = WarpFunction::sync;
   BlockFunction block_function = BlockFunction::sync;
@@ -101,7 +47,6 @@ class Runner {
 
  private:
   static void enter();
-  void start(Thread& thread);
   void resume(Thread& thread);
   void run_block(const std::vector<size_t>& warp_order, bool backwards);
   bool run_warp(size_t warp, bool backwards);
@@ -112,8 +57,7 @@ class Runner {
   [[noreturn]] void deadlock() const;
 
   std::vector<Thread> threads_;
-  std::vector<std::unique_ptr<Pages>> stacks_;
-  std::vector<Pages*> free_stacks_;
+  Stacks stacks_;
   std::unique_ptr<Pages> shared_pages_;
   const std::function<void()>* body_ = nullptr;
   std::string name_;
@@ -133,32 +77,17 @@ void Runner::enter() {
   __builtin_trap();  // a thread that ended is not resumed
 }
 
-void Runner::start(Thread& thread) {
-  if (free_stacks_.empty()) {
-    stacks_.push_back(std::make_unique<Pages>(kStackBytes));
-    free_stacks_.push_back(stacks_.back().get());
-  }
-  thread.stack = free_stacks_.back();
-  free_stacks_.pop_back();
-  void** top = reinterpret_cast<void**>(thread.stack->end()) - 1;
-  *top = nullptr;  // where enter() would return to; keeps the stack aligned as a call does
-  *--top = reinterpret_cast<void*>(&Runner::enter);  // popped by ret
-  top -= 6;
-  std::fill(top, top + 6, nullptr);
-  thread.sp = top;
-}
-
 void Runner::resume(Thread& thread) {
-  if (thread.state == State::fresh) start(thread);
+  if (thread.state == State::fresh) stacks_.lend(thread.fiber, &Runner::enter);
   thread.state = State::ready;
   current = &thread;
   threadIdx = thread.index;
-  emulated_cuda_switch(&scheduler_, thread.sp);
+  switch_stack(&scheduler_, thread.fiber.sp);
   current = nullptr;
-  if (thread.state == State::done) free_stacks_.push_back(thread.stack);
+  if (thread.state == State::done) stacks_.take_back(thread.fiber);
 }
 
-void Runner::give_way() { emulated_cuda_switch(&current->sp, scheduler_); }
+void Runner::give_way() { switch_stack(&current->fiber.sp, scheduler_); }
 
 std::string describe(const uint3& v) {
   return "(" + std::to_string(v.x) + "," + std::to_string(v.y) + "," + std::to_string(v.z) + ")";
@@ -334,8 +263,7 @@ void Runner::run(dim3 grid, dim3 block, size_t shared_bytes, const std::string& 
   if (!shared_pages_) shared_pages_ = std::make_unique<Pages>((kMostSharedBytes + kPage - 1) / kPage * kPage);
   const size_t rounded = (shared_bytes + 127) / 128 * 128;  // a multiple of the alignment, and then the closed page
   shared = shared_pages_->end() - rounded;
-  free_stacks_.clear();
-  for (const auto& stack : stacks_) free_stacks_.push_back(stack.get());
+  stacks_.take_all_back();
   body_ = &body;
   name_ = name;
   struct Ended {
@@ -390,66 +318,4 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::string& nam
   runner().run(grid, block, shared_bytes, name, body);
 }
 
-namespace {
-
-std::mutex attribute_mutex;
-
-std::map<const void*, int>& shared_limits() {
-  static std::map<const void*, int> all;
-  return all;
-}
-
-int most_shared(const void* kernel) {
-  const std::scoped_lock lock(attribute_mutex);
-  const auto found = shared_limits().find(kernel);
-  return found == shared_limits().end() ? 48 * 1024 : found->second;
-}
-
-int device_shared() {
-  int bytes = 0;
-  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
-  return bytes;
-}
-
-}  // namespace
-
-cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* kernel) {
-  const dim3 &g = config.gridDim, &b = config.blockDim;
-  if (kernel == nullptr) return cudaErrorInvalidDeviceFunction;
-  if (product(g) == 0 || product(b) == 0 || product(b) > 1024 || b.z > 64) return cudaErrorInvalidConfiguration;
-  if (g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535) return cudaErrorInvalidConfiguration;
-  if (config.dynamicSmemBytes > static_cast<size_t>(most_shared(kernel))) return cudaErrorInvalidValue;
-  return cudaSuccess;
-}
-
 }  // namespace emulated_cuda
-
-using namespace emulated_cuda;
-
-cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
-  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-  if (value < 0 || value > device_shared()) return status(cudaErrorInvalidValue);
-  const std::scoped_lock lock(attribute_mutex);
-  shared_limits()[kernel] = value;
-  return cudaSuccess;
-}
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
-  *attributes = {};
-  attributes->maxThreadsPerBlock = 1024;
-  attributes->numRegs = 64;
-  attributes->maxDynamicSharedSizeBytes = most_shared(kernel);
-  return cudaSuccess;
-}
-cudaError_t cudaFuncGetName(const char** name, const void* kernel) {
-  static std::mutex mutex;
-  static std::map<const void*, std::string> names;
-  const std::scoped_lock lock(mutex);
-  *name = names.try_emplace(kernel, name_of_function(kernel)).first->second.c_str();
-  return cudaSuccess;
-}
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int threads, size_t shared_bytes) {
-  const int by_threads = threads > 0 ? 2048 / threads : 0;
-  const int by_shared = device_shared() / static_cast<int>(std::max<size_t>(shared_bytes, 1024));
-  *blocks = std::min({by_threads, by_shared, 32});
-  return cudaSuccess;
-}

@@ -1,387 +1,24 @@
 #include "nccl.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <bit>
 #include <chrono>
-#include <cmath>
-#include <condition_variable>
-#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <set>
 #include <string>
 #include <thread>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
-namespace {
+#include "nccl_calls.h"
+#include "nccl_group.h"
 
-using emulated_nccl::switches;
-using Clock = std::chrono::steady_clock;
-using Bytes = std::vector<char>;
-
-constexpr int kPollsUntilDone = 2;  ///< of a communicator that is not blocking
-
-std::atomic<int> live_communicators{0}, live_registrations{0}, aborted_alone{0};
-
-size_t size_of(ncclDataType_t type) {
-  constexpr size_t sizes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
-  return sizes[type];
-}
-
-/// What all ranks of a group must agree on.
-struct Signature {
-  std::string kind;
-  size_t count = 0;
-  int type = 0, op = 0, root = -1;
-  bool operator==(const Signature&) const = default;
-  std::string text() const {
-    return kind + " of " + std::to_string(count) + " elements of type " + std::to_string(type) + ", op " +
-           std::to_string(op) + ", root " + std::to_string(root);
-  }
-};
-
-/// One collective: what ranks have brought.
-struct Round {
-  std::map<int, Bytes> inputs;
-  Signature signature;
-  int first = 0, finished = 0;
-};
-
-struct Message {
-  Bytes data;
-  bool taken = false;
-};
-
-struct Wish {
-  int colour, key, rank;
-};
-
-/// What the ranks of one communicator share.
-struct Group {
-  explicit Group(int size) : ranks(size) {}
-
-  /// Ends all waits; the first reason stays.
-  void break_with(const std::string& reason) {
-    {
-      const std::lock_guard lock(mutex);
-      if (why.empty()) why = reason;
-      broken = true;
-    }
-    changed.notify_all();
-  }
-  template <typename Ready>
-  bool wait(std::unique_lock<std::mutex>& lock, const std::string& what, Ready ready) {
-    const auto most = std::chrono::duration<double>(switches().hang_seconds);
-    if (!changed.wait_for(lock, most, [&] { return broken || ready(); })) {
-      broken = true;
-      if (why.empty()) why = "a rank has waited too long in " + what;
-      changed.notify_all();
-    }
-    return !broken;
-  }
-
-  const int ranks;
-  std::mutex mutex;
-  std::condition_variable changed;
-  int joined = 0;
-  std::atomic<bool> broken{false};
-  std::string why;
-  std::map<uint64_t, Round> rounds;
-  std::map<std::pair<int, int>, std::deque<std::shared_ptr<Message>>> mail;  ///< from, to
-  std::set<std::array<int, 3>> connecting;  ///< from, to, whose host has come: it stays there
-  std::map<uint64_t, std::vector<Wish>> splits;
-  std::map<std::pair<uint64_t, int>, std::shared_ptr<Group>> parts;  ///< of a split, by colour
-};
-
-/// One rank's end of a group. Work in streams keeps it alive.
-struct End {
-  End(std::shared_ptr<Group> its_group, int its_rank, bool is_blocking)
-      : group(std::move(its_group)), rank(its_rank), blocking(is_blocking) {}
-  std::shared_ptr<Group> group;
-  const int rank;
-  const bool blocking;
-  uint64_t collectives = 0, splits = 0;
-  std::atomic<bool> aborted{false};
-  const std::shared_ptr<int> in_graphs = std::make_shared<int>();  ///< shared by graphs that hold calls
-  // Of a communicator that is not blocking: what the last call has not done yet.
-  std::mutex mutex;
-  int polls = 0;
-  std::function<bool()> pending;  ///< false: not yet
-};
-
-ncclResult_t error_of(const Group& group) { return group.broken ? ncclRemoteError : ncclSuccess; }
-
-// ---- arithmetic: in the order of a ring, which differs from chunk to chunk
-
-template <typename T>
-struct Number {
-  static T load(const char* p) {
-    T v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
-  }
-  static void store(char* p, T v) { std::memcpy(p, &v, sizeof v); }
-};
-template <>
-struct Number<uint16_t> {  // bf16
-  static float load(const char* p) {
-    uint16_t v;
-    std::memcpy(&v, p, sizeof v);
-    return std::bit_cast<float>(static_cast<uint32_t>(v) << 16);
-  }
-  static void store(char* p, float f) {
-    const uint32_t u = std::bit_cast<uint32_t>(f);
-    const auto v = static_cast<uint16_t>(f != f ? 0x7fffu : (u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
-    std::memcpy(p, &v, sizeof v);
-  }
-};
-
-template <typename T>
-T both(T a, T b, bool max) {
-  if (max) {
-    if constexpr (std::is_floating_point_v<T>)
-      return std::fmax(a, b);  // drops NaN
-    else
-      return a > b ? a : b;
-  }
-  if constexpr (std::is_integral_v<T>)
-    return static_cast<T>(static_cast<std::make_unsigned_t<T>>(a) + static_cast<std::make_unsigned_t<T>>(b));
-  else
-    return static_cast<T>(a + b);
-}
-
-/// Elements [first, first + count) of the result. Ranks add one after another from the one whose chunk it is.
-template <typename T>
-void reduce_range(const Round& round, size_t first, size_t count, size_t total, bool max, char* to) {
-  std::vector<const char*> inputs;
-  for (const auto& [rank, input] : round.inputs) inputs.push_back(input.data());
-  const size_t ranks = inputs.size();
-  for (size_t i = first; i < first + count; ++i, to += sizeof(T)) {
-    const size_t start = i * ranks / total + 1;
-    std::memcpy(to, inputs[start % ranks] + i * sizeof(T), sizeof(T));
-    for (size_t step = 1; step < ranks; ++step) {
-      const char* next = inputs[(start + step) % ranks] + i * sizeof(T);
-      Number<T>::store(to, both(Number<T>::load(to), Number<T>::load(next), max));
-    }
-  }
-}
-
-void reduce(const Round& round, size_t first, size_t count, size_t total, char* to) {
-  const bool max = round.signature.op == ncclMax;
-  switch (round.signature.type) {
-    case ncclFloat64:
-      return reduce_range<double>(round, first, count, total, max, to);
-    case ncclFloat32:
-      return reduce_range<float>(round, first, count, total, max, to);
-    case ncclBfloat16:
-      return reduce_range<uint16_t>(round, first, count, total, max, to);
-    case ncclFloat16:
-      return reduce_range<_Float16>(round, first, count, total, max, to);
-    case ncclInt64:
-      return reduce_range<int64_t>(round, first, count, total, max, to);
-    default:
-      return reduce_range<int32_t>(round, first, count, total, max, to);
-  }
-}
-
-// ---- calls that wait in a group or in a stream
-
-struct Collective {
-  Signature signature;
-  const void* in = nullptr;
-  void* out = nullptr;
-  size_t in_bytes = 0;
-};
-struct Transfer {
-  bool send = false;
-  void* data = nullptr;
-  size_t bytes = 0;
-  int peer = 0;
-};
-struct Queued {
-  std::shared_ptr<End> end;
-  cudaStream_t stream = nullptr;
-  bool is_transfer = false;
-  Collective collective;
-  Transfer transfer;
-};
-
-void finish(const Round& round, const Collective& call, const End& end) {
-  const size_t bytes = call.signature.count * size_of(static_cast<ncclDataType_t>(call.signature.type));
-  auto* out = static_cast<char*>(call.out);
-  const size_t count = call.signature.count, rank = static_cast<size_t>(end.rank);
-  if (call.signature.kind == "all-reduce") return reduce(round, 0, count, count, out);
-  if (call.signature.kind == "reduce-scatter")
-    return reduce(round, rank * count, count, count * static_cast<size_t>(end.group->ranks), out);
-  if (call.signature.kind == "broadcast") {
-    const Bytes& sent = round.inputs.at(call.signature.root);
-    std::memcpy(out, sent.data(), sent.size());
-    return;
-  }
-  for (const auto& [from, sent] : round.inputs)
-    std::memcpy(out + static_cast<size_t>(from) * bytes, sent.data(), bytes);
-}
-
-void run_collective(const Collective& call, End& end) {
-  Group& group = *end.group;
-  std::unique_lock lock(group.mutex);
-  if (group.broken || end.aborted) return;
-  const uint64_t number = end.collectives++;  // counted when they run: a graph makes one call many times
-  Round& round = group.rounds[number];
-  if (round.inputs.empty()) round.signature = call.signature, round.first = end.rank;
-  if (!(round.signature == call.signature)) {
-    const std::string text = "rank " + std::to_string(round.first) + " makes " + round.signature.text() + ", rank " +
-                             std::to_string(end.rank) + " makes " + call.signature.text();
-    lock.unlock();
-    return group.break_with(text);
-  }
-  const auto* in = static_cast<const char*>(call.in);
-  round.inputs[end.rank] = Bytes(in, in + call.in_bytes);
-  group.changed.notify_all();
-  const auto all = [&] { return static_cast<int>(round.inputs.size()) == group.ranks; };
-  if (!group.wait(lock, call.signature.text() + " on rank " + std::to_string(end.rank), all)) return;
-  lock.unlock();
-  finish(round, call, end);  // nobody changes a round that is complete
-  lock.lock();
-  if (++round.finished == group.ranks) group.rounds.erase(number);
-}
-
-std::shared_ptr<Message> post(const Transfer& transfer, End& end) {
-  auto message = std::make_shared<Message>();
-  const auto* data = static_cast<const char*>(transfer.data);
-  message->data.assign(data, data + transfer.bytes);
-  {
-    const std::lock_guard lock(end.group->mutex);
-    end.group->mail[{end.rank, transfer.peer}].push_back(message);
-  }
-  end.group->changed.notify_all();
-  return message;
-}
-
-void receive(const Transfer& transfer, End& end) {
-  Group& group = *end.group;
-  std::unique_lock lock(group.mutex);
-  auto& mail = group.mail[{transfer.peer, end.rank}];
-  const std::string what = "a receive of " + std::to_string(transfer.bytes) + " bytes on rank " +
-                           std::to_string(end.rank) + " from rank " + std::to_string(transfer.peer);
-  if (!group.wait(lock, what, [&] { return !mail.empty(); })) return;
-  const std::shared_ptr<Message> message = mail.front();
-  mail.pop_front();
-  message->taken = true;
-  lock.unlock();
-  group.changed.notify_all();
-  if (message->data.size() != transfer.bytes)
-    return group.break_with(what + " finds " + std::to_string(message->data.size()));
-  std::memcpy(transfer.data, message->data.data(), transfer.bytes);
-}
-
-/// What one group call puts into one stream: sends go out before anything waits.
-void run_calls(const std::vector<Queued>& calls) {
-  std::vector<std::pair<End*, std::shared_ptr<Message>>> sent;
-  for (const Queued& call : calls)
-    if (call.is_transfer && call.transfer.send && !call.end->group->broken)
-      sent.emplace_back(call.end.get(), post(call.transfer, *call.end));
-  for (const Queued& call : calls) {
-    if (call.end->group->broken) continue;
-    if (!call.is_transfer)
-      run_collective(call.collective, *call.end);
-    else if (!call.transfer.send)
-      receive(call.transfer, *call.end);
-  }
-  if (switches().buffered_sends) return;
-  for (const auto& [end, message] : sent) {
-    std::unique_lock lock(end->group->mutex);
-    const bool& taken = message->taken;
-    end->group->wait(lock, "a send on rank " + std::to_string(end->rank), [&] { return taken; });
-  }
-}
-
-thread_local int depth = 0;
-thread_local std::vector<Queued> grouped;
-thread_local std::vector<ncclComm_t> grouped_ends;
-thread_local std::string last_error;
-
-ncclResult_t failed(ncclResult_t result, const std::string& why) {
-  last_error = why;
-  return result;
-}
-
-/// The hosts of two ranks meet in the first message from one to the other.
-void come_to_connect(const std::vector<Queued>& calls) {
-  for (const Queued& call : calls) {
-    if (!call.is_transfer) continue;
-    const int me = call.end->rank, peer = call.transfer.peer;
-    {
-      const std::lock_guard lock(call.end->group->mutex);
-      call.end->group->connecting.insert({call.transfer.send ? me : peer, call.transfer.send ? peer : me, me});
-    }
-    call.end->group->changed.notify_all();
-  }
-}
-/// With the lock of the call's group.
-bool is_connected(const Queued& call) {
-  const int me = call.end->rank, peer = call.transfer.peer;
-  return !call.is_transfer ||
-         call.end->group->connecting.count({call.transfer.send ? me : peer, call.transfer.send ? peer : me, peer}) > 0;
-}
-bool are_connected(const std::vector<Queued>& calls) {
-  return std::all_of(calls.begin(), calls.end(), [](const Queued& call) {
-    const std::lock_guard lock(call.end->group->mutex);
-    return call.end->group->broken || is_connected(call);
-  });
-}
-void connect(const std::vector<Queued>& calls) {
-  come_to_connect(calls);
-  for (const Queued& call : calls) {
-    std::unique_lock lock(call.end->group->mutex);
-    call.end->group->wait(lock, "the first message between two ranks, on rank " + std::to_string(call.end->rank),
-                          [&] { return is_connected(call); });
-  }
-}
-
-ncclResult_t put_into_streams(std::vector<Queued> calls) {
-  std::vector<cudaStream_t> streams;
-  for (const Queued& call : calls)
-    if (std::find(streams.begin(), streams.end(), call.stream) == streams.end()) streams.push_back(call.stream);
-  for (const cudaStream_t stream : streams) {
-    std::vector<Queued> mine;
-    for (const Queued& call : calls)
-      if (call.stream == stream) mine.push_back(call);
-    std::vector<std::shared_ptr<int>> held;
-    if (switches().captures != nullptr && switches().captures(stream))
-      for (const Queued& call : mine) held.push_back(call.end->in_graphs);
-    const cudaError_t status = switches().enqueue(stream, [mine = std::move(mine), held] { run_calls(mine); });
-    if (status != cudaSuccess) return failed(ncclUnhandledCudaError, "the stream refused the call");
-  }
-  return ncclSuccess;
-}
-
-/// A communicator that is not blocking does it when it is asked for the last time.
-ncclResult_t make_calls(std::vector<Queued> calls) {
-  if (calls.empty()) return ncclSuccess;
-  const std::shared_ptr<End> end = calls.front().end;
-  if (end->blocking) {
-    connect(calls);
-    return put_into_streams(std::move(calls));
-  }
-  come_to_connect(calls);
-  const std::lock_guard lock(end->mutex);
-  if (end->pending) return failed(ncclInvalidUsage, "a call is made before the last one has been waited for");
-  end->polls = kPollsUntilDone;
-  end->pending = [calls = std::move(calls)] { return are_connected(calls) && (put_into_streams(calls), true); };
-  return ncclInProgress;
-}
-
-}  // namespace
+using namespace emulated_nccl;
 
 struct ncclComm {
   std::shared_ptr<End> end;
@@ -389,6 +26,15 @@ struct ncclComm {
 };
 
 namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::atomic<int> live_communicators{0}, live_registrations{0}, aborted_alone{0};
+
+// Of a group call that has not ended.
+thread_local int depth = 0;
+thread_local std::vector<Queued> grouped;
+thread_local std::vector<ncclComm_t> grouped_ends;
 
 ncclResult_t check_comm(ncclComm_t comm) {
   if (comm == nullptr) return failed(ncclInvalidArgument, "no communicator");
@@ -550,8 +196,8 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error) {
   End& end = *comm->end;
   {
     const std::lock_guard lock(end.group->mutex);
-    *error = error_of(*end.group);
-    if (*error != ncclSuccess) return last_error = end.group->why, ncclSuccess;
+    *error = end.group->broken ? ncclRemoteError : ncclSuccess;
+    if (*error != ncclSuccess) return failed(ncclSuccess, end.group->why);
   }
   const std::lock_guard lock(end.mutex);
   if (!end.pending) return ncclSuccess;
@@ -573,7 +219,7 @@ const char* ncclGetErrorString(ncclResult_t result) {
                                    "NCCL operation in progress"};
   return result < ncclNumResults ? texts[result] : "unknown result code";
 }
-const char* ncclGetLastError(ncclComm_t) { return last_error.c_str(); }
+const char* ncclGetLastError(ncclComm_t) { return last_failure().c_str(); }
 
 ncclResult_t ncclCommRegister(ncclComm_t comm, void* memory, size_t, void** handle) {
   comm->registered.insert(memory);

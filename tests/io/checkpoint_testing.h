@@ -3,7 +3,6 @@
 // values a function of (tensor, element, step), and three ways to cut it over ranks.
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <condition_variable>
 #include <cstring>
@@ -20,28 +19,22 @@
 #include "core/error.h"
 #include "io/checkpoint/checkpoint.h"
 #include "io/checkpoint/save.h"
+#include "tests/support/temporary_directory.h"
 
 namespace capstan::testing {
 namespace fs = std::filesystem;
 
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    // In memory where there is such a place: what is tested is logic, and hundreds of fsyncs would take seconds.
-    const bool memory = access("/dev/shm", W_OK) == 0;
-    std::string name = ((memory ? fs::path("/dev/shm") : fs::temp_directory_path()) / "capstan-test-XXXXXX").string();
-    if (!mkdtemp(name.data())) throw std::runtime_error("mkdtemp " + name);
-    path_ = name;
-  }
-  ~TemporaryDirectory() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  const fs::path& path() const { return path_; }
+using support::TemporaryDirectory;
 
- private:
-  fs::path path_;
-};
+/// Runs of the elements [begin, end) of dim `dim`, all of the other dims: the slice of a tensor that Shard(dim) gives.
+inline Runs runs_of_shard(const std::vector<int64_t>& shape, int dim, int64_t begin, int64_t end) {
+  uint64_t outer = 1, inner = 1;
+  for (int i = 0; i < dim; ++i) outer *= static_cast<uint64_t>(shape[i]);
+  for (size_t i = dim + 1; i < shape.size(); ++i) inner *= static_cast<uint64_t>(shape[i]);
+  const uint64_t stride = static_cast<uint64_t>(shape[dim]) * inner, count = static_cast<uint64_t>(end - begin) * inner;
+  if (count == stride) return {0, outer * stride, 1, 0};  // the whole tensor
+  return {static_cast<uint64_t>(begin) * inner, count, outer, outer > 1 ? stride : 0};
+}
 
 inline std::string read_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);

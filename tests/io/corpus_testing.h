@@ -1,63 +1,31 @@
 #pragma once
 // What the corpus tests share: a directory that goes away, text files in it, errors as values, and whole corpora.
 
-#include <stdlib.h>
-#include <unistd.h>
-
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "core/error.h"
 #include "io/corpus/builder.h"
 #include "io/corpus/corpus.h"
 #include "io/file_system.h"
 #include "io/tokenizer/byte_tokenizer.h"
+#include "tests/support/outcome.h"
+#include "tests/support/temporary_directory.h"
 
 namespace capstan::testing_corpus {
 
 namespace fs = std::filesystem;
 
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    // Memory where there is some: these tests sync often and prove nothing about a real disk.
-    std::string name = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    name += "/capstan_corpus_test.XXXXXX";
-    path_ = mkdtemp(name.data());
-  }
-  ~TemporaryDirectory() { fs::remove_all(path_); }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  const fs::path& path() const { return path_; }
-  fs::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  fs::path path_;
-};
+using support::Outcome;
+using support::outcome_of;
+using support::TemporaryDirectory;
 
 inline void put(const fs::path& path, std::string_view text) {
   std::ofstream(path, std::ios::binary).write(text.data(), static_cast<std::streamsize>(text.size()));
 }
 inline std::string get(const fs::path& path) { return read_whole_file(path, uint64_t{1} << 30); }
-
-struct Outcome {
-  ExitCode code = ExitCode::done;
-  std::string message;
-  bool says(const std::string& word) const { return message.find(word) != std::string::npos; }
-};
-
-inline Outcome outcome_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return {error.code(), error.what()};
-  }
-  return {};
-}
 
 /// Words of small letters and line ends, the same for the same seed.
 inline std::string some_text(size_t bytes, unsigned seed) {

@@ -6,7 +6,6 @@
 
 #include <cstring>
 
-#include <unistd.h>
 #include <utility>
 
 #include <cmath>
@@ -15,6 +14,7 @@
 
 #include "launch/program_state.h"
 #include "tests/support/device_under_test.h"
+#include "tests/support/temporary_directory.h"
 #include "tests/support/tiny_training.h"
 
 namespace capstan::testing {
@@ -33,15 +33,8 @@ struct Outcome {
 
 class CudaResume : public ::testing::Test {
  protected:
-  void SetUp() override {
-    Emulation::reset();
-    fs::remove_all(directory_);
-    fs::create_directories(directory_);
-  }
-  void TearDown() override {
-    Emulation::reset();
-    fs::remove_all(directory_);
-  }
+  void SetUp() override { Emulation::reset(); }
+  void TearDown() override { Emulation::reset(); }
 
   /// Steps first .. last in a program (and on a device) of their own; from the checkpoint of step `first` unless that
   /// is 0; leaves one of step `last`.
@@ -78,7 +71,7 @@ class CudaResume : public ::testing::Test {
     return outcome;
   }
 
-  fs::path directory_ = fs::temp_directory_path() / ("capstan-cuda-resume-" + std::to_string(getpid()));
+  const support::TemporaryDirectory directory_;
   LossScale scale_;  ///< which the state of a run carries beside its tensors
   int64_t updates_ = 0;
 };

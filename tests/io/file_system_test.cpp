@@ -12,6 +12,8 @@
 #include <functional>
 
 #include "core/error.h"
+#include "tests/support/outcome.h"
+#include "tests/support/temporary_directory.h"
 
 namespace capstan {
 namespace {
@@ -19,23 +21,14 @@ namespace fs = std::filesystem;
 
 class FileSystem : public testing::Test {
  protected:
-  FileSystem() {
-    char name[] = "/tmp/capstan_file_system.XXXXXX";
-    root_ = mkdtemp(name);
-  }
-  ~FileSystem() override { fs::remove_all(root_); }
-
-  fs::path root_;
+  const support::TemporaryDirectory directory_;
+  const fs::path root_ = directory_.path();
 };
 
 ExitCode code_of(const std::function<void()>& action, std::string* message = nullptr) {
-  try {
-    action();
-  } catch (const Error& error) {
-    if (message) *message = error.what();
-    return error.code();
-  }
-  return ExitCode::done;
+  const support::Outcome outcome = support::outcome_of(action);
+  if (message) *message = outcome.message;
+  return outcome.code;
 }
 
 // The failpoint table is read once per process, so a child is this program started again: with CAPSTAN_TEST_CHILD set

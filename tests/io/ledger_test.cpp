@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "io/corpus/stream_samples.h"
+#include "tests/support/outcome.h"
 
 namespace capstan {
 namespace {
@@ -168,13 +169,11 @@ TEST(Ledger, RefusesWhatItDidNotWrite) {
   const auto broken = [&](const std::string& from, const std::string& to) {
     std::string bad = text;
     bad.replace(bad.find(from), from.size(), to);
-    try {
-      const Ledger ledger = Ledger::from_json(bad, "ledger");
-      SampleSequence(sources({4000}), request_of(10), ledger, 5);
-    } catch (const Error& error) {
-      return error.code();
-    }
-    return ExitCode::done;
+    return support::outcome_of([&] {
+             const Ledger ledger = Ledger::from_json(bad, "ledger");
+             SampleSequence(sources({4000}), request_of(10), ledger, 5);
+           })
+        .code;
   };
   EXPECT_EQ(broken("\"version\":1", "\"version\":1"), ExitCode::done);
   EXPECT_EQ(broken("\"version\":1", "\"version\":2"), ExitCode::bad_data);

@@ -15,6 +15,7 @@
 #include "io/corpus/objective_prefix.h"
 #include "io/corpus/objective_spans.h"
 #include "io/tokenizer/byte_tokenizer.h"
+#include "tests/support/outcome.h"
 
 namespace capstan {
 namespace {
@@ -183,13 +184,9 @@ TEST(Masked, BlankAndSeamsAreRespected) {
 }
 
 TEST(Masked, ATokenizerWithoutAMaskIsRefused) {
-  try {
-    MaskedObjective(ByteTokenizer(), 1, {});
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::config);
-    EXPECT_NE(std::string(error.what()).find("[MASK]"), std::string::npos);
-  }
+  const support::Outcome outcome = support::outcome_of([] { MaskedObjective(ByteTokenizer(), 1, {}); });
+  EXPECT_EQ(outcome.code, ExitCode::config);
+  EXPECT_TRUE(outcome.says("[MASK]")) << outcome.message;
 }
 
 TEST(Spans, LengthsAreThoseOfT5) {

@@ -2,16 +2,15 @@
 // Products by cuBLASLt over its emulation: what each of them computes, with which algorithm, and how choices travel.
 // (All transposes, types and sizes: matmul_test over the emulated backend.)
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cublasLt.h>
 
 #include <cmath>
-#include <filesystem>
 
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/matmul.h"
 #include "tests/emulated_cuda/emulated_cuda.h"
+#include "tests/support/temporary_directory.h"
 
 namespace capstan::kernels::testing {
 namespace {
@@ -258,8 +257,8 @@ TEST_F(CudaProducts, NothingIsAllocatedInARunSoThatItCanBeCaptured) {
 }
 
 TEST_F(CudaProducts, AlgorithmsAreTimedOnceAndRemembered) {
-  std::string directory = (std::filesystem::temp_directory_path() / "capstan-products-XXXXXX").string();
-  ASSERT_NE(::mkdtemp(directory.data()), nullptr);
+  const support::TemporaryDirectory temporary;
+  const std::string directory = temporary.path();
   MatmulShape s = shape(DType::f32, DType::f32);
   s.bias = true;
   auto& calls = emulated_cuda::switches().library_calls;
@@ -288,7 +287,6 @@ TEST_F(CudaProducts, AlgorithmsAreTimedOnceAndRemembered) {
   use({.tf32 = true, .choices = std::make_shared<ProductChoices>(directory)});
   table_.prepare_matmul(s);
   EXPECT_GT(calls - before, timed) << "other arithmetic, another product";
-  std::filesystem::remove_all(directory);
 }
 
 /// The three that only training asks for.
@@ -351,8 +349,8 @@ TEST_F(CudaProducts, EmptySumsOfWhatTrains) {
 }
 
 TEST_F(CudaProducts, WhetherToRunApartIsTimedRememberedAndShared) {
-  std::string directory = (std::filesystem::temp_directory_path() / "capstan-products-XXXXXX").string();
-  ASSERT_NE(::mkdtemp(directory.data()), nullptr);
+  const support::TemporaryDirectory temporary;
+  const std::string directory = temporary.path();
   uint64_t& trained = emulated_cuda::switches().trained_products;
   uint64_t& calls = emulated_cuda::switches().library_calls;
   const MatmulShape s = trained_shapes()[1];
@@ -402,7 +400,6 @@ TEST_F(CudaProducts, WhetherToRunApartIsTimedRememberedAndShared) {
   const auto remembered = table_.prepare_matmul(s);
   EXPECT_EQ(calls, before) << "nothing is timed again";
   EXPECT_FALSE(runs_fused(*remembered));
-  std::filesystem::remove_all(directory);
 }
 
 /// The emulated library refuses what the real one does.

@@ -3,12 +3,12 @@
 #include "kernels/product_choices.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+
+#include "tests/support/temporary_directory.h"
 
 namespace capstan::kernels::testing {
 namespace {
@@ -17,15 +17,10 @@ using Words = std::array<uint64_t, 8>;
 
 class Directory {
  public:
-  Directory() {
-    std::string name = (std::filesystem::temp_directory_path() / "capstan-choices-XXXXXX").string();
-    path_ = ::mkdtemp(name.data());
-  }
-  ~Directory() { std::filesystem::remove_all(path_); }
-  std::string path() const { return path_ + "/cache"; }  // not there yet
+  std::string path() const { return directory_ / "cache"; }  // not there yet
 
  private:
-  std::string path_;
+  const support::TemporaryDirectory directory_;
 };
 
 std::string read(const std::string& path) {

@@ -3,7 +3,6 @@
 // training goes on as if nothing had happened.
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -11,6 +10,7 @@
 
 #include "launch/program_state.h"
 #include "parallel/rank_threads.h"
+#include "tests/support/temporary_directory.h"
 #include "tests/support/tiny_training.h"
 
 namespace capstan {
@@ -30,12 +30,6 @@ struct Layout {
 
 class LayoutState : public ::testing::Test {
  protected:
-  void SetUp() override {
-    fs::remove_all(directory_);
-    fs::create_directories(directory_);
-  }
-  void TearDown() override { fs::remove_all(directory_); }
-
   /// Trains steps first .. last; begins from `from` when it is not empty, leaves a checkpoint in `to`.
   std::vector<Step> train(const Layout& layout, int first, int last, const fs::path& from, const fs::path& to) {
     TrainingSpec spec = tiny_spec(tiny_llama());
@@ -75,7 +69,7 @@ class LayoutState : public ::testing::Test {
   }
 
   kernels::Backend backend_ = kernels::reference_backend();
-  fs::path directory_ = fs::temp_directory_path() / ("capstan-layout-state-" + std::to_string(getpid()));
+  const support::TemporaryDirectory directory_;
 };
 
 TEST_F(LayoutState, LoadsUnderAnyOtherAndSavesTheSameBytes) {

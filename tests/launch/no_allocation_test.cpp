@@ -21,6 +21,7 @@
 
 #include "kernels/philox.h"
 #include "launch/command_line.h"
+#include "tests/support/temporary_directory.h"
 
 namespace {
 
@@ -94,9 +95,6 @@ struct Count {
 class NoAllocation : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "capstan-allocation-XXXXXX").string();
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    folder_ = name;
     write_text();
     const char* words[] = {"capstan", "corpus", "build", "--out", nullptr, "--tokenizer", "bytes", nullptr};
     const std::string corpus = (folder_ / "corpus").string(), text = (folder_ / "text").string();
@@ -108,7 +106,6 @@ class NoAllocation : public ::testing::Test {
         << "[train]\nglobal_batch = 16\nmicrobatch = 4\nevaluate_every = 0\nthreads = 1\n"
         << "[checkpoint]\nevery = 0\n";
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
   /// Words of random letters: 37 chunks of tokens, so that later steps still read new ones.
   void write_text() const {
@@ -165,7 +162,7 @@ class NoAllocation : public ::testing::Test {
                   << many.bytes - few.bytes << " bytes more in steps 4 to 12, and so " << kRounds << " times";
   }
 
-  fs::path folder_;
+  const support::TemporaryDirectory folder_;
   mutable int runs_ = 0;
 };
 

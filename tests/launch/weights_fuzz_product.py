@@ -25,7 +25,8 @@ FLAGS = ["-std=c++20", "-O1", "-g", "-w", "-fno-sanitize-recover=undefined"]
 GOLDEN = SOURCE / "tests" / "io" / "golden" / "weights"
 # What reads: instrumented. The rest is linked as the build made it.
 READERS = ["safetensors.cpp", "json_events.cpp", "weights/safetensors_directory.cpp", "weights/families.cpp",
-           "weights/family_config.cpp", "weights/tensor_map.cpp", "weights/gguf.cpp"]
+           "weights/family_rows.cpp", "weights/family_config.cpp", "weights/family_config_writer.cpp",
+           "weights/model_settings.cpp", "weights/tensor_map.cpp", "weights/gguf.cpp"]
 
 
 def run(*command):

@@ -3,7 +3,6 @@
 // train leaves it as it is. The checkpoint is a real one, saved again with another hash in its state.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <cstdio>
 #include <filesystem>
@@ -16,6 +15,7 @@
 #include "io/checkpoint/checkpoint.h"
 #include "io/checkpoint/save.h"
 #include "launch/command_line.h"
+#include "tests/support/temporary_directory.h"
 
 namespace capstan {
 namespace {
@@ -27,9 +27,6 @@ using ::testing::HasSubstr;
 class WrongTokenizer : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "capstan-tokenizer-XXXXXX").string();
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    folder_ = name;
     std::ofstream text(folder_ / "text.txt");
     for (int i = 0; i < 2000; ++i) text << "word" << i * 7919 % 1000 << (i % 20 == 19 ? ".\n" : " ");
     text.close();
@@ -39,7 +36,6 @@ class WrongTokenizer : public ::testing::Test {
     ASSERT_EQ(run({"corpus", "build", "--out", at("corpus"), "--tokenizer", "bytes", at("text.txt")}), 0) << said_;
     ASSERT_EQ(train("run"), 0) << said_;
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
   std::string at(const std::string& name) const { return (folder_ / name).string(); }
 
@@ -84,7 +80,7 @@ class WrongTokenizer : public ::testing::Test {
     return {std::istreambuf_iterator<char>(file), {}};
   }
 
-  fs::path folder_;
+  const support::TemporaryDirectory folder_;
   std::string said_;
 };
 

@@ -6,7 +6,6 @@
 namespace capstan::testing {
 namespace {
 
-using Policy = Recompute::Policy;
 using Case = std::tuple<ContextModel, int, int, bool, int, Policy>;  // cp, tp, sequence parallel, data, recomputation
 
 /// data: -1 one rank, else the stage of ZeRO over two.

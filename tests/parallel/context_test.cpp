@@ -9,27 +9,10 @@
 #include "core/ops/linear.h"
 #include "tests/parallel/context_twin.h"
 
-namespace capstan {
+namespace capstan::testing {
 namespace {
 
-using testing::config_of;
-using testing::context;
-using testing::ContextModel;
-using testing::expect_context_is_its_twin;
-using testing::expect_twins;
-using testing::kContext;
-using testing::kGpt;
-using testing::kLlama;
-using testing::kWindow;
-using testing::Layout;
-using testing::name_of;
-using testing::tiny_llama;
-using testing::tiny_spec;
-using testing::TinyTraining;
-using testing::train_twin;
-using testing::TwinOutcome;
 using enum ScheduleKind;
-using Policy = Recompute::Policy;
 
 /// A covering set; context_product_test.cpp has the whole product.
 TEST(Context, IsItsTwin) {
@@ -419,4 +402,4 @@ TEST_F(ContextPlans, WorkIsDividedEqually) {
 }
 
 }  // namespace
-}  // namespace capstan
+}  // namespace capstan::testing

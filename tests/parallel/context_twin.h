@@ -21,15 +21,6 @@ inline DecoderConfig config_of(ContextModel model) {
   return config;
 }
 
-inline const TwinOutcome& unsharded(ContextModel model, double dropout) {
-  static std::map<std::pair<ContextModel, double>, TwinOutcome> known;
-  const auto found = known.find({model, dropout});
-  if (found != known.end()) return found->second;
-  DecoderConfig config = config_of(model);
-  config.dropout = dropout;
-  return known[{model, dropout}] = train_twin(tiny_spec(config), {}, kernels::reference_backend());
-}
-
 inline Layout context(int cp, int tp = 1, int dp = 1) {
   Layout layout;
   layout.cp = cp, layout.tp = tp, layout.dp = dp;
@@ -38,11 +29,7 @@ inline Layout context(int cp, int tp = 1, int dp = 1) {
 
 inline void expect_context_is_its_twin(ContextModel model, const Layout& layout, double dropout = 0.0,
                                        int64_t microbatches = 1) {
-  SCOPED_TRACE(name_of(layout));
-  DecoderConfig config = config_of(model);
-  config.dropout = dropout;
-  const TwinOutcome many = train_twin(tiny_spec(config), layout, kernels::reference_backend(), microbatches);
-  expect_twins(unsharded(model, dropout), many, 1e-12, 1e-9);
+  expect_is_its_twin(model, config_of(model), layout, microbatches, dropout);
 }
 
 }  // namespace capstan::testing

@@ -4,7 +4,6 @@
 // does not. Streams are threads, which are held.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <future>
 #include <map>
@@ -14,6 +13,7 @@
 #include "parallel/stream_lane.h"
 #include "tests/support/nccl_ranks.h"
 #include "tests/support/queued_backend.h"
+#include "tests/support/temporary_directory.h"
 #include "tests/support/tiny_training.h"
 
 namespace capstan::testing {
@@ -149,9 +149,8 @@ TEST_P(DevicePosition, AdvancesWithTheDeviceWhileTheHostWaits) {
 }
 
 TEST_P(DevicePosition, IsFoundInTheFileAndInsideAReport) {
-  const std::filesystem::path folder =
-      std::filesystem::temp_directory_path() / ("capstan-position-" + std::to_string(::getpid()));
-  std::filesystem::create_directories(folder);
+  const support::TemporaryDirectory directory;
+  const std::filesystem::path folder = directory.path();
   HeldTraining held(GetParam());
   ASSERT_EQ(held.recorder().attach(flight_file(folder, 0)), "");
   Gate& gate = held.gate(1);
@@ -166,7 +165,6 @@ TEST_P(DevicePosition, IsFoundInTheFileAndInsideAReport) {
   held.join();
   held.recorder().looked(true);
   EXPECT_THAT(read_flight_file(flight_file(folder, 0))->position.describe(), Not(HasSubstr("GPU")));
-  std::filesystem::remove_all(folder);
 }
 
 /// What the watch does with it: the host waits for the device in both, for longer than the ceiling.

@@ -7,20 +7,8 @@
 
 #include "tests/parallel/layout_twin.h"
 
-namespace capstan {
+namespace capstan::testing {
 namespace {
-
-using testing::expect_twins;
-using testing::Layout;
-using testing::name_of;
-using testing::tiny_alibi;
-using testing::tiny_gpt;
-using testing::tiny_llama;
-using testing::tiny_spec;
-using testing::TinyTraining;
-using testing::train_twin;
-using testing::TwinOutcome;
-using Policy = Recompute::Policy;
 
 kernels::Backend plain_backend() {
   kernels::Backend backend = kernels::reference_backend();
@@ -189,4 +177,4 @@ TEST(Fuse, GradientsOfParametersStayInThePartThatPlaysThem) {
 }
 
 }  // namespace
-}  // namespace capstan
+}  // namespace capstan::testing

@@ -12,6 +12,7 @@
 #include "parallel/hang_judge.h"
 #include "parallel/heartbeat.h"
 #include "parallel/heartbeat_addresses.h"
+#include "tests/support/temporary_directory.h"
 #include "tests/support/tiny_training.h"
 
 namespace capstan {
@@ -137,10 +138,8 @@ TEST(PhaseLimits, ZeroIsNoLimitAndALowCeilingHolds) {
 
 class Records : public ::testing::Test {
  protected:
-  void SetUp() override { std::filesystem::create_directories(folder_); }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-  std::filesystem::path folder_ =
-      std::filesystem::temp_directory_path() / ("capstan-flight-" + std::to_string(::getpid()));
+  const support::TemporaryDirectory directory_;
+  const std::filesystem::path folder_ = directory_.path();
 };
 
 TEST_F(Records, AreFoundAgainInTheFile) {

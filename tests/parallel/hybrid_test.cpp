@@ -4,20 +4,8 @@
 
 #include "tests/parallel/layout_twin.h"
 
-namespace capstan {
+namespace capstan::testing {
 namespace {
-
-using testing::expect_twins;
-using testing::Layout;
-using testing::name_of;
-using testing::Step;
-using testing::tiny_gpt;
-using testing::tiny_llama;
-using testing::tiny_spec;
-using testing::TinyTraining;
-using testing::train_twin;
-using testing::TwinOutcome;
-using Policy = Recompute::Policy;
 
 enum Model { kGpt, kLlama };
 constexpr int64_t kBatch = 8;
@@ -35,13 +23,7 @@ Layout hybrid(int zero, int zero_ranks, int dp = 4) {
 }
 
 void expect_twin(Model model, const Layout& layout, int64_t microbatches = 1, double dropout = 0.0) {
-  SCOPED_TRACE(name_of(layout));
-  static std::map<std::pair<int, double>, TwinOutcome> known;
-  TrainingSpec spec = tiny_spec(config_of(model));
-  spec.model.dropout = dropout;
-  TwinOutcome& one = known[{model, dropout}];
-  if (one.steps.empty()) one = train_twin(spec, {}, kernels::reference_backend(), 1, kBatch);
-  expect_twins(one, train_twin(spec, layout, kernels::reference_backend(), microbatches, kBatch), 1e-12, 1e-9);
+  expect_is_its_twin(model, config_of(model), layout, microbatches, dropout, kBatch);
 }
 
 TEST(Hybrid, IsItsTwinUnderEveryStage) {
@@ -209,4 +191,4 @@ TEST(HybridControl, AllGroupsSkipTogether) {
 }
 
 }  // namespace
-}  // namespace capstan
+}  // namespace capstan::testing

@@ -6,22 +6,15 @@
 
 #include <random>
 
-#include "core/error.h"
 #include "core/ops/conversion.h"
 #include "core/schedule_check.h"
 #include "tests/parallel/layout_twin.h"
+#include "tests/support/outcome.h"
 
-namespace capstan {
+namespace capstan::testing {
 namespace {
 
-using testing::Layout;
-using testing::name_of;
-using testing::tiny_gpt;
-using testing::tiny_llama;
-using testing::tiny_spec;
-using testing::TinyTraining;
 using enum ScheduleKind;
-using Policy = Recompute::Policy;
 using Kind = Action::Kind;
 
 DecoderConfig deep(DecoderConfig config) {
@@ -69,12 +62,7 @@ class Job {
   JobProof proof() const { return prove(stages_); }
   /// Empty when the job can run.
   std::string complaint() const {
-    try {
-      prove(stages_);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
+    return support::outcome_of([&] { prove(stages_); }).message;
   }
 
  private:
@@ -354,4 +342,4 @@ TEST(BytesOnTheWire, AreThoseThatThePlanSays) {
 }
 
 }  // namespace
-}  // namespace capstan
+}  // namespace capstan::testing

@@ -5,16 +5,8 @@
 
 #include "tests/parallel/layout_twin.h"
 
-namespace capstan {
+namespace capstan::testing {
 namespace {
-
-using testing::Layout;
-using testing::name_of;
-using testing::tiny_gpt;
-using testing::tiny_llama;
-using testing::tiny_spec;
-using testing::TinyTraining;
-using Policy = Recompute::Policy;
 
 constexpr int64_t kBatch = 2, kContext = 12, kWidth = 16, kLayers = 2, kBytes = 8;
 
@@ -335,4 +327,4 @@ TEST_F(Plans, RunsHoldWhatIsReducedAlike) {
 }
 
 }  // namespace
-}  // namespace capstan
+}  // namespace capstan::testing

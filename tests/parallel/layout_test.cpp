@@ -4,20 +4,8 @@
 
 #include "tests/parallel/layout_twin.h"
 
-namespace capstan {
+namespace capstan::testing {
 namespace {
-
-using testing::expect_twins;
-using testing::Layout;
-using testing::name_of;
-using testing::tiny_gpt;
-using testing::tiny_llama;
-using testing::tiny_spec;
-using testing::train_twin;
-using testing::TwinOutcome;
-using Policy = Recompute::Policy;
-
-constexpr double kLossLimit = 1e-12, kWeightLimit = 1e-9;
 
 DecoderConfig tiny_window() {
   DecoderConfig config = tiny_gpt();
@@ -32,21 +20,8 @@ DecoderConfig config_of(Model model) {
   return model == kGpt ? tiny_gpt() : model == kLlama ? tiny_llama() : tiny_window();
 }
 
-const TwinOutcome& unsharded(Model model, double dropout) {
-  static std::map<std::pair<Model, double>, TwinOutcome> known;
-  const auto found = known.find({model, dropout});
-  if (found != known.end()) return found->second;
-  DecoderConfig config = config_of(model);
-  config.dropout = dropout;
-  return known[{model, dropout}] = train_twin(tiny_spec(config), {}, kernels::reference_backend());
-}
-
 void expect_layout_is_its_twin(Model model, const Layout& layout, double dropout = 0.0, int64_t microbatches = 1) {
-  SCOPED_TRACE(name_of(layout));
-  DecoderConfig config = config_of(model);
-  config.dropout = dropout;
-  const TwinOutcome many = train_twin(tiny_spec(config), layout, kernels::reference_backend(), microbatches);
-  expect_twins(unsharded(model, dropout), many, kLossLimit, kWeightLimit);
+  expect_is_its_twin(model, config_of(model), layout, microbatches, dropout);
 }
 
 /// Data ranks and the stage of ZeRO.
@@ -179,4 +154,4 @@ TEST(LayoutControl, AllRanksSkipTogether) {
 }
 
 }  // namespace
-}  // namespace capstan
+}  // namespace capstan::testing

@@ -16,6 +16,8 @@
 
 namespace capstan::testing {
 
+using Policy = Recompute::Policy;
+
 /// How what communicates over dp runs: in its place, on a thread, or as late as its waits allow.
 enum class Beside { no, thread, lazy };
 
@@ -51,7 +53,7 @@ inline TinyTraining::MakeLane make_lane(Beside beside) {
 struct Layout {
   int tp = 1, dp = 1;
   bool sequence_parallel = false;
-  Recompute::Policy recompute = Recompute::Policy::none;
+  Policy recompute = Policy::none;
   int zero = 0;
   int pp = 1;
   ScheduleKind schedule = ScheduleKind::one_forward_one_backward;
@@ -174,6 +176,19 @@ inline void expect_twins(const TwinOutcome& one, const TwinOutcome& many, double
     const double floor = kTwinRate * std::sqrt(static_cast<double>(a.size()));
     EXPECT_LE(std::sqrt(difference), weight_limit * std::max(std::sqrt(size), floor)) << name;
   }
+}
+
+/// Holds a layout against the unsharded twin of the same model, in fp64 on the reference kernels: to rounding. The twin
+/// is trained once; `key` names the model.
+inline void expect_is_its_twin(int key, DecoderConfig model, const Layout& layout, int64_t microbatches = 1,
+                               double dropout = 0.0, int64_t batch = 4) {
+  SCOPED_TRACE(name_of(layout));
+  static std::map<std::pair<int, double>, TwinOutcome> known;
+  model.dropout = dropout;
+  const kernels::Backend backend = kernels::reference_backend();
+  TwinOutcome& one = known[{key, dropout}];
+  if (one.steps.empty()) one = train_twin(tiny_spec(model), {}, backend, 1, batch);
+  expect_twins(one, train_twin(tiny_spec(model), layout, backend, microbatches, batch), 1e-12, 1e-9);
 }
 
 }  // namespace capstan::testing

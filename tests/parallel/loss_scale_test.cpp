@@ -6,10 +6,8 @@
 
 #include "tests/parallel/layout_twin.h"
 
-namespace capstan {
+namespace capstan::testing {
 namespace {
-
-using namespace testing;
 
 constexpr int kSteps = 6;
 
@@ -153,4 +151,4 @@ TEST(LossScaleLayouts, OwnGradientsAreSquaredWithoutIt) {
 }
 
 }  // namespace
-}  // namespace capstan
+}  // namespace capstan::testing

@@ -4,22 +4,11 @@
 
 #include "tests/parallel/layout_twin.h"
 
-namespace capstan {
+namespace capstan::testing {
 namespace {
 
-using testing::expect_twins;
-using testing::Layout;
-using testing::name_of;
-using testing::tiny_alibi;
-using testing::tiny_gpt;
-using testing::tiny_llama;
-using testing::tiny_spec;
-using testing::train_twin;
-using testing::TwinOutcome;
 using enum ScheduleKind;
-using Policy = Recompute::Policy;
 
-constexpr double kLossLimit = 1e-12, kWeightLimit = 1e-9;
 constexpr int64_t kBatch = 8;
 
 /// Tied and with learned positions; untied with grouped heads; both with four layers.
@@ -30,21 +19,8 @@ DecoderConfig config_of(Model model) {
   return config;
 }
 
-const TwinOutcome& unsharded(Model model, double dropout) {
-  static std::map<std::pair<Model, double>, TwinOutcome> known;
-  const auto found = known.find({model, dropout});
-  if (found != known.end()) return found->second;
-  DecoderConfig config = config_of(model);
-  config.dropout = dropout;
-  return known[{model, dropout}] = train_twin(tiny_spec(config), {}, kernels::reference_backend(), 1, kBatch);
-}
-
 void expect_pipeline_is_its_twin(Model model, const Layout& layout, int64_t microbatches, double dropout = 0.0) {
-  SCOPED_TRACE(name_of(layout));
-  DecoderConfig config = config_of(model);
-  config.dropout = dropout;
-  const TwinOutcome many = train_twin(tiny_spec(config), layout, kernels::reference_backend(), microbatches, kBatch);
-  expect_twins(unsharded(model, dropout), many, kLossLimit, kWeightLimit);
+  expect_is_its_twin(model, config_of(model), layout, microbatches, dropout, kBatch);
 }
 
 Layout pipeline(int pp, ScheduleKind schedule, int interleave = 1) {
@@ -164,4 +140,4 @@ TEST(Pipeline, OrderedSumsStayBitwiseAcrossDataRanks) {
 }
 
 }  // namespace
-}  // namespace capstan
+}  // namespace capstan::testing

@@ -10,15 +10,8 @@
 #include "parallel/rank_threads.h"
 #include "tests/support/tiny_training.h"
 
-namespace capstan {
+namespace capstan::testing {
 namespace {
-
-using testing::Step;
-using testing::tiny_alibi;
-using testing::tiny_gpt;
-using testing::tiny_llama;
-using testing::tiny_spec;
-using testing::TinyTraining;
 
 constexpr int kStepCount = 5;
 constexpr int64_t kGlobalBatch = 8;
@@ -228,4 +221,4 @@ TEST(OwnGradients, AreTheSameHoweverEarlyTheirReductionTravels) {
 }
 
 }  // namespace
-}  // namespace capstan
+}  // namespace capstan::testing

@@ -1,5 +1,6 @@
 #include <omp.h>
 
+#include "kernels/cpu/vector/attention_backward_layout.h"
 #include "kernels/cpu/vector/attention_distance.h"
 #include "kernels/cpu/vector/attention_table.h"
 #include "kernels/cpu/vector/math.h"
@@ -7,62 +8,10 @@
 namespace capstan::kernels::CAPSTAN_ISA {
 namespace {
 
-/// The work is cut by (sequence, key/value head), and by key blocks into `parts` when that is too few for the threads.
-/// dk and dv of a key block are summed by one thread over heads and query blocks in ascending order; dq is summed over
-/// key blocks in a buffer of the part, and the parts are then added in ascending order. What all sequences share, the
-/// table by distance and the relative keys, has sums of its own in each part of each unit.
-struct Layout {
-  HeadSizes head;
-  DistanceRows distances;
-  int64_t units, parts = 1, buffers;
-  int64_t dq_floats, delta_floats;
-  int64_t key_panels = 0, value_panels, keys, queries, outputs, dk, dv, weights, dscores, words, factors, thread_floats;
-  int64_t relative_queries, relative_panels, relative_keys, relative_scores, relative_dkeys;  // of a thread, or nothing
-  int64_t relative_dq, relative_sums, item_floats;  // within a part's dq, within a part's shared sums; of these
-  int64_t thread_base, items_base, distance_rows, floats;
-
-  Layout(const AttentionShape& s, int threads) : head(s), distances(s), units(s.batch * s.kv_heads) {
-    const int64_t key_blocks = blocks_of(s.keys, kKeyBlock), most = smaller<int64_t>(smaller(threads, 16), key_blocks);
-    const auto share_used = [&](int64_t n) {
-      return static_cast<double>(n) / static_cast<double>(round_up(n, threads));
-    };
-    while (units > 0 && parts < most && share_used(units * parts) < 0.8) ++parts;
-    buffers = parts == 1 ? smaller<int64_t>(threads, units) : units * parts;
-    const int64_t some = s.relative_distances > 0 ? 1 : 0;
-    relative_dq = head.group * s.queries * head.padded;
-    dq_floats = (1 + some) * relative_dq;
-    relative_sums = s.bias_distances > 0 ? head.group * distances.stride : 0;
-    item_floats = round_up(relative_sums + head.group * s.relative_distances * head.padded, 32);
-    delta_floats = round_up(head.group * s.queries, 16);
-    const int64_t plain = kKeyBlock * head.padded, panel = kKeyBlock * head.size, tile = kQueryBlock * kScoreStride;
-    value_panels = key_panels + panel;
-    keys = value_panels + panel;
-    queries = keys + kKeyBlock * head.stride;
-    outputs = queries + kQueryBlock * head.stride;
-    dk = outputs + kQueryBlock * head.stride;
-    dv = dk + plain;
-    weights = dv + plain;
-    dscores = weights + tile;
-    words = dscores + tile;
-    factors = words + kDropoutWords;
-    relative_queries = round_up(delta() + delta_floats, 16);
-    relative_panels = relative_queries + some * kQueryBlock * head.stride;
-    relative_keys = relative_panels + some * kRelativeColumns * head.size;
-    relative_scores = relative_keys + some * kRelativeColumns * head.stride;
-    relative_dkeys = relative_scores + some * kQueryBlock * kRelativeStride;
-    thread_floats = round_up(relative_dkeys + some * kRelativeColumns * head.padded, 32);
-    thread_base = round_up(buffers * dq_floats, 32);
-    items_base = thread_base + threads * thread_floats;
-    distance_rows = items_base + units * parts * item_floats;
-    floats = distance_rows + distances.floats;
-  }
-  int64_t delta() const { return round_up(factors + kKeyBlock + kLanes, 16); }
-};
-
 /// What one thread works with: the layout's offsets count from `base`; dq is the buffer of the part.
 struct Worker {
   const AttentionBackwardArgs& args;
-  const Layout& layout;
+  const BackwardLayout& layout;
   float* base;
   float* dq;
   float* sums;  // of the table by distance and of relative keys
@@ -171,7 +120,7 @@ void give_relative_keys(const ScoreTile& tile, const Worker& w, int64_t g) {
 template <typename T>
 void add_biases(const ScoreTile& tile, const Worker& w, int64_t row, int64_t h, float* scores) {
   const AttentionShape& s = w.args.shape;
-  const Layout& layout = w.layout;
+  const BackwardLayout& layout = w.layout;
   if (s.bias_distances > 0)
     add_by_distance(tile,
                     static_cast<const float*>(w.args.scratch) + layout.distance_rows +
@@ -189,7 +138,7 @@ void add_biases(const ScoreTile& tile, const Worker& w, int64_t row, int64_t h, 
 /// And on the way back.
 void differentiate_biases(const ScoreTile& tile, const Worker& w, int64_t g, const float* dscores) {
   const AttentionShape& s = w.args.shape;
-  const Layout& layout = w.layout;
+  const BackwardLayout& layout = w.layout;
   if (s.bias_distances > 0)
     sum_by_distance(tile, dscores, -1, w.sums + layout.distances.at(g, tile.i0 + tile.segment->offset, tile.j0));
   if (s.relative_distances == 0) return;
@@ -307,7 +256,7 @@ void differentiate_part(const Worker& w, int64_t unit, int64_t part) {
 
 /// dq of one unit: its parts, added in ascending order into the first one, which is then stored.
 template <typename T>
-void finish_queries(const AttentionBackwardArgs& args, const Layout& layout, float* dq, int64_t unit) {
+void finish_queries(const AttentionBackwardArgs& args, const BackwardLayout& layout, float* dq, int64_t unit) {
   const AttentionShape& s = args.shape;
   const int64_t b = unit / s.kv_heads, kv_head = unit % s.kv_heads;
   for (int64_t part = 1; part < layout.parts; ++part) {
@@ -326,7 +275,7 @@ void finish_queries(const AttentionBackwardArgs& args, const Layout& layout, flo
 }
 
 /// sums += those of all other sequences and parts that read this key/value head, in ascending order.
-void add_items(const AttentionShape& s, const Layout& layout, float* sums) {
+void add_items(const AttentionShape& s, const BackwardLayout& layout, float* sums) {
   for (int64_t b = 0; b < s.batch; ++b)
     for (int64_t part = b == 0 ? 1 : 0; part < layout.parts; ++part) {
       const float* other = sums + (b * s.kv_heads * layout.parts + part) * layout.item_floats;
@@ -353,7 +302,7 @@ void give_table(const AttentionBackwardArgs& args, const DistanceRows& rows, con
 
 /// What the heads of one key/value head give to the table and to the relative keys; `sums` are those of its first part.
 template <typename T>
-void finish_items(const AttentionBackwardArgs& args, const Layout& layout, int64_t kv_head, float* sums) {
+void finish_items(const AttentionBackwardArgs& args, const BackwardLayout& layout, int64_t kv_head, float* sums) {
   const AttentionShape& s = args.shape;
   add_items(s, layout, sums);
   for (int64_t g = 0; g < layout.head.group; ++g) {
@@ -367,7 +316,7 @@ void finish_items(const AttentionBackwardArgs& args, const Layout& layout, int64
 
 template <typename T>
 void run(const AttentionBackwardArgs& args, int threads) {
-  const Layout layout(args.shape, threads);
+  const BackwardLayout layout(args.shape, threads);
   float* scratch = static_cast<float*>(args.scratch);
   const int64_t items = layout.units * layout.parts;
 #pragma omp parallel num_threads(threads)
@@ -400,7 +349,7 @@ void run(const AttentionBackwardArgs& args, int threads) {
 }  // namespace
 
 size_t attention_backward_scratch(const AttentionShape& shape) {
-  return static_cast<size_t>(Layout(shape, omp_get_max_threads()).floats) * sizeof(float);
+  return static_cast<size_t>(BackwardLayout(shape, omp_get_max_threads()).floats) * sizeof(float);
 }
 
 void attention_backward(const AttentionBackwardArgs& args) {

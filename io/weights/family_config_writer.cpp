@@ -1,0 +1,114 @@
+#include "io/weights/family_config.h"
+
+#include <fmt/format.h>
+
+#include <boost/json.hpp>
+#include <cmath>
+
+#include "io/weights/family_rows.h"
+#include "io/weights/model_settings.h"
+
+namespace capstan {
+namespace json = boost::json;
+namespace {
+
+json::value setting_json(const ConfigValue& value) {
+  if (const auto* flag = std::get_if<bool>(&value)) return *flag;
+  if (const auto* integer = std::get_if<int64_t>(&value)) return *integer;
+  if (const auto* real = std::get_if<double>(&value)) return *real;
+  return json::value(std::get<std::string>(value));
+}
+
+json::value alternation_of(const DecoderConfig& model, const RunConfig& config) {
+  const int64_t every = std::get<int64_t>(model_key("global_every").get(config));
+  const int64_t first = std::get<int64_t>(model_key("global_first").get(config));
+  const int64_t period = model.window == 0 || every == 0 ? 1 : every;
+  json::array kinds;
+  for (int64_t i = 0; i < period; ++i)
+    kinds.emplace_back(model.window == 0 || (every > 0 && i == first) ? "global" : "local");
+  return json::array{json::array{kinds, (model.layers + period - 1) / period}};
+}
+
+json::value meant_for_them(const ConfigRow& row, const RunConfig& config) {
+  if (row.meaning == Meaning::alternation) return alternation_of(config.model, config);
+  const ConfigValue ours = model_key(row.key).get(config);
+  DecoderConfig automatic = config.model;
+  automatic.hidden = 0;
+  const bool usual = std::string_view(row.key) == "hidden" && config.model.hidden == automatic.mlp();
+  const auto zero = [&] { return usual || ours == ConfigValue(int64_t{0}); };
+  switch (row.meaning) {
+    case Meaning::word:
+      for (const Wording& word : row.words)
+        if (std::get<std::string>(ours) == word.ours) {
+          if (std::string_view(word.theirs) == "true" || std::string_view(word.theirs) == "false")
+            return std::string_view(word.theirs) == "true";
+          return json::value(word.theirs);
+        }
+      return nullptr;  // cannot be said: reading it back will tell
+    case Meaning::zero_is_null:
+      return zero() ? json::value(nullptr) : setting_json(ours);
+    case Meaning::zero_is_width:
+      return zero() ? json::value(config.model.width) : setting_json(ours);
+    case Meaning::rotated_dims:
+      return std::llround(std::get<double>(ours) * static_cast<double>(config.model.head()));
+    case Meaning::toggle:
+      return std::get<std::string>(ours) == "on";
+    default:
+      return setting_json(ours);
+  }
+}
+
+void put_member(json::object& root, std::string_view path, json::value value) {
+  const size_t dot = path.find('.');
+  if (dot == path.npos) {
+    root[path] = std::move(value);
+    return;
+  }
+  json::value& inner = root[path.substr(0, dot)];
+  if (!inner.is_object()) inner = json::object();
+  put_member(inner.as_object(), path.substr(dot + 1), std::move(value));
+}
+
+void pretty(const json::value& value, const std::string& indent, std::string& out) {
+  const std::string deeper = indent + "  ";
+  if (const json::object* object = value.if_object(); object && !object->empty()) {
+    const char* separator = "{\n";
+    for (const auto& member : *object) {
+      out += separator + deeper + json_quote(member.key()) + ": ";
+      pretty(member.value(), deeper, out);
+      separator = ",\n";
+    }
+    out += "\n" + indent + "}";
+  } else if (const double* real = value.if_double()) {
+    std::string text = fmt::format("{}", *real);
+    if (text.find_first_of(".en") == text.npos) text += ".0";
+    out += text;
+  } else {
+    out += json::serialize(value);
+  }
+}
+
+}  // namespace
+
+std::string write_model_config(const ModelFamily& family, const DecoderConfig& model, const ConfigExtras& extras) {
+  const RunConfig config = resolved_settings(model);
+  json::object root;
+  root["architectures"] = json::array{family.architecture};
+  root["model_type"] = family.model_type;
+  for (const ConfigRow& row : family.config) {
+    if (!row_applies(row, config)) continue;
+    json::value value = meant_for_them(row, config);
+    const std::string path = split_at(row.json, '|').back();
+    if (row.only_when_set && json::serialize(value) == json::serialize(json::parse(row.fallback))) continue;
+    put_member(root, path, std::move(value));
+  }
+  for (const WantedMember& wanted : family.wanted) put_member(root, wanted.json, json::parse(wanted.value));
+  if (extras.begin_token) root["bos_token_id"] = *extras.begin_token;
+  if (extras.end_token) root["eos_token_id"] = *extras.end_token;
+  root["torch_dtype"] = extras.dtype;
+  std::string out;
+  pretty(root, "", out);
+  return out + "\n";
+}
+
+}  // namespace capstan
