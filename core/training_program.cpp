@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <set>
 
 #include "core/backward.h"
 #include "core/error.h"
@@ -84,19 +85,42 @@ void TrainingProgram::survey() {
   if (!spec_.training) return;
   record_backward(recorder);
   find_spread_units(recorder.tape());
+  find_units_together(recorder);
   for (size_t i = 0; i < parameters.size(); ++i)
     gradients_.push_back(recorder.spec(recorder.persistent("gradient." + at(i).name)).placements);
 }
 
+int TrainingProgram::unit_of_gradient(const Tape& tape, TensorId id) const {
+  const ParameterSet& parameters = program_.parameters();
+  return parameters.at(parameters.find(tape.at(id).name.substr(std::string("gradient.").size()))).unit;
+}
+
+/// Pairs of units, the lower one first, that a node on this rank's chunks needs at once.
+void TrainingProgram::find_units_together(Recorder& recorder) {
+  const Tape& tape = recorder.tape();
+  for (const Node& node : tape.nodes) {
+    if (!view_.holds(node.chunk)) continue;
+    std::set<int> read, contributed;
+    for (size_t k = 0; k < node.inputs.size(); ++k)
+      if (const int parameter = recorder.parameter_of(node.inputs[k]); parameter >= 0 && (node.op->reads() & (1u << k)))
+        read.insert(program_.parameters().at(parameter).unit);
+    for (const TensorId id : node.outputs)
+      if (id != kNoTensor && tape.at(id).contributions > 0) contributed.insert(unit_of_gradient(tape, id));
+    for (const std::set<int>& units : {read, contributed})
+      for (auto a = units.begin(); a != units.end(); ++a)
+        for (auto b = std::next(a); b != units.end(); ++b)
+          together_.emplace(static_cast<size_t>(*a), static_cast<size_t>(*b));
+  }
+}
+
 /// Units between whose contributions, on this rank's chunks, come contributions to another unit.
 void TrainingProgram::find_spread_units(const Tape& tape) {
-  const ParameterSet& parameters = program_.parameters();
   std::vector<bool> left;  // units behind which another one has come
   int current = -1;
   for (const Node& node : tape.nodes)
     for (const TensorId id : node.outputs) {
       if (id == kNoTensor || tape.at(id).contributions == 0 || !view_.holds(node.chunk)) continue;
-      const int unit = parameters.at(parameters.find(tape.at(id).name.substr(std::string("gradient.").size()))).unit;
+      const int unit = unit_of_gradient(tape, id);
       const size_t u = static_cast<size_t>(unit);
       if (u >= left.size()) left.resize(u + 1), spread_.resize(std::max(spread_.size(), u + 1));
       if (unit == current) continue;

@@ -14,6 +14,7 @@
 // k), so 2^a microbatches on 2^b ranks sum in one tree whatever a and b.
 
 #include <memory>
+#include <set>
 #include <string>
 
 #include "core/flat_layout.h"
@@ -170,6 +171,8 @@ class TrainingProgram {
   RecorderOptions recorder_options(bool training) const;
   void survey();
   void find_spread_units(const Tape& tape);
+  void find_units_together(Recorder& recorder);
+  int unit_of_gradient(const Tape& tape, TensorId id) const;
   void record_loss(Recorder& recorder, const std::string& sum) const;
   DecoderInputs decoder_inputs(Recorder& recorder) const;
   void add_plan(const std::string& name, Recorder& recorder, const ReplayOrder& order);
@@ -203,6 +206,7 @@ class TrainingProgram {
   void declare_flat(const std::string& name, const std::string& prefix, DType dtype, Purpose purpose);
   void declare_shard(const std::string& name, DType dtype, Purpose purpose, bool owed = false);
   void declare_own_piece(const std::string& name, size_t run, int parent, const Placements& placements, DType dtype);
+  std::vector<int> windows_of_units(const std::vector<int64_t>& count, bool share_all) const;
   PlaceOf declare_windows(const std::string& name, DType dtype, bool share_all);
   void declare_gradients();
   void plan_windows();
@@ -235,7 +239,8 @@ class TrainingProgram {
   std::vector<int> chunk_of_;              ///< by parameter: which of this rank's chunks reads it, or -1
   std::vector<Placements> gradients_;      ///< by parameter
   std::vector<bool> spread_;               ///< by unit: contributions to others come between those to its gradients
-  std::vector<int> window_of_unit_;        ///< of parameters, where they are divided
+  std::set<std::pair<size_t, size_t>> together_;  ///< units that one node reads, or contributes to
+  std::vector<int> window_of_unit_;               ///< of parameters, where they are divided
   FlatLayout layout_;
   std::vector<ChannelSpec> paths_;
   uint64_t random_key_ = 0;  ///< of the step at hand

@@ -61,25 +61,35 @@ void TrainingProgram::declare_shard(const std::string& name, DType dtype, Purpos
   }
 }
 
-/// Memory that the units held here use in turn: two windows, so that one can be filled while the other is at work. A
-/// unit whose contributions are spread over the backward pass has a window of its own, unless all may share.
+/// By unit of so many elements here, 0: not held: which window it uses. Two are used in turn, so that one can be filled
+/// while the other is at work. A window of its own has a unit whose contributions are spread over the backward pass,
+/// unless all may share, and the smaller of two that one op needs at once (a tied table and the head's bias).
+std::vector<int> TrainingProgram::windows_of_units(const std::vector<int64_t>& count, bool share_all) const {
+  std::vector<int> window(count.size(), -1);
+  int turn = 0, windows = 2;
+  for (size_t u = 0; u < count.size(); ++u)
+    if (count[u] > 0) window[u] = !share_all && spread_[u] ? windows++ : turn++ % 2;
+  for (const auto& [a, b] : together_)
+    if (window[a] >= 0 && window[a] == window[b]) window[count[a] < count[b] ? a : b] = windows++;
+  return window;
+}
+
+/// Memory that the units held here use in turn.
 TrainingProgram::PlaceOf TrainingProgram::declare_windows(const std::string& name, DType dtype, bool share_all) {
   const size_t units = static_cast<size_t>(layout_.runs.empty() ? 0 : layout_.runs.back().unit) + 1;
   std::vector<int64_t> first(units, -1), count(units), sizes(2);
-  std::vector<int> window(units, -1);
-  int turn = 0;
   for (const FlatRun& run : layout_.runs) {
     const size_t u = static_cast<size_t>(run.unit);
     if (!run.held) continue;
-    if (first[u] < 0) {
-      first[u] = run.first;
-      const bool own = !share_all && spread_[u];
-      window[u] = own ? static_cast<int>(sizes.size()) : turn++ % 2;
-      if (own) sizes.push_back(0);
-    }
+    if (first[u] < 0) first[u] = run.first;
     count[u] += run.count;
-    int64_t& size = sizes[static_cast<size_t>(window[u])];
-    size = std::max(size, count[u]);
+  }
+  const std::vector<int> window = windows_of_units(count, share_all);
+  for (size_t u = 0; u < units; ++u) {
+    if (window[u] < 0) continue;
+    const size_t w = static_cast<size_t>(window[u]);
+    sizes.resize(std::max(sizes.size(), w + 1));
+    sizes[w] = std::max(sizes[w], count[u]);
   }
   std::vector<int> parents;
   for (size_t w = 0; w < sizes.size(); ++w)

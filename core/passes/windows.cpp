@@ -2,6 +2,7 @@
 
 #include <map>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "core/error.h"
@@ -63,6 +64,26 @@ class WindowPass {
       begins_[where.first].push_back(what.second);
       ends_[where.second].push_back(what.second);
     }
+    check_contributions(found);
+  }
+
+  /// Runs whose windows share memory are never contributed to in turns.
+  void check_contributions(const std::map<std::pair<PartKey, int>, std::pair<size_t, size_t>>& found) const {
+    for (auto a = found.begin(); a != found.end(); ++a)
+      for (auto b = std::next(a); b != found.end() && b->first.first == a->first.first; ++b)
+        CAPSTAN_CHECK(a->second.second < b->second.first || b->second.second < a->second.first ||
+                          !overlap(a->first.second, b->first.second),
+                      "runs {} and {} have gradients in one window at once", a->first.second, b->first.second);
+  }
+  bool overlap(int a, int b) const {
+    const auto place = [&](int index) {
+      const int at = plan_.space->find(run_name("gradients.window", index));
+      const PersistentSpace::Root root = plan_.space->root(at);
+      return std::tuple(root.index, root.begin, root.begin + plan_.space->at(at).bytes);
+    };
+    const auto [root_a, begin_a, end_a] = place(a);
+    const auto [root_b, begin_b, end_b] = place(b);
+    return root_a == root_b && begin_a < end_b && begin_b < end_a;
   }
 
   TensorId persistent(const std::string& name) {
@@ -103,6 +124,8 @@ class WindowPass {
         const auto at =
             windows.try_emplace({key, plan_.window_of_unit[static_cast<size_t>(unit)]}, Window{-1, first.at(key)});
         Window& window = at.first->second;
+        CAPSTAN_CHECK(window.unit == unit || window.free <= i, "{} needs units {} and {} in one window",
+                      node.op->name(), window.unit, unit);
         if (window.unit != unit) gathers_[next_of(key, window.free)].push_back(unit);
         window = {unit, i + 1};
       }

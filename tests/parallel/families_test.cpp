@@ -34,6 +34,22 @@ TEST_P(FamilyLayouts, TensorContextAndPipeline) {
   expect_twin({.tp = 2, .sequence_parallel = true, .pp = 2, .schedule = ScheduleKind::zero_bubble, .cp = 2}, 2);
 }
 
+/// A head whose table is the embedding's and whose bias is its own needs two units at once, whatever windows they use.
+TEST(TiedHeadWithBias, DividedOverDataRanksIsItsTwin) {
+  DecoderConfig model = tiny_gpt();
+  model.tied = model.head_bias = true;
+  for (const int64_t layers : {2, 3}) {
+    model.layers = layers;
+    const TrainingSpec spec = tiny_spec(model);
+    const TwinOutcome one = train_twin(spec, {}, kernels::reference_backend());
+    for (const Layout& layout : {Layout{.dp = 2, .zero = 2}, Layout{.dp = 2, .zero = 3},
+                                 Layout{.dp = 2, .zero = 2, .pp = 2}, Layout{.dp = 2, .zero = 3, .pp = 2}}) {
+      SCOPED_TRACE(name_of(layout) + ", layers " + std::to_string(layers));
+      expect_twins(one, train_twin(spec, layout, kernels::reference_backend(), layout.pp), 1e-12, 1e-9);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Presets, FamilyLayouts, ::testing::ValuesIn(family_names()),
                          [](const auto& test) { return test_name_of_family(test.param); });
 
