@@ -132,6 +132,7 @@ ConvertedModel open_run_model(const fs::path& path, int64_t wanted_step) {
   const RunConfig config = parse_run_config(state.config, "config of " + where);
   opened.described = fmt::format("step {} of {}", state.step, place.run.string());
   opened.model = config.model;
+  opened.trained = !state.weights_only;
   opened.parameters = declared(opened.model);
   opened.source = std::make_unique<CheckpointSource>(*opened.checkpoint, opened.parameters);
   if (fs::is_directory(directory.travelling())) opened.travelling = read_travelling(directory.travelling());

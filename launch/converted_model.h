@@ -34,6 +34,7 @@ struct ConvertedModel {
   std::unique_ptr<ParameterSource> source;
   std::shared_ptr<const Tokenizer> tokenizer;  ///< null: there is none that can be read
   std::vector<TravellingFile> travelling;
+  bool trained = false;  ///< since its weights came, or always here
   std::vector<std::string> notices;
 
   const std::string* travelling_file(std::string_view name) const;

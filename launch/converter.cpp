@@ -8,6 +8,7 @@
 #include "io/checkpoint/save.h"
 #include "io/file_system.h"
 #include "io/tokenizer/byte_tokenizer.h"
+#include "io/weights/config_members.h"
 #include "io/weights/gguf_output.h"
 #include "io/weights/megatron_output.h"
 #include "io/weights/model_settings.h"
@@ -144,8 +145,11 @@ class Conversion {
     if (from_.tokenizer) from_.tokenizer->save(directory.path());
     if (from_.travelling.empty()) return;
     create_directory_durably(directory.travelling());
-    for (const TravellingFile& file : from_.travelling)
-      write_file_atomically(directory.travelling() / file.name, file.bytes);
+    for (const TravellingFile& file : from_.travelling) {
+      const bool retyped = request_.dtype && file.name == "config.json";
+      write_file_atomically(directory.travelling() / file.name,
+                            retyped ? with_dtype(file.bytes, torch_name(*request_.dtype)) : file.bytes);
+    }
   }
 
   // ---- to a Hugging Face directory
@@ -193,28 +197,32 @@ class Conversion {
                                   : "float32";
   }
 
-  /// A config.json that still describes the model leaves as it came; else it is written anew.
-  void write_side_files(const fs::path& directory, const TensorMap& map) {
+  /// A config.json that still describes the model leaves as it came, but for the type of weights where they have
+  /// another by now; else it is written anew.
+  std::string config_json(const TensorMap& map) const {
     const std::string* came = from_.travelling_file("config.json");
     ConfigExtras extras;
     extras.dtype = torch_name(main_dtype(map));
+    if (came && still_true(*came, map.family())) {
+      return request_.dtype || from_.trained ? with_dtype(*came, extras.dtype) : *came;
+    }
     if (from_.tokenizer) extras.begin_token = extras.end_token = from_.tokenizer->end_of_document();
     const std::string fresh = write_model_config(map.family(), from_.model, extras);
-    write_file_atomically(directory / "config.json", came && still_true(*came, extras.dtype) ? *came : fresh);
+    return came ? with_token_ids_of(fresh, *came) : fresh;
+  }
+
+  bool still_true(const std::string& config, const ModelFamily& family) const {
+    const FamilyModel said = read_model_config(config, "the config.json that came with the model");
+    return said.family == &family && model_differences(said.model, from_.model).empty();
+  }
+
+  void write_side_files(const fs::path& directory, const TensorMap& map) {
+    write_file_atomically(directory / "config.json", config_json(map));
     for (const TravellingFile& file : from_.travelling)
       if (file.name != "config.json") write_file_atomically(directory / file.name, file.bytes);
     if (from_.travelling_file("tokenizer.json") || !from_.tokenizer) return;
     for (const auto& [name, text] : hugging_face_tokenizer_files(*from_.tokenizer, from_.model.context))
       if (!from_.travelling_file(name)) write_file_atomically(directory / name, text);
-  }
-
-  bool still_true(const std::string& config, const std::string& dtype) const {
-    const FamilyModel said = read_model_config(config, "the config.json that came with the model");
-    const JsonValue root = parse_json(config, "config.json");
-    const JsonValue* type = root.find("dtype") ? root.find("dtype") : root.find("torch_dtype");
-    const bool same_type = !request_.dtype || !type ||
-                           (std::holds_alternative<std::string>(type->content()) && type->text("dtype") == dtype);
-    return same_type && model_differences(said.model, from_.model).empty();
   }
 
   // ---- to GGUF

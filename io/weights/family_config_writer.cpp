@@ -1,10 +1,9 @@
 #include "io/weights/family_config.h"
 
-#include <fmt/format.h>
-
 #include <boost/json.hpp>
 #include <cmath>
 
+#include "io/weights/config_members.h"
 #include "io/weights/family_rows.h"
 #include "io/weights/model_settings.h"
 
@@ -69,25 +68,6 @@ void put_member(json::object& root, std::string_view path, json::value value) {
   put_member(inner.as_object(), path.substr(dot + 1), std::move(value));
 }
 
-void pretty(const json::value& value, const std::string& indent, std::string& out) {
-  const std::string deeper = indent + "  ";
-  if (const json::object* object = value.if_object(); object && !object->empty()) {
-    const char* separator = "{\n";
-    for (const auto& member : *object) {
-      out += separator + deeper + json_quote(member.key()) + ": ";
-      pretty(member.value(), deeper, out);
-      separator = ",\n";
-    }
-    out += "\n" + indent + "}";
-  } else if (const double* real = value.if_double()) {
-    std::string text = fmt::format("{}", *real);
-    if (text.find_first_of(".en") == text.npos) text += ".0";
-    out += text;
-  } else {
-    out += json::serialize(value);
-  }
-}
-
 }  // namespace
 
 std::string write_model_config(const ModelFamily& family, const DecoderConfig& model, const ConfigExtras& extras) {
@@ -106,9 +86,7 @@ std::string write_model_config(const ModelFamily& family, const DecoderConfig& m
   if (extras.begin_token) root["bos_token_id"] = *extras.begin_token;
   if (extras.end_token) root["eos_token_id"] = *extras.end_token;
   root["torch_dtype"] = extras.dtype;
-  std::string out;
-  pretty(root, "", out);
-  return out + "\n";
+  return pretty_json(root);
 }
 
 }  // namespace capstan

@@ -142,6 +142,27 @@ class Convert(ProductTest):
         self.assertEqual(header(again / "model.safetensors"), header(out / "model.safetensors"))
         self.assertEqual((again / "config.json").read_bytes(), (out / "config.json").read_bytes())
 
+    def test_a_config_says_the_type_that_the_weights_have_and_keeps_the_rest(self):
+        came = self.convert(self.run_dir, "came", "hf")
+        ids = {"bos_token_id": 7, "eos_token_id": [5, 9], "pad_token_id": 3}
+        said = {**json.loads((came / "config.json").read_text()), **ids, "torch_dtype": "float32", "of_somebody": [1.5]}
+        said.pop("dtype", None)
+        (came / "config.json").write_text(json.dumps(said))
+
+        def config(directory):
+            return json.loads((directory / "config.json").read_text())
+        halves = self.convert(came, "halves", "hf", "--dtype", "bf16")
+        self.assertEqual(config(halves), {**said, "torch_dtype": "bfloat16"})
+        run = self.convert(came, "run", "capstan", "--dtype", "bf16")
+        self.assertEqual((self.convert(run, "again", "hf") / "config.json").read_bytes(),
+                         (halves / "config.json").read_bytes())
+        code, output = train(1, run / "config.toml", f"data.corpora={self.corpus}", "train.steps=1",
+                             "train.global_batch=2", "schedule.warmup_steps=1")
+        self.assertEqual(code, 0, output)
+        trained = self.convert(run, "trained", "hf")
+        self.assertEqual({dtype for dtype, _, _ in header(trained / "model.safetensors").values()}, {"F32"})
+        self.assertEqual(config(trained), said)
+
     def test_the_tokenizer_travels(self):
         out = self.convert(self.run_dir, "hf", "hf")
         tokenizer = json.loads((out / "tokenizer.json").read_text())
