@@ -12,7 +12,7 @@
 namespace capstan::testing {
 namespace {
 
-constexpr int kShares = 8, kDraws = 48, kMostRanks = 8;
+constexpr int kShares = 8, kDraws = 96, kMostRanks = 8;
 
 int from_environment(const char* name, int otherwise) {
   const char* text = std::getenv(name);
@@ -81,6 +81,7 @@ struct Drawn {
   DecoderConfig model;
   Layout layout;
   int64_t microbatches = 1;
+  bool documents = false, ordered = false;
 };
 constexpr int64_t kBatch = 8;
 
@@ -95,6 +96,7 @@ bool is_refused(const Drawn& drawn) {
   config.layout.sequence_parallel = layout.sequence_parallel, config.layout.interleave = layout.interleave;
   constexpr const char* schedules[] = {"gpipe", "1f1b", "interleaved", "zero-bubble"};
   config.layout.schedule = schedules[static_cast<int>(layout.schedule)];
+  if (drawn.ordered) config.train.reduction = Reduction::ordered;
   config.train.global_batch = kBatch;
   config.train.microbatch = kBatch / (layout.dp * drawn.microbatches);
   if (!config_conflicts(config).empty()) return true;
@@ -112,6 +114,7 @@ Drawn random_drawn(int number) {
     Drawn drawn;
     drawn.model = random_model(draw), drawn.layout = random_layout(draw, drawn.model);
     drawn.microbatches = draw.one_of({1, 2, 4});
+    drawn.documents = draw.one_in(2), drawn.ordered = draw.one_in(4);
     if (kBatch % (drawn.layout.dp * drawn.microbatches) == 0 && !is_refused(drawn)) return drawn;
   }
 }
@@ -124,9 +127,11 @@ TEST_P(RandomLayouts, AreTheirTwins) {
   for (int number = first + GetParam(); number < first + from_environment("CAPSTAN_DRAWS", kDraws); number += kShares) {
     const Drawn drawn = random_drawn(number);
     SCOPED_TRACE(fmt::format("draw {}: {}, {} microbatches", number, name_of(drawn.layout), drawn.microbatches));
-    const TrainingSpec spec = tiny_spec(drawn.model);
-    expect_twins(train_twin(spec, {}, backend, 1, kBatch),
-                 train_twin(spec, drawn.layout, backend, drawn.microbatches, kBatch), 1e-12, 1e-9);
+    TrainingSpec spec = tiny_spec(drawn.model);
+    spec.separate_documents = drawn.documents;
+    const TwinOutcome one = train_twin(spec, {}, backend, 1, kBatch);
+    if (drawn.ordered) spec.plan.reduction = Reduction::ordered;
+    expect_twins(one, train_twin(spec, drawn.layout, backend, drawn.microbatches, kBatch), 1e-12, 1e-9);
     if (HasFailure()) return;
   }
 }
