@@ -3,13 +3,16 @@
 # timeout: 300
 """What one does with a run: generate, evaluate, inspect, doctor."""
 import math
+import os
 import pathlib
 import re
+import signal
+import subprocess
 import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from harness import SOURCE, ProductTest, capstan, metrics, train  # noqa: E402
+from harness import BINARY, ENVIRONMENT, SOURCE, TIMEOUT, ProductTest, capstan, metrics, train  # noqa: E402
 
 
 class Use(ProductTest):
@@ -73,6 +76,43 @@ class Use(ProductTest):
             answer = capstan(verb, "--run", self.folder / "none")
             self.assertEqual(answer.returncode, 66, answer.stderr)
             self.assertIn("none", answer.stderr)
+
+    def printed_to(self, stdout, *arguments, **options):
+        return subprocess.run([str(BINARY), *map(str, arguments)], stdout=stdout, stderr=subprocess.PIPE,
+                              stdin=subprocess.DEVNULL, timeout=TIMEOUT, encoding="utf-8", env=ENVIRONMENT, check=False,
+                              **options)
+
+    def test_output_that_is_lost_is_an_error(self):
+        tokenizer = self.corpus / "tokenizer.json"
+        plan = SOURCE / "configs/runs/quickstart.toml"
+        (self.folder / "law.csv").write_text(
+            "n,d,loss\n" + "".join(f"{n},{d},{1.5 + 40 / n**0.5 + 300 / d**0.5 + (n + d) % 7e-3}\n"
+                                   for n in (1000, 2000, 4000, 8000) for d in (100000, 200000, 400000)))
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            for words in (("generate", "--run", self.run_dir, "--tokens", "5"), ("evaluate", "--run", self.run_dir),
+                          ("inspect", plan, "model.vocabulary=257"), ("config",), ("config", "--markdown"),
+                          ("config", "--presets"), ("config", plan), ("sweep", "--keys"),
+                          ("records", self.run_dir), ("records", self.run_dir, "--csv", "-"),
+                          ("fit", self.folder / "law.csv", "--bootstrap", "0", "--no-profiles", "--no-backtest"),
+                          ("tokenizer", "info", tokenizer), ("corpus", "info", self.corpus),
+                          ("corpus", "verify", self.corpus), ("corpus", "text", self.corpus),
+                          ("corpus", "place", self.corpus, "--sample", "0", "--context", "32"), ("doctor",),
+                          ("--help",), ("--version",)):
+                with self.subTest(" ".join(map(str, words[:2]))):
+                    answer = self.printed_to(full, *words)
+                    self.assertEqual(answer.returncode, 74, answer.stderr)
+                    self.assertIn("standard output", answer.stderr)
+
+    def test_a_reader_that_has_gone_is_no_news(self):
+        for ignored, code in ((False, -signal.SIGPIPE), (True, 74)):
+            reader, writer = os.pipe()
+            os.close(reader)
+            answer = self.printed_to(
+                writer, "config", "--markdown",
+                preexec_fn=lambda ignored=ignored: signal.signal(signal.SIGPIPE,
+                                                                 signal.SIG_IGN if ignored else signal.SIG_DFL))
+            os.close(writer)
+            self.assertEqual((answer.returncode, answer.stderr), (code, ""))
 
 
 if __name__ == "__main__":
