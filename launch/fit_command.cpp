@@ -19,6 +19,7 @@
 #include "cluster/scaling/table.h"
 #include "core/error.h"
 #include "launch/console.h"
+#include "launch/number_checks.h"
 
 namespace capstan {
 namespace {
@@ -160,13 +161,15 @@ void add_fit_law_options(CLI::App& verb, FitArguments& a) {
       ->capture_default_str();
   verb.add_option("--delta", a.study.residual.delta, "where Huber turns from square to linear")
       ->group(group)
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero())
       ->capture_default_str();
   verb.add_option("--on", a.residual, "residuals of the loss's logarithm or of the loss itself")
       ->group(group)
       ->check(CLI::IsMember({"log", "raw"}))
       ->capture_default_str();
-  verb.add_option("--fix", a.fixed, "hold a constant: NAME=VALUE (repeat for more)")->group(group);
+  verb.add_option("--fix", a.fixed, "hold a constant: NAME=VALUE (repeat for more)")
+      ->group(group)
+      ->allow_extra_args(false);
   verb.add_flag("--tie-exponents", a.tie, "alpha = beta (chinchilla)")->group(group);
   verb.add_flag("--weights-from-replicates", a.replicate_weights,
                 "weight rows by 1/sigma^2, sigma from cells that were measured by several seeds")
@@ -181,15 +184,17 @@ void add_fit_result_options(CLI::App& verb, FitArguments& a) {
   const char* group = "What comes out";
   verb.add_option("--budget", a.study.budgets, "decide for this many FLOP (repeat for more)")
       ->group(group)
-      ->check(CLI::PositiveNumber);
+      ->allow_extra_args(false)
+      ->type_name("FLOP")
+      ->check(above_zero());
   verb.add_option("--unique-tokens", a.study.limits.unique_tokens,
                   "decisions may use only this many distinct tokens; more means repeating them")
       ->group(group)
-      ->check(CLI::PositiveNumber);
+      ->check(above_zero());
   verb.add_option("--inference-tokens", a.study.limits.inference_tokens,
                   "the budget also pays for serving this many tokens (2N FLOP each)")
       ->group(group)
-      ->check(CLI::PositiveNumber);
+      ->check(above_zero());
   verb.add_option("--bootstrap", a.study.replicates, "replicates (0: none)")
       ->group(group)
       ->check(CLI::Range(0, 10000000))

@@ -73,6 +73,15 @@ class Report(ProductTest):
                               env=ENVIRONMENT, capture_output=True, timeout=120, check=True).stdout.decode()
         self.assertGreaterEqual(dump.count("<svg"), 5)
 
+    def test_a_budget_takes_one_value_and_leaves_settings_alone(self):
+        """As the help's own example: a setting may follow the budgets."""
+        answer = capstan("report", self.out, "--budget", "1e12", "--budget", "1e13", "sweep.decide.gpus=512", "--out",
+                         self.folder / "page")
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        text = (self.folder / "page/index.html").read_text(encoding="utf-8")
+        self.assertIn("10¹³", text)
+        self.assertIn("512", text)
+
     def test_what_is_not_there_is_said(self):
         answer = capstan("report", self.folder)
         self.assertEqual(answer.returncode, 66)

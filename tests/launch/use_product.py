@@ -114,6 +114,14 @@ class Use(ProductTest):
             os.close(writer)
             self.assertEqual((answer.returncode, answer.stderr), (code, ""))
 
+    def test_numbers_that_make_no_sense_are_refused_in_words(self):
+        for words in (("report", "x", "--budget", "-3"), ("fit", "x", "--budget", "abc"), ("inspect", "x", "--rank", "-1"),
+                      ("fit", "x", "--delta", "0"), ("inspect", "x", "--rank", "1e3")):
+            answer = capstan(*words)
+            self.assertEqual(answer.returncode, 64, answer.stderr)
+            self.assertRegex(answer.stderr, r"wanted a .*number .*, got '")
+            self.assertLess(len(answer.stderr), 200)
+
 
 if __name__ == "__main__":
     unittest.main()
