@@ -2,6 +2,7 @@
 # label: mpi
 # timeout: 300
 """What one does with a run: generate, evaluate, inspect, doctor."""
+import json
 import math
 import os
 import pathlib
@@ -113,6 +114,19 @@ class Use(ProductTest):
                                                                  signal.SIG_IGN if ignored else signal.SIG_DFL))
             os.close(writer)
             self.assertEqual((answer.returncode, answer.stderr), (code, ""))
+
+    def test_special_tokens_are_named_in_one_way(self):
+        train_one = ("tokenizer", "train", "--vocabulary", "300", "--out", self.folder / "t.json")
+        build = ("corpus", "build", "--out", self.folder / "corpus", "--train-tokenizer", "300")
+        for words, file in ((train_one, "t.json"), (build, "corpus/tokenizer.json")):
+            self.good(*words, "--special", "<|a|>,<|b|>", "--special", "<|c|>", self.text)
+            names = [token["content"] for token in json.loads((self.folder / file).read_text())["added_tokens"]]
+            self.assertEqual(names, ["<|a|>", "<|b|>", "<|c|>", "<|endoftext|>"])
+            other = [self.folder / "other" if word in (self.folder / "t.json", self.folder / "corpus") else word
+                     for word in words]
+            answer = capstan(*other, "--special", "a,b", self.text)
+            self.assertEqual(answer.returncode, 65, answer.stderr)
+            self.assertIn("already a byte token", answer.stderr)
 
     def test_numbers_that_make_no_sense_are_refused_in_words(self):
         for words in (("report", "x", "--budget", "-3"), ("fit", "x", "--budget", "abc"), ("inspect", "x", "--rank", "-1"),
