@@ -68,9 +68,11 @@ std::string table_path(const std::string& given) {
 scaling::Measurements fit_table(const FitArguments& arguments) {
   const std::string path = table_path(arguments.table);
   const bool store = is_hdf5(path);
-  const scaling::Csv csv = store ? csv_of(RecordStore(path).read(), path) : scaling::read_csv(path);
+  scaling::Csv csv = store ? csv_of(RecordStore(path).read(), path) : scaling::read_csv(path);
+  const bool records = store || is_record_table(csv);
+  if (records && !store) csv = fitted_rows(std::move(csv), path);
   const scaling::ColumnNames columns =
-      store ? with_store_names(arguments.columns) : scaling::with_usual_names(arguments.columns, csv.header);
+      records ? with_store_names(arguments.columns) : scaling::with_usual_names(arguments.columns, csv.header);
   scaling::Measurements table = scaling::measurements_from(csv, columns, arguments.table);
   if (arguments.drop >= table.size())
     throw Error::make(ExitCode::usage, "--drop-largest-losses {} leaves none of the {} rows", arguments.drop,

@@ -82,6 +82,13 @@ class Report(ProductTest):
         self.assertIn("10¹³", text)
         self.assertIn("512", text)
 
+    def test_the_table_as_csv_gives_the_same_law(self):
+        table = self.folder / "runs.csv"
+        self.assertEqual(capstan("records", self.out, "--csv", table).returncode, 0)
+        quick = ("--bootstrap", "0", "--no-profiles", "--no-backtest")
+        laws = [capstan("fit", given, *quick).stdout.split("\n", 1)[1] for given in (self.out, table)]
+        self.assertEqual(laws[0], laws[1])
+
     def test_what_is_not_there_is_said(self):
         answer = capstan("report", self.folder)
         self.assertEqual(answer.returncode, 66)
