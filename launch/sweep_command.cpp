@@ -49,11 +49,27 @@ int64_t look_at_corpora(const SweepSpec& spec, const SweepPlan* plan, std::vecto
   return vocabulary;
 }
 
+/// Budgets of the file that were left behind when the ladder's were changed.
+void look_at_budgets(const SweepSpec& spec, std::vector<std::string>* notes) {
+  if (spec.budgets.flops.empty()) return;
+  const double most = *std::max_element(spec.budgets.flops.begin(), spec.budgets.flops.end());
+  const bool searches = spec.learning_rate.rule == SweepSpec::Rule::search;
+  const auto look = [&](const char* key, double flops, double times) {
+    if (flops > times * most)
+      notes->push_back(fmt::format("{} is {} FLOP, {:.3g} times the ladder's largest budget", key, short_number(flops),
+                                   flops / most));
+  };
+  look("sweep.learning_rate.search_flops", searches ? spec.learning_rate.search_flops : 0, 1);
+  look("sweep.noise.flops", spec.noise.flops, 1);
+  look("sweep.held_out.flops", spec.held_out.flops, 10);
+}
+
 void say_forecast(const SweepRunner& runner, const SweepSpec& spec) {
   fmt::print("sweep    {} in {}: {} runs, {} recorded\n\n{}\n", spec.name, spec.dir, runner.plan().runs.size(),
              runner.records().size(), plan_table(runner.plan(), runner.run_seconds()));
   std::vector<std::string> notes = runner.notes();
   look_at_corpora(spec, &runner.plan(), &notes);
+  look_at_budgets(spec, &notes);
   for (const std::string& note : notes) fmt::print("note     {}\n", note);
   if (runner.seconds_left() > 0)
     fmt::print("forecast {} for what is left, {} run{} at once on {} thread{} each\n",
@@ -238,8 +254,9 @@ void add_sweep_command(CLI::App& app, std::function<void()>& action) {
       "and stepped over.\n"
       "Examples:\n"
       "  capstan sweep configs/sweeps/laptop.toml\n"
-      "  capstan sweep configs/sweeps/laptop.toml sweep.dir=runs/try sweep.budgets.flops='[3e10, 1e11, 3e11]' "
-      "--dry-run");
+      "  capstan sweep configs/sweeps/laptop.toml sweep.dir=runs/try sweep.budgets.flops='[3e10, 1e11, 3e11]' \\\n"
+      "    sweep.learning_rate.search_flops=1e11 sweep.noise.flops=1e11 sweep.held_out.flops=3e12 --dry-run\n"
+      "A ladder of smaller budgets wants a search, a noise cell and a held-out test that are smaller too.");
   verb->callback([arguments, &action] { action = [arguments] { sweep(*arguments); }; });
 }
 

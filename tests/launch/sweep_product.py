@@ -198,6 +198,13 @@ class Sweep(ProductTest):
         self.assertEqual(sweep.wait(TIMEOUT), 75, self.said())
         self.assertRegex(self.said(), "stopped .*while calibrating.*start the same command again")
 
+    def test_budgets_that_the_ladder_left_behind_are_noted(self):
+        text = SWEEP.replace("tokens = [5e3, 1e4, 2e4, 4e4]", "flops = [1e8, 3e8]")
+        said = self.swept("--dry-run", "--no-calibration", "sweep.noise.flops=3e10", "sweep.noise.seeds=2", text=text)
+        self.assertIn("sweep.noise.flops is 3e10 FLOP, 100 times the ladder's largest budget", said)
+        said = self.swept("--dry-run", "--no-calibration", "sweep.noise.flops=3e8", "sweep.noise.seeds=2", text=text)
+        self.assertNotIn("times the ladder", said)
+
     def test_a_cooldown_is_the_end_of_one_run_of_that_schedule(self):
         text = SWEEP.replace("warmup_share = 0.1", "warmup_share = 0.1\ncooldown_share = 0.25")
         text = text.replace('"8x1", "16x1", ', "")
