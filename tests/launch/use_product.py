@@ -78,6 +78,15 @@ class Use(ProductTest):
             self.assertEqual(answer.returncode, 66, answer.stderr)
             self.assertIn("none", answer.stderr)
 
+    def test_the_docs_name_what_a_run_leaves(self):
+        page = (SOURCE / "docs/training.md").read_text(encoding="utf-8")
+        known = set(re.findall(r"`([^`]+)`", page))
+        columns = {name for row in metrics(self.run_dir) for name in row} - {"digits"}
+        self.assertIn("noise_scale", columns)  # two data ranks
+        self.assertEqual(sorted(columns - known), [])
+        files = {path.name + "/" * path.is_dir() for path in self.run_dir.iterdir()}
+        self.assertEqual(sorted(name for name in files if not any(text.startswith(name) for text in known)), [])
+
     def printed_to(self, stdout, *arguments, **options):
         return subprocess.run([str(BINARY), *map(str, arguments)], stdout=stdout, stderr=subprocess.PIPE,
                               stdin=subprocess.DEVNULL, timeout=TIMEOUT, encoding="utf-8", env=ENVIRONMENT, check=False,
