@@ -1,13 +1,18 @@
 #include "launch/command_line.h"
 
 #include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <new>
 #include <ostream>
+#include <system_error>
 #include <thread>
 
 #include "core/config/nearest_name.h"
@@ -84,6 +89,12 @@ std::string usage_hint(const CLI::App& app) {
                      chosen.empty() ? "" : chosen.front()->get_name());
 }
 
+/// Whoever read our output has gone (capstan ... | head): no failure that anybody wants to read about.
+bool reader_left() {
+  pollfd output{STDOUT_FILENO, POLLOUT, 0};
+  return ::poll(&output, 1, 0) == 1 && (output.revents & (POLLERR | POLLHUP)) != 0;
+}
+
 int perform(const std::function<void()>& action, std::ostream& err) {
   try {
     action();
@@ -104,6 +115,11 @@ int report_failure(std::ostream& err) {
     return failed(err, e.code(), e.what());
   } catch (const std::bad_alloc&) {
     return failed(err, ExitCode::internal, "out of memory");
+  } catch (const std::system_error& e) {  // of files and streams; what else asks the system says so by Error
+    if (e.code() == std::errc::broken_pipe && reader_left()) return static_cast<int>(ExitCode::io_error);
+    const bool ours = std::ferror(stdout) != 0;
+    return failed(err, ExitCode::io_error,
+                  ours ? "cannot write to standard output: " + e.code().message() : std::string(e.what()));
   } catch (const std::exception& e) {
     return failed(err, ExitCode::internal, fmt::format("{} (our own fault: please report it)", e.what()));
   }
@@ -116,7 +132,9 @@ std::string version_text() {
   return out;
 }
 
-int run_command_line(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
+namespace {
+
+int run_verb(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
   CLI::App app{"Capstan pretrains transformer language models over MPI."};
   app.name("capstan");
   app.set_version_flag("--version", version_text, "print versions of the program and its libraries");
@@ -141,6 +159,22 @@ int run_command_line(int argc, const char* const* argv, std::ostream& out, std::
   }
   if (!action) return failed(err, ExitCode::usage, "nothing to do\n" + usage_hint(app));
   return perform(action, err);
+}
+
+}  // namespace
+
+void require_output() {
+  errno = 0;
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
+  const int why = errno != 0 ? errno : reader_left() ? EPIPE : 0;
+  if (why == 0)  // a write failed before, and nobody looked
+    throw Error(ExitCode::io_error, "cannot write to standard output: some of it is lost, as on a full disk");
+  throw std::system_error(why, std::generic_category(), "cannot write to standard output");
+}
+
+int run_command_line(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
+  const int code = run_verb(argc, argv, out, err);
+  return code == 0 ? perform(require_output, err) : code;
 }
 
 }  // namespace capstan

@@ -20,6 +20,10 @@ int run_command_line(int argc, const char* const* argv, std::ostream& out, std::
 /// To be called in a catch block: prints the exception in flight as this rank's error and returns its exit code.
 int report_failure(std::ostream& err);
 
+/// Throws where what was printed could not be written. Done at the end of every verb; one that prints for long asks
+/// sooner.
+void require_output();
+
 /// "capstan 0.1.0" and one line each for compiler, instruction set and libraries.
 std::string version_text();
 

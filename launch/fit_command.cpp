@@ -19,6 +19,7 @@
 #include "cluster/scaling/table.h"
 #include "core/error.h"
 #include "launch/console.h"
+#include "launch/number_checks.h"
 
 namespace capstan {
 namespace {
@@ -67,9 +68,11 @@ std::string table_path(const std::string& given) {
 scaling::Measurements fit_table(const FitArguments& arguments) {
   const std::string path = table_path(arguments.table);
   const bool store = is_hdf5(path);
-  const scaling::Csv csv = store ? csv_of(RecordStore(path).read(), path) : scaling::read_csv(path);
+  scaling::Csv csv = store ? csv_of(RecordStore(path).read(), path) : scaling::read_csv(path);
+  const bool records = store || is_record_table(csv);
+  if (records && !store) csv = fitted_rows(std::move(csv), path);
   const scaling::ColumnNames columns =
-      store ? with_store_names(arguments.columns) : scaling::with_usual_names(arguments.columns, csv.header);
+      records ? with_store_names(arguments.columns) : scaling::with_usual_names(arguments.columns, csv.header);
   scaling::Measurements table = scaling::measurements_from(csv, columns, arguments.table);
   if (arguments.drop >= table.size())
     throw Error::make(ExitCode::usage, "--drop-largest-losses {} leaves none of the {} rows", arguments.drop,
@@ -160,13 +163,15 @@ void add_fit_law_options(CLI::App& verb, FitArguments& a) {
       ->capture_default_str();
   verb.add_option("--delta", a.study.residual.delta, "where Huber turns from square to linear")
       ->group(group)
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero())
       ->capture_default_str();
   verb.add_option("--on", a.residual, "residuals of the loss's logarithm or of the loss itself")
       ->group(group)
       ->check(CLI::IsMember({"log", "raw"}))
       ->capture_default_str();
-  verb.add_option("--fix", a.fixed, "hold a constant: NAME=VALUE (repeat for more)")->group(group);
+  verb.add_option("--fix", a.fixed, "hold a constant: NAME=VALUE (repeat for more)")
+      ->group(group)
+      ->allow_extra_args(false);
   verb.add_flag("--tie-exponents", a.tie, "alpha = beta (chinchilla)")->group(group);
   verb.add_flag("--weights-from-replicates", a.replicate_weights,
                 "weight rows by 1/sigma^2, sigma from cells that were measured by several seeds")
@@ -181,15 +186,17 @@ void add_fit_result_options(CLI::App& verb, FitArguments& a) {
   const char* group = "What comes out";
   verb.add_option("--budget", a.study.budgets, "decide for this many FLOP (repeat for more)")
       ->group(group)
-      ->check(CLI::PositiveNumber);
+      ->allow_extra_args(false)
+      ->type_name("FLOP")
+      ->check(above_zero());
   verb.add_option("--unique-tokens", a.study.limits.unique_tokens,
                   "decisions may use only this many distinct tokens; more means repeating them")
       ->group(group)
-      ->check(CLI::PositiveNumber);
+      ->check(above_zero());
   verb.add_option("--inference-tokens", a.study.limits.inference_tokens,
                   "the budget also pays for serving this many tokens (2N FLOP each)")
       ->group(group)
-      ->check(CLI::PositiveNumber);
+      ->check(above_zero());
   verb.add_option("--bootstrap", a.study.replicates, "replicates (0: none)")
       ->group(group)
       ->check(CLI::Range(0, 10000000))

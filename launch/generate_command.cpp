@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "core/error.h"
+#include "launch/command_line.h"
 #include "launch/finished_run.h"
 #include "launch/program_state.h"
 #include "launch/sampler.h"
@@ -32,7 +33,7 @@ class TextStream {
     held_ += bytes;
     const size_t ready = complete();
     std::fwrite(held_.data(), 1, ready, stdout);
-    std::fflush(stdout);
+    require_output();
     held_.erase(0, ready);
   }
   ~TextStream() { std::fwrite(held_.data(), 1, held_.size(), stdout); }

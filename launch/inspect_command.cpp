@@ -13,6 +13,7 @@
 #include "core/job_proof.h"
 #include "io/corpus/corpus.h"
 #include "launch/data_report.h"
+#include "launch/number_checks.h"
 #include "launch/plan_report.h"
 #include "launch/training_setup.h"
 
@@ -146,7 +147,7 @@ void add_inspect_command(CLI::App& app, std::function<void()>& action) {
   const auto arguments = std::make_shared<InspectArguments>();
   verb->add_option("config", arguments->config, "CONFIG.toml")->required();
   verb->add_option("overrides", arguments->overrides, "key.path=value, stronger than the file");
-  verb->add_option("--rank", arguments->rank, "whose plan")->capture_default_str()->check(CLI::NonNegativeNumber);
+  verb->add_option("--rank", arguments->rank, "whose plan")->capture_default_str()->check(zero_or_more());
   verb->add_flag("--ops", arguments->ops, "list every op with its operands");
   verb->footer(
       "Examples:\n"

@@ -12,6 +12,7 @@
 #include "io/file_system.h"
 #include "io/run_log.h"
 #include "launch/child_process.h"
+#include "launch/number_checks.h"
 #include "launch/run_record.h"
 
 namespace capstan {
@@ -127,7 +128,9 @@ void add_report_command(CLI::App& app, std::function<void()>& action) {
   verb->add_option("directory", arguments->directory, "a sweep's directory, or a file of records (HDF5)")->required();
   verb->add_option("settings", arguments->settings, "key.path=value over the sweep's file, e.g. sweep.decide.gpus=64");
   verb->add_option("--budget", arguments->budgets, "decide for this many FLOP (repeat for more)")
-      ->check(CLI::PositiveNumber);
+      ->allow_extra_args(false)
+      ->type_name("FLOP")
+      ->check(above_zero());
   verb->add_option("--out", arguments->out, "where it goes; left out, DIR/report")->type_name("DIR");
   verb->footer(
       "The page needs no network and opens from disk.\nExamples:\n  capstan report runs/laptop\n"

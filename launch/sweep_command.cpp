@@ -49,11 +49,27 @@ int64_t look_at_corpora(const SweepSpec& spec, const SweepPlan* plan, std::vecto
   return vocabulary;
 }
 
+/// Budgets of the file that were left behind when the ladder's were changed.
+void look_at_budgets(const SweepSpec& spec, std::vector<std::string>* notes) {
+  if (spec.budgets.flops.empty()) return;
+  const double most = *std::max_element(spec.budgets.flops.begin(), spec.budgets.flops.end());
+  const bool searches = spec.learning_rate.rule == SweepSpec::Rule::search;
+  const auto look = [&](const char* key, double flops, double times) {
+    if (flops > times * most)
+      notes->push_back(fmt::format("{} is {} FLOP, {:.3g} times the ladder's largest budget", key, short_number(flops),
+                                   flops / most));
+  };
+  look("sweep.learning_rate.search_flops", searches ? spec.learning_rate.search_flops : 0, 1);
+  look("sweep.noise.flops", spec.noise.flops, 1);
+  look("sweep.held_out.flops", spec.held_out.flops, 10);
+}
+
 void say_forecast(const SweepRunner& runner, const SweepSpec& spec) {
   fmt::print("sweep    {} in {}: {} runs, {} recorded\n\n{}\n", spec.name, spec.dir, runner.plan().runs.size(),
              runner.records().size(), plan_table(runner.plan(), runner.run_seconds()));
   std::vector<std::string> notes = runner.notes();
   look_at_corpora(spec, &runner.plan(), &notes);
+  look_at_budgets(spec, &notes);
   for (const std::string& note : notes) fmt::print("note     {}\n", note);
   if (runner.seconds_left() > 0)
     fmt::print("forecast {} for what is left, {} run{} at once on {} thread{} each\n",
@@ -84,17 +100,26 @@ void say_result(const SweepRunner& runner, const SweepSpec& spec) {
   fmt::print("table    {0}/{1}\nnext     capstan report {0} · capstan fit {0}/{1}\n", spec.dir, kStoreName);
 }
 
+[[noreturn]] void stopped(Console& console, const std::string& when) {
+  console.say(fmt::format("stopped  on request{}; start the same command again to go on", when));
+  throw ExitRequest{static_cast<int>(ExitCode::checkpointed)};
+}
+
+bool corpus_to_build(const SweepSpec& spec) {
+  std::error_code failure;
+  return !spec.text.empty() &&
+         !std::filesystem::exists(std::filesystem::path(spec.base.data.corpora[0]) / kManifestName, failure);
+}
+
 /// The corpus of a sweep that brings its text; a build that was killed is begun anew.
 void build_corpus_of(const SweepSpec& spec, const StopSignal& stop, Console& console) {
   namespace fs = std::filesystem;
   std::error_code failure;
-  if (spec.text.empty() || fs::exists(fs::path(spec.base.data.corpora[0]) / kManifestName, failure)) return;
   if (!fs::exists(spec.text, failure))
     throw Error::make(ExitCode::missing_input,
                       "there is neither the corpus {} nor the text {} to build it from; ./launch/quickstart obtains "
                       "text, sweep.text=DIR names another",
                       spec.base.data.corpora[0], spec.text);
-  create_directory_durably(spec.dir);
   const fs::path log = fs::path(spec.dir) / "corpus.log";
   ChildProcess build(
       {own_program(), "corpus", "build", "--out", spec.base.data.corpora[0], "--tokenizer", "bytes", spec.text}, log);
@@ -103,27 +128,48 @@ void build_corpus_of(const SweepSpec& spec, const StopSignal& stop, Console& con
     console.progress(fmt::format("corpus   building {} from {}", spec.base.data.corpora[0], spec.text));
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
-  if (stop.requested()) throw ExitRequest{static_cast<int>(ExitCode::checkpointed)};
+  if (stop.requested()) stopped(console, " while the corpus was built");
   if (*code != 0) throw Error::make(static_cast<ExitCode>(*code), "building the corpus: {}", last_words(log));
   console.say(fmt::format("corpus   {} built from {}", spec.base.data.corpora[0], spec.text));
 }
 
-/// The file and what was said on the command line, for the report; a change in mid-sweep is said.
-void keep_file(const SweepRunner& runner, const SweepArguments& arguments) {
-  constexpr uint64_t kMost = uint64_t{1} << 20;
-  const std::filesystem::path file = runner.folder() / "sweep.toml", more = runner.folder() / "overrides.txt";
-  const std::string text = read_whole_file(arguments.file, kMost);
-  std::string overrides;
-  for (const std::string& item : arguments.overrides) overrides += item + "\n";
-  std::error_code failure;
-  const bool before = std::filesystem::exists(file, failure) && std::filesystem::exists(more, failure);
-  if (before && !runner.records().empty() &&
-      (read_whole_file(file, kMost) != text || read_whole_file(more, kMost) != overrides))
-    fmt::print(
-        "note     the sweep's file or its overrides have changed since {} runs were recorded; these stay as they are\n",
-        runner.records().size());
-  write_file_atomically(file, text);
-  write_file_atomically(more, overrides);
+/// The file and what was said on the command line, for the report.
+class SweepFile {
+ public:
+  SweepFile(const SweepArguments& arguments, const std::filesystem::path& folder)
+      : file_(folder / "sweep.toml"), more_(folder / "overrides.txt"), text_(read_whole_file(arguments.file, kMost)) {
+    for (const std::string& item : arguments.overrides) overrides_ += item + "\n";
+  }
+
+  /// A change in mid-sweep is said.
+  void say_change(size_t recorded) const {
+    std::error_code failure;
+    const bool before = std::filesystem::exists(file_, failure) && std::filesystem::exists(more_, failure);
+    if (before && recorded > 0 &&
+        (read_whole_file(file_, kMost) != text_ || read_whole_file(more_, kMost) != overrides_))
+      fmt::print(
+          "note     the sweep's file or its overrides have changed since {} runs were recorded; these stay as they "
+          "are\n",
+          recorded);
+  }
+  void keep() const {
+    write_file_atomically(file_, text_);
+    write_file_atomically(more_, overrides_);
+  }
+
+ private:
+  static constexpr uint64_t kMost = uint64_t{1} << 20;
+  std::filesystem::path file_, more_;
+  std::string text_, overrides_;
+};
+
+/// One at a time works in a sweep's directory, from its first file on; a dry run may look while another works.
+FileDescriptor lock_for(const SweepArguments& arguments, const SweepSpec& spec) {
+  create_directory_durably(spec.dir);
+  if (!arguments.run.empty()) return {};  // tasks of a job array share it
+  FileDescriptor lock = lock_sweep(spec.dir);
+  if (!lock.valid() && (!arguments.dry_run || corpus_to_build(spec))) refuse_locked_sweep(spec.dir);
+  return lock;
 }
 
 void sweep(const SweepArguments& arguments) {
@@ -131,24 +177,27 @@ void sweep(const SweepArguments& arguments) {
   if (arguments.file.empty()) throw Error(ExitCode::usage, "which sweep? capstan sweep SWEEP.toml");
   const StopSignal stop;
   SweepSpec spec = load_sweep(arguments.file, arguments.overrides);
+  const SweepFile file(arguments, spec.dir);
   Console console(true);
-  build_corpus_of(spec, stop, console);
-  SweepRunner runner(spec, look_at_corpora(spec, nullptr, nullptr), stop, console);
+  const bool builds = corpus_to_build(spec);
+  int64_t vocabulary = builds ? 0 : look_at_corpora(spec, nullptr, nullptr);
+  const FileDescriptor lock = lock_for(arguments, spec);
+  if (builds) build_corpus_of(spec, stop, console), vocabulary = look_at_corpora(spec, nullptr, nullptr);
+  SweepRunner runner(spec, arguments.dry_run ? SweepAccess::look : SweepAccess::change, vocabulary, stop, console);
   if (arguments.retry_failed) runner.forget_failures();
   if (!arguments.run.empty()) {
-    if (!runner.run_one(arguments.run)) throw ExitRequest{static_cast<int>(ExitCode::checkpointed)};
+    if (!runner.run_one(arguments.run)) stopped(console, "");
     return;
   }
-  keep_file(runner, arguments);
-  runner.forecast(!arguments.no_calibration && !arguments.slurm);
-  if (stop.requested()) throw ExitRequest{static_cast<int>(ExitCode::checkpointed)};
+  if (!lock.valid()) fmt::print("note     another sweep works in {}: this one only looks\n", spec.dir);
+  runner.forecast(!arguments.no_calibration && !arguments.slurm && lock.valid());
+  if (stop.requested()) stopped(console, " while calibrating, before any run was started");
+  file.say_change(runner.records().size());
   say_forecast(runner, spec);
-  if (arguments.slurm) write_slurm(runner, spec, arguments.file);
-  if (arguments.dry_run || arguments.slurm) return;
-  if (!runner.run()) {
-    fmt::print("stopped  on request; start the same command again to go on\n");
-    throw ExitRequest{static_cast<int>(ExitCode::checkpointed)};
-  }
+  if (arguments.dry_run) return;
+  file.keep();
+  if (arguments.slurm) return write_slurm(runner, spec, arguments.file);
+  if (!runner.run()) stopped(console, "");
   say_result(runner, spec);
 }
 
@@ -187,7 +236,10 @@ void add_sweep_command(CLI::App& app, std::function<void()>& action) {
   const auto arguments = std::make_shared<SweepArguments>();
   verb->add_option("sweep", arguments->file, "SWEEP.toml: a run's file with sections [sweep...]");
   verb->add_option("overrides", arguments->overrides, "key.path=value, of a run or of the sweep (sweep.dir=...)");
-  verb->add_flag("--dry-run", arguments->dry_run, "the plan and its forecast; nothing is trained but the calibration");
+  verb->add_flag(
+      "--dry-run", arguments->dry_run,
+      "the plan and its forecast; nothing is trained but the calibration, and nothing of a sweep that is there "
+      "changes");
   verb->add_flag("--no-calibration", arguments->no_calibration, "do not measure how fast the sizes train");
   verb->add_flag("--slurm", arguments->slurm, "write scripts that submit the sweep as Slurm job arrays; start nothing");
   verb->add_option("--run", arguments->run, "make this one run of the plan and record it (for job arrays)")
@@ -202,8 +254,9 @@ void add_sweep_command(CLI::App& app, std::function<void()>& action) {
       "and stepped over.\n"
       "Examples:\n"
       "  capstan sweep configs/sweeps/laptop.toml\n"
-      "  capstan sweep configs/sweeps/laptop.toml sweep.dir=runs/try sweep.budgets.flops='[3e10, 1e11, 3e11]' "
-      "--dry-run");
+      "  capstan sweep configs/sweeps/laptop.toml sweep.dir=runs/try sweep.budgets.flops='[3e10, 1e11, 3e11]' \\\n"
+      "    sweep.learning_rate.search_flops=1e11 sweep.noise.flops=1e11 sweep.held_out.flops=3e12 --dry-run\n"
+      "A ladder of smaller budgets wants a search, a noise cell and a held-out test that are smaller too.");
   verb->callback([arguments, &action] { action = [arguments] { sweep(*arguments); }; });
 }
 

@@ -202,14 +202,16 @@ SizeSpeed speed_of(const Trial& trial, double wall, int code) {
 }  // namespace
 
 void SweepForecast::calibrate(const SweepSpec& spec, const SweepPlan& plan, const fs::path& folder, int places,
-                              bool measure, const StopSignal& stop, Console& console) {
+                              bool measure, bool replace, const StopSignal& stop, Console& console) {
   const fs::path file = folder / "calibration.json";
   const std::string key = circumstances(spec, places);
   std::error_code failure;
+  bool others = false;  // a calibration that was made in other circumstances
   if (fs::exists(file, failure)) {
     try {
       const json::value value = json::parse(read_whole_file(file, 1 << 20));
-      if (value.at("circumstances").as_string() == key)
+      others = value.at("circumstances").as_string() != key;
+      if (!others)
         for (const auto& [label, entry] : value.at("sizes").as_object()) {
           const double rate = entry.at("flops_second").to_number<double>();
           if (rate > 0) speeds_[std::string(label)] = {rate, entry.at("fixed_seconds").to_number<double>()};
@@ -241,6 +243,7 @@ void SweepForecast::calibrate(const SweepSpec& spec, const SweepPlan& plan, cons
       for (size_t i = 0; i < running.size(); ++i) {
         const std::optional<int> code = running[i].process.ended();
         if (!code) continue;
+        if (*code != 0 && stop.requested()) break;  // it was asked to stop as well
         const double wall = std::chrono::duration<double>(Clock::now() - running[i].start).count();
         speeds_[running[i].label] = speed_of(running[i], wall, *code);
         running.erase(running.begin() + static_cast<std::ptrdiff_t>(i));
@@ -252,7 +255,7 @@ void SweepForecast::calibrate(const SweepSpec& spec, const SweepPlan& plan, cons
     json::object sizes;
     for (const auto& [label, speed] : speeds_)
       sizes[label] = {{"flops_second", speed.flops_second}, {"fixed_seconds", speed.fixed_seconds}};
-    if (!stop.requested())
+    if (!stop.requested() && (replace || !others))
       write_file_atomically(file, json::serialize(json::object{{"circumstances", key}, {"sizes", sizes}}) + "\n");
   }
   std::erase_if(token_flops_, [&](const auto& entry) { return speed(entry.first) == nullptr; });

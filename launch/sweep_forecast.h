@@ -26,9 +26,11 @@ class SweepForecast {
   /// fits.
   static int places(const SweepSpec& spec, const SweepPlan& plan, std::vector<std::string>& notes);
 
-  /// Measures the sizes that `folder`/calibration.json does not know. Nothing is measured when `measure` is false.
+  /// Measures the sizes that `folder`/calibration.json does not know. Nothing is measured when `measure` is false; only
+  /// who holds the sweep's lock may measure. A calibration of another machine or other settings that lies there makes
+  /// way only when `replace` is true.
   void calibrate(const SweepSpec& spec, const SweepPlan& plan, const std::filesystem::path& folder, int places,
-                 bool measure, const StopSignal& stop, Console& console);
+                 bool measure, bool replace, const StopSignal& stop, Console& console);
   bool known() const { return !speeds_.empty(); }
   /// 0 without a calibration.
   double seconds(const SweepPlan& plan, const PlannedRun& run) const;

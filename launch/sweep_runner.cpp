@@ -25,20 +25,6 @@ constexpr int kMostTries = 100;  // starts of one run that were not failures: st
 
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-FileDescriptor lock_of(const fs::path& folder) {
-  const fs::path name = folder / "sweep.lock";
-  FileDescriptor file(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
-  if (!file.valid())
-    throw Error::make(ExitCode::cannot_create, "cannot create {}: {}", name.string(), std::strerror(errno));
-  struct flock whole {};
-  whole.l_type = F_WRLCK;
-  if (::fcntl(file.get(), F_SETLK, &whole) != 0 && (errno == EAGAIN || errno == EACCES))
-    throw Error::make(ExitCode::cannot_create,
-                      "another sweep works in {}; wait until it has ended, or choose another sweep.dir",
-                      folder.string());
-  return file;
-}
-
 /// The step that the last whole line of a log of metrics tells; 0 when there is none.
 double last_step(const fs::path& metrics) {
   std::ifstream in(metrics, std::ios::binary | std::ios::ate);
@@ -57,8 +43,26 @@ std::string bar(double share) {
 
 }  // namespace
 
-SweepRunner::SweepRunner(const SweepSpec& spec, int64_t vocabulary, const StopSignal& stop, Console& console)
+FileDescriptor lock_sweep(const fs::path& folder) {
+  const fs::path name = folder / "sweep.lock";
+  FileDescriptor file(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!file.valid())
+    throw Error::make(ExitCode::cannot_create, "cannot create {}: {}", name.string(), std::strerror(errno));
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  if (::fcntl(file.get(), F_SETLK, &whole) != 0 && (errno == EAGAIN || errno == EACCES)) return FileDescriptor();
+  return file;
+}
+
+void refuse_locked_sweep(const fs::path& folder) {
+  throw Error::make(ExitCode::cannot_create,
+                    "another sweep works in {}; wait until it has ended, or choose another sweep.dir", folder.string());
+}
+
+SweepRunner::SweepRunner(const SweepSpec& spec, SweepAccess access, int64_t vocabulary, const StopSignal& stop,
+                         Console& console)
     : spec_(spec),
+      access_(access),
       vocabulary_(vocabulary),
       stop_(stop),
       console_(console),
@@ -74,10 +78,15 @@ SweepRunner::SweepRunner(const SweepSpec& spec, int64_t vocabulary, const StopSi
 
 void SweepRunner::replan() {
   records_ = store_.read();
+  plan_all();
+}
+
+void SweepRunner::plan_all() {
   plan_ = plan_sweep(spec_, vocabulary_, records_, prediction_);
   const PlannedRun* held_out = plan_.prediction ? &plan_.runs.back() : nullptr;
   if (held_out && !held_out->provisional && !prediction_) {
     prediction_ = plan_.prediction;  // written down before anybody can know the answer
+    if (access_ == SweepAccess::look) return;
     write_file_atomically(folder() / "prediction.json", prediction_->to_json());
   }
 }
@@ -87,10 +96,14 @@ void SweepRunner::forget_failures() {
   for (const RunRecord& record : records_)
     if (record.done()) kept.push_back(record);
   if (kept.size() == records_.size()) return;
-  write_file_atomically(store_.path(), store_image(kept));
   const bool answered = std::any_of(kept.begin(), kept.end(), [](const RunRecord& r) { return r.kind == "held-out"; });
-  if (!answered) fs::remove(folder() / "prediction.json"), prediction_.reset();  // the ladder will say more
-  replan();
+  if (!answered) prediction_.reset();  // the ladder will say more
+  records_ = std::move(kept);
+  if (access_ == SweepAccess::change) {
+    write_file_atomically(store_.path(), store_image(records_));
+    if (!answered) fs::remove(folder() / "prediction.json");
+  }
+  plan_all();
 }
 
 std::set<std::string> SweepRunner::settled() const {
@@ -102,7 +115,7 @@ std::set<std::string> SweepRunner::settled() const {
 void SweepRunner::forecast(bool measure) {
   notes_ = plan_.notes;
   places_ = SweepForecast::places(spec_, plan_, notes_);
-  forecast_.calibrate(spec_, plan_, folder(), places_, measure, stop_, console_);
+  forecast_.calibrate(spec_, plan_, folder(), places_, measure, access_ == SweepAccess::change, stop_, console_);
 }
 
 double SweepRunner::seconds_left() const {
@@ -310,7 +323,6 @@ void SweepRunner::say_new_notes() {
 }
 
 bool SweepRunner::run() {
-  lock_ = lock_of(folder());
   auto shown = Clock::now();
   for (;;) {
     if (stop_.requested()) {

@@ -19,9 +19,17 @@
 
 namespace capstan {
 
+/// What a runner may do to the sweep's directory: a look (--dry-run) changes nothing of a sweep that is there.
+enum class SweepAccess { look, change };
+
+/// The lock of a sweep's directory, for one sweep at a time; invalid where another process holds it. Take it once.
+FileDescriptor lock_sweep(const std::filesystem::path& folder);
+/// The error of who needs it and does not get it.
+[[noreturn]] void refuse_locked_sweep(const std::filesystem::path& folder);
+
 class SweepRunner {
  public:
-  SweepRunner(const SweepSpec& spec, int64_t vocabulary, const StopSignal& stop, Console& console);
+  SweepRunner(const SweepSpec& spec, SweepAccess access, int64_t vocabulary, const StopSignal& stop, Console& console);
 
   const SweepPlan& plan() const { return plan_; }
   const std::vector<RunRecord>& records() const { return records_; }
@@ -30,7 +38,8 @@ class SweepRunner {
 
   /// Forgets which runs failed: they are tried again.
   void forget_failures();
-  /// Memory, calibration and the forecast; what there is to know is in notes().
+  /// Memory, calibration and the forecast (an earlier calibration's where `measure` is false); what there is to know is
+  /// in notes().
   void forecast(bool measure);
   const std::vector<std::string>& notes() const { return notes_; }
   int places() const { return places_; }
@@ -38,7 +47,7 @@ class SweepRunner {
   double seconds_left() const;
   std::vector<double> run_seconds() const { return forecast_.all(plan_); }
 
-  /// Everything that is left. False when it was stopped on request.
+  /// Everything that is left, by who holds the directory's lock. False when it was stopped on request.
   bool run();
   /// One run of the plan, as a job of its own; after the last trial of a search, those beyond its edge too. Error
   /// missing_input when what it needs is not recorded.
@@ -53,6 +62,7 @@ class SweepRunner {
   };
 
   void replan();
+  void plan_all();
   std::set<std::string> settled() const;
   std::filesystem::path directory_of(const PlannedRun& run) const;
   ChildProcess start(const PlannedRun& run);
@@ -75,6 +85,7 @@ class SweepRunner {
   double done_share(const Job& job) const;
 
   const SweepSpec& spec_;
+  const SweepAccess access_;
   int64_t vocabulary_;
   const StopSignal& stop_;
   Console& console_;
@@ -90,7 +101,6 @@ class SweepRunner {
   std::map<std::string, double> spent_;  ///< seconds of earlier attempts of this process, by id
   double seconds_done_ = 0, forecast_done_ = 0;
   std::string version_;
-  FileDescriptor lock_;
 };
 
 }  // namespace capstan

@@ -78,10 +78,11 @@ std::string held_out_text(const SweepPlan& plan, const std::vector<RunRecord>& r
 
 std::string sweep_key_text() {
   std::string text;
+  SweepSpec defaults;
   for (const SweepKey& key : sweep_keys()) {
     std::string wanted = key.choices.empty() ? key.range.text() : fmt::format("{}", fmt::join(key.choices, ", "));
-    text += fmt::format("{}{}{}\n    {}\n", key.name, key.unit.empty() ? "" : " (" + key.unit + ")",
-                        wanted.empty() ? "" : ": " + wanted, key.sentence);
+    text += fmt::format("{}{}{}; default {}\n    {}\n", key.name, key.unit.empty() ? "" : " (" + key.unit + ")",
+                        wanted.empty() ? "" : ": " + wanted, to_toml(key.get(defaults)), key.sentence);
   }
   return text +
          "sweep.overrides\n    A table of PATTERN = [\"key=value\", ...]: settings for the runs whose names match.\n";

@@ -143,7 +143,9 @@ void add_train(CLI::App& tokenizer, std::function<void()>& action) {
                    "what cuts text into words: gpt2, cl100k, llama3, o200k, qwen2, qwen35, tekken, or a regular "
                    "expression")
       ->capture_default_str();
-  verb->add_option("--special", arguments->special, "special tokens beside <|endoftext|>; one for each --special")
+  verb->add_option("--special", arguments->special,
+                   "special tokens beside <|endoftext|>, such as --special '<|im_start|>,<|im_end|>'")
+      ->delimiter(',')
       ->allow_extra_args(false);
   verb->add_option("--name", arguments->name, "of the tokenizer [bpe-VOCABULARY]");
   verb->add_option("--least-count", arguments->training.least_count, "pairs seen less often are not merged")
@@ -158,8 +160,8 @@ void add_train(CLI::App& tokenizer, std::function<void()>& action) {
       "Hugging Face tokenizers read the file.\n\n"
       "Examples:\n"
       "  capstan tokenizer train --vocabulary 32768 --out tokenizer.json books/ pages.jsonl.zst\n"
-      "  capstan tokenizer train --vocabulary 100000 --pattern cl100k --special '<|im_start|>' --special "
-      "'<|im_end|>' --out . text/");
+      "  capstan tokenizer train --vocabulary 100000 --pattern cl100k --special '<|im_start|>,<|im_end|>' "
+      "--out . text/");
   verb->callback([arguments, &action] { action = [arguments] { run_train(*arguments); }; });
 }
 

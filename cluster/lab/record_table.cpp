@@ -1,14 +1,24 @@
 #include "cluster/lab/record_table.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "core/error.h"
 
 namespace capstan {
 
+namespace {
+
+bool is_fitted_kind(const std::string& kind) { return kind != "search" && kind != "trunk" && kind != "held-out"; }
+
+size_t column_at(const scaling::Csv& table, const char* name) {
+  return static_cast<size_t>(std::find(table.header.begin(), table.header.end(), name) - table.header.begin());
+}
+
+}  // namespace
+
 bool is_fitted(const RunRecord& record) {
-  return record.done() && std::isfinite(record.loss) && record.kind != "search" && record.kind != "trunk" &&
-         record.kind != "held-out";
+  return record.done() && std::isfinite(record.loss) && is_fitted_kind(record.kind);
 }
 
 double record_number(const RunRecord& record, const std::string& column) {
@@ -53,6 +63,28 @@ scaling::Csv csv_of(const std::vector<RunRecord>& records, const std::string& wh
     throw Error::make(ExitCode::bad_data, "{}: none of the {} records is of a finished run that a law is fitted to",
                       where, records.size());
   return scaling::parse_csv(records_csv(fitted), where);
+}
+
+bool is_record_table(const scaling::Csv& table) {
+  constexpr const char* kNeeded[] = {"run",    "kind",       "status", "n_total",
+                                     "tokens", "flops_half", "loss",   "unique_tokens"};
+  return std::all_of(std::begin(kNeeded), std::end(kNeeded),
+                     [&](const char* name) { return column_at(table, name) < table.header.size(); });
+}
+
+scaling::Csv fitted_rows(scaling::Csv table, const std::string& where) {
+  const size_t kind = column_at(table, "kind"), status = column_at(table, "status"), loss = column_at(table, "loss");
+  scaling::Csv kept{table.header, {}, {}};
+  for (size_t i = 0; i < table.rows.size(); ++i) {
+    const std::vector<std::string>& row = table.rows[i];
+    if (row[status] != "done" || !is_fitted_kind(row[kind]) || row[loss].empty()) continue;
+    kept.rows.push_back(row);
+    kept.lines.push_back(table.lines[i]);
+  }
+  if (kept.rows.empty())
+    throw Error::make(ExitCode::bad_data, "{}: none of the {} records is of a finished run that a law is fitted to",
+                      where, table.rows.size());
+  return kept;
 }
 
 scaling::ColumnNames with_store_names(scaling::ColumnNames names) {

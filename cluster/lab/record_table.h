@@ -24,6 +24,10 @@ double record_number(const RunRecord& record, const std::string& column);
 
 /// The fitted records as a table of text, so that every option of `capstan fit` works on a store as on a CSV file.
 scaling::Csv csv_of(const std::vector<RunRecord>& records, const std::string& where);
+/// Whether a table of text has the columns of records, as `capstan records --csv` writes them.
+bool is_record_table(const scaling::Csv& table);
+/// Of such a table the rows that the fits take, so that it gives the law that its store gives.
+scaling::Csv fitted_rows(scaling::Csv table, const std::string& where);
 /// The columns that a store is fitted with where nothing else was asked for.
 scaling::ColumnNames with_store_names(scaling::ColumnNames names);
 

@@ -20,7 +20,8 @@ SweepKey row(std::string name, KeyType type, std::string unit, Range range, Reac
           range,
           {},
           std::move(sentence),
-          [reach](S& spec, const ConfigValue& value) { reach(spec) = std::get<Field>(value); }};
+          [reach](S& spec, const ConfigValue& value) { reach(spec) = std::get<Field>(value); },
+          [reach](S& spec) { return ConfigValue(reach(spec)); }};
 }
 
 template <typename Reach>
@@ -35,7 +36,8 @@ SweepKey choice(std::string name, std::vector<std::string> names, Reach reach, s
           [reach, names](S& spec, const ConfigValue& value) {
             for (size_t i = 0; i < names.size(); ++i)
               if (names[i] == std::get<std::string>(value)) reach(spec) = static_cast<Field>(i);
-          }};
+          },
+          [reach, names](S& spec) { return ConfigValue(names[static_cast<size_t>(reach(spec))]); }};
 }
 
 constexpr double kMostFlops = 1e30;

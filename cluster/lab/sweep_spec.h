@@ -85,6 +85,7 @@ struct SweepKey {
   std::vector<std::string> choices;
   std::string sentence;
   std::function<void(SweepSpec&, const ConfigValue&)> set;
+  std::function<ConfigValue(SweepSpec&)> get;
 };
 const std::vector<SweepKey>& sweep_keys();
 

@@ -34,6 +34,11 @@ std::unique_ptr<Tokenizer> make_byte_level_tokenizer(BpeSpec bpe, std::string ex
   for (std::string& token : special_tokens) {
     const bool again = std::any_of(spec.added.begin(), spec.added.end(),
                                    [&](const AddedToken& before) { return before.content == token; });
+    if (std::find(spec.pieces.begin(), spec.pieces.end(), to_byte_symbols(token)) != spec.pieces.end())
+      throw Error::make(ExitCode::bad_data,
+                        "special tokens: \"{}\" is already a {}; wanted a name that the text does not hold, such as "
+                        "<|{}|>",
+                        token, token.size() == 1 ? "byte token" : "token learned from the text", token);
     if (token.empty() || again)
       throw Error::make(ExitCode::bad_data, "special tokens: \"{}\" is {}", token, again ? "named twice" : "empty");
     spec.added.push_back({id++, std::move(token), false, false, false, false, true});

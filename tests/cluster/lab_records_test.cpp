@@ -148,6 +148,21 @@ TEST_F(LabRecords, BecomeMeasurements) {
   EXPECT_THAT(complaint([&] { measurements_of({records[2]}, {}, "t"); }), HasSubstr("none of the 1 records"));
 }
 
+TEST_F(LabRecords, TheirCsvGivesTheLawOfTheStore) {
+  std::vector<RunRecord> records = {some_record("a"), some_record("b", 2000, 2e5), some_record("c", 3000),
+                                    some_record("d", 4000, 3e5)};
+  records[1].kind = "held-out";
+  records[2].status = "diverged", records[2].loss = RunRecord::kUnknown;
+  const scaling::Csv written = scaling::parse_csv(records_csv(records), "t");
+  ASSERT_TRUE(is_record_table(written));
+  EXPECT_FALSE(is_record_table(scaling::parse_csv("run,n,tokens,loss\na,1,2,3\n", "t")));
+  const scaling::Csv rows = fitted_rows(written, "t");
+  ASSERT_TRUE(rows.rows == csv_of(records, "t").rows);
+  EXPECT_EQ(rows.lines, (std::vector<size_t>{2, 5}));
+  EXPECT_THAT(complaint([&] { fitted_rows(scaling::parse_csv(records_csv({records[2]}), "t"), "t"); }),
+              HasSubstr("none of the 1 records"));
+}
+
 TEST_F(LabRecords, H5pyReadsThem) {
   RecordStore(table()).append(
       some_record("gr\xc3\xb6\xc3\x9f"

@@ -4,10 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <system_error>
 
 #include "core/config/keys.h"
 #include "core/config/presets.h"
@@ -100,6 +102,9 @@ TEST(CommandLine, FailuresKeepTheirCode) {
             std::pair(79, std::string("capstan: error: loss is NaN\n")));
   EXPECT_EQ(reported(std::runtime_error("odd")).first, 70);
   EXPECT_EQ(reported(std::bad_alloc()).first, 70);
+  const auto full = reported(std::system_error(ENOSPC, std::generic_category(), "cannot write to file"));
+  EXPECT_EQ(full.first, 74);
+  EXPECT_THAT(full.second, HasSubstr("No space left on device"));
   setenv("OMPI_COMM_WORLD_SIZE", "2", 1);
   setenv("OMPI_COMM_WORLD_RANK", "1", 1);
   EXPECT_THAT(reported(Error(ExitCode::io_error, "x")).second, StartsWith("capstan[rank 1]: error: x"));

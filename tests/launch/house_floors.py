@@ -3,6 +3,7 @@
 """The rules of the house that a compiler does not see. A floor includes only itself and floors below it; only launch/
 prints or exits; headers say `#pragma once`; nothing says "to be done". Give a folder to check another tree than this.
 """
+import os
 import pathlib
 import re
 import sys
@@ -60,6 +61,10 @@ def check(root):
                     problems.append(f"{name}:{number}: only launch/ ends the process: {line.strip()}")
             if path.suffix in (".h", ".cuh") and "#pragma once" not in text:
                 problems.append(f"{name}: a header without #pragma once")
+    for folder in ("launch", "tests/bench"):  # what people start by its path
+        for path in sorted((root / folder).glob("*")):
+            if path.is_file() and path.read_bytes()[:2] == b"#!" and not os.access(path, os.X_OK):
+                problems.append(f"{path.relative_to(root).as_posix()}: a script without its execute bit")
     return count, problems
 
 

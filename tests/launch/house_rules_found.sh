@@ -44,6 +44,9 @@ echo 'int f();' >"$tree/core/a.h"
 expect_named "#pragma once"
 printf '// %s: later\n' "TO""DO" >>"$tree/core/a.cpp"
 expect_named "an open end"
+echo '#!/bin/sh' >"$tree/launch/start"
+expect_named "launch/start: a script without its execute bit"
+rm "$tree/launch/start"
 
 rc=0
 "$here/house_format.sh" "$tree" || rc=$?

@@ -5,6 +5,7 @@ import json
 import lzma
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -123,6 +124,47 @@ class CommandLine(unittest.TestCase):
                 self.assertEqual(answer.returncode, code, arguments)
                 self.assertIn(words, answer.stderr)
             self.assertEqual(os.listdir(home), [])
+
+    def stand_ins(self, folder):
+        """A tree of the quickstart alone: what it calls does nothing but leave what it looks for."""
+        for name, text in (("launch/install-dependencies", "#!/bin/sh\n"),
+                           ("launch/plot_loss.py", ""), ("launch/quickstart_report.py", ""),
+                           ("bin/mpirun", '#!/bin/sh\nfor word; do case $word in run.dir=*) run=${word#run.dir=} ;;\n'
+                                          'train.steps=*) steps=${word#train.steps=} ;; esac; done\nmkdir -p "$run"\n'
+                                          'printf "[train]\\nsteps = %s\\n" "${steps:-600}" >"$run/config.toml"\n'
+                                          'printf "%s\\n" "$*" >>"$run/calls"; exit "${ENDS_WITH:-0}"\n'),
+                           ("bin/capstan", "#!/bin/sh\nexit 0\n")):
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            path.chmod(0o755)
+        shutil.copy(ROOT / "launch/quickstart", folder / "launch/quickstart")
+
+    def test_what_it_says_to_do_next_goes_on_with_the_same_run(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name).resolve()
+            self.stand_ins(folder)
+            text = folder / "some books"
+            text.mkdir()
+            environment = {"CAPSTAN_HOME": str(folder / "runs"), "CAPSTAN_BINARY": str(folder / "bin/capstan"),
+                           "PATH": f"{folder}/bin:{os.environ['PATH']}"}
+            quickstart = folder / "launch/quickstart"
+            run = folder / "runs/quickstart-some books/run"
+            options = ("--text", text, "--ranks", "1", "--steps", "20", "train.seed=[3, 4]")
+            for ending, code, wanted in (("0", 0, "--steps 100"), ("75", 75, "--steps 20")):
+                answer = launch(quickstart, *options, ENDS_WITH=ending, **environment)
+                self.assertEqual(answer.returncode, code, answer.stdout + answer.stderr)
+                told = next(line for line in answer.stdout.splitlines() if "--text" in line)
+                told = told.partition("go on with: ")[2] or told
+                self.assertIn(wanted, told)
+                before = len((run / "calls").read_text().splitlines())
+                again = launch("bash", "-c", told, **environment)
+                self.assertEqual(again.returncode, 0, again.stdout + again.stderr)
+                calls = (run / "calls").read_text().splitlines()
+                self.assertEqual(len(calls), before + 1, told)
+                self.assertIn("-n 1 ", calls[-1])
+                self.assertIn("train.seed=[3, 4]", calls[-1])
+                self.assertIn(f"train.steps={wanted.split()[1]} ", calls[-1])
 
     def test_help(self):
         answer = launch(ROOT / "launch/quickstart", "--help")

@@ -73,6 +73,22 @@ class Report(ProductTest):
                               env=ENVIRONMENT, capture_output=True, timeout=120, check=True).stdout.decode()
         self.assertGreaterEqual(dump.count("<svg"), 5)
 
+    def test_a_budget_takes_one_value_and_leaves_settings_alone(self):
+        """As the help's own example: a setting may follow the budgets."""
+        answer = capstan("report", self.out, "--budget", "1e12", "--budget", "1e13", "sweep.decide.gpus=512", "--out",
+                         self.folder / "page")
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        text = (self.folder / "page/index.html").read_text(encoding="utf-8")
+        self.assertIn("10¹³", text)
+        self.assertIn("512", text)
+
+    def test_the_table_as_csv_gives_the_same_law(self):
+        table = self.folder / "runs.csv"
+        self.assertEqual(capstan("records", self.out, "--csv", table).returncode, 0)
+        quick = ("--bootstrap", "0", "--no-profiles", "--no-backtest")
+        laws = [capstan("fit", given, *quick).stdout.split("\n", 1)[1] for given in (self.out, table)]
+        self.assertEqual(laws[0], laws[1])
+
     def test_what_is_not_there_is_said(self):
         answer = capstan("report", self.folder)
         self.assertEqual(answer.returncode, 66)

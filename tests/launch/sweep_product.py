@@ -160,6 +160,51 @@ class Sweep(ProductTest):
         self.assertTrue(list((self.folder / "out/runs").glob("*/checkpoints/step-*")), self.said())
         self.assertEqual(self.pids_of(self.folder / "out"), [])
 
+    def files(self):
+        """Bytes of all files of the sweep."""
+        return {str(path): path.read_bytes() for path in (self.folder / "out").rglob("*") if path.is_file()}
+
+    def test_a_dry_run_and_a_refused_sweep_leave_a_sweep_as_it_is(self):
+        text = SWEEP + '\n[sweep.overrides]\n"16x1-*" = ["optimizer.learning_rate=900", "optimizer.clip=0"]\n'
+        one = ('sweep.sizes.shapes=["8x1", "16x1"]', "sweep.budgets.tokens=5e3")
+        self.swept(*one, "--no-calibration", text=text)
+        self.assertEqual(sorted(row["status"] for row in self.table().values()), ["diverged", "done"])
+        before = self.files()
+        self.swept(*one, "--dry-run")  # measures, and keeps that
+        calibrated = self.files()
+        self.assertEqual(calibrated.keys() - before.keys(), {str(self.folder / "out/calibration.json")})
+        said = self.swept(*one, "--dry-run", "--retry-failed", "train.seed=5", "sweep.seeds=[2, 3]")
+        self.assertIn("forecast", said)
+        self.assertIn("have changed since", said)
+        self.assertIn("131072x96", self.swept('sweep.sizes.shapes=["24x2", "131072x96"]', code=78))
+        after = self.files()
+        self.assertEqual(after.keys(), calibrated.keys())
+        self.assertEqual([name for name in after if {**before, **calibrated}[name] != after[name]], [])
+
+    def test_one_sweep_at_a_time_works_in_a_folder_from_its_calibration_on(self):
+        shapes = ", ".join(f'"{width}x4"' for width in range(64, 192, 8))
+        many = (f"sweep.sizes.shapes=[{shapes}]", "sweep.jobs=1")
+        sweep = self.start(*many)
+        limit = time.monotonic() + TIMEOUT
+        while time.monotonic() < limit and not list((self.folder / "out").glob("calibration/*/log.txt")):
+            time.sleep(0.01)
+        self.assertIn("another sweep works in", self.swept(*many, code=73))
+        looked = self.swept(*many, "--dry-run")
+        self.assertIn("only looks", looked)
+        self.assertIn("64x4", looked)
+        self.assertFalse((self.folder / "out/overrides.txt").exists())
+        self.assertIsNone(sweep.poll(), self.said())
+        sweep.send_signal(signal.SIGINT)
+        self.assertEqual(sweep.wait(TIMEOUT), 75, self.said())
+        self.assertRegex(self.said(), "stopped .*while calibrating.*start the same command again")
+
+    def test_budgets_that_the_ladder_left_behind_are_noted(self):
+        text = SWEEP.replace("tokens = [5e3, 1e4, 2e4, 4e4]", "flops = [1e8, 3e8]")
+        said = self.swept("--dry-run", "--no-calibration", "sweep.noise.flops=3e10", "sweep.noise.seeds=2", text=text)
+        self.assertIn("sweep.noise.flops is 3e10 FLOP, 100 times the ladder's largest budget", said)
+        said = self.swept("--dry-run", "--no-calibration", "sweep.noise.flops=3e8", "sweep.noise.seeds=2", text=text)
+        self.assertNotIn("times the ladder", said)
+
     def test_a_cooldown_is_the_end_of_one_run_of_that_schedule(self):
         text = SWEEP.replace("warmup_share = 0.1", "warmup_share = 0.1\ncooldown_share = 0.25")
         text = text.replace('"8x1", "16x1", ', "")
