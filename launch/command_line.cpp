@@ -65,23 +65,37 @@ int failed(std::ostream& err, ExitCode code, const std::string& message) {
   return static_cast<int>(code);
 }
 
-/// CLI11 says only that a word was not expected; a slip in the verb deserves the verb.
+/// CLI11 says only that a word was not expected, or that one was; a slip in a verb, or in the verb of a verb, deserves
+/// the word that was meant.
 std::string unknown_verb(const CLI::App& app, int argc, const char* const* argv) {
-  if (argc < 2 || argv[1][0] == '-' || argv[1][0] == '\0') return "";
-  std::vector<std::string> names;
-  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
-    if (verb->get_name() == argv[1]) return "";
-    names.push_back(verb->get_name());
+  const CLI::App* at = &app;
+  std::string path;
+  for (int i = 1; i < argc && argv[i][0] != '-' && argv[i][0] != '\0'; ++i) {
+    std::vector<std::string> names;
+    const CLI::App* next = nullptr;
+    for (const CLI::App* verb : at->get_subcommands([](const CLI::App*) { return true; })) {
+      names.push_back(verb->get_name());
+      if (verb->get_name() == argv[i]) next = verb;
+    }
+    if (names.empty()) return "";  // from here on come operands
+    if (next == nullptr) {
+      const std::string near = nearest_name(argv[i], names);
+      return fmt::format("unknown verb '{}{}'{}\nrun capstan{} --help for the list",
+                         path.empty() ? "" : path.substr(1) + " ", argv[i],
+                         near.empty() ? "" : "; did you mean " + near + "?", path);
+    }
+    at = next;
+    path += " " + at->get_name();
   }
-  const std::string near = nearest_name(argv[1], names);
-  return fmt::format("unknown verb '{}'{}\nrun capstan --help for the list", argv[1],
-                     near.empty() ? "" : "; did you mean " + near + "?");
+  return "";
 }
 
+/// The help that lists what was missing: that of the innermost verb.
 std::string usage_hint(const CLI::App& app) {
-  const auto chosen = app.get_subcommands();
-  return fmt::format("run capstan{}{} --help", chosen.empty() ? "" : " ",
-                     chosen.empty() ? "" : chosen.front()->get_name());
+  std::string path;
+  for (auto chosen = app.get_subcommands(); !chosen.empty(); chosen = chosen.front()->get_subcommands())
+    path += " " + chosen.front()->get_name();
+  return fmt::format("run capstan{} --help", path);
 }
 
 int perform(const std::function<void()>& action, std::ostream& err) {
