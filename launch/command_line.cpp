@@ -22,6 +22,7 @@
 #include "launch/fit_command.h"
 #include "launch/generate_command.h"
 #include "launch/inspect_command.h"
+#include "launch/joint_error.h"
 #include "launch/report_command.h"
 #include "launch/sweep_command.h"
 #include "launch/tokenizer_command.h"
@@ -51,18 +52,25 @@ int own_rank() { return number_from("OMPI_COMM_WORLD_RANK", 0); }
 
 std::string program_name() { return ranks_started() > 1 ? fmt::format("capstan[rank {}]", own_rank()) : "capstan"; }
 
-/// A mistake on the command line or in the config, or losses that are not finite, are the same on every rank: the
-/// others give rank 0 the time to say it first; the launcher, which needs about a second, then ends them before they
-/// say it again.
+/// For what the ranks cannot tell each other, since MPI is not up or the one that failed is amid work with the others
+/// (what they can, they leave with together: launch/joint_error.h). A mistake on the command line, in the config or in
+/// what was to be read is most often the same on every rank: the others give rank 0 the time to say it first, and the
+/// launcher to end them before they say it again, which takes a second, or ten on a machine with other work. A mistake
+/// that is not rank 0's is said after that time.
 void let_rank_0_speak(ExitCode code) {
-  if (own_rank() > 0 && (code == ExitCode::usage || code == ExitCode::config || code == ExitCode::numerical))
-    std::this_thread::sleep_for(std::chrono::seconds(2));
+  constexpr std::chrono::seconds kPatience{20};
+  if (own_rank() > 0 && (code == ExitCode::usage || code == ExitCode::config || code == ExitCode::missing_input))
+    std::this_thread::sleep_for(kPatience);
+}
+
+int say_failure(std::ostream& err, ExitCode code, const std::string& message) {
+  err << program_name() + ": error: " + message + "\n" << std::flush;
+  return static_cast<int>(code);
 }
 
 int failed(std::ostream& err, ExitCode code, const std::string& message) {
   let_rank_0_speak(code);
-  err << program_name() + ": error: " + message + "\n" << std::flush;
-  return static_cast<int>(code);
+  return say_failure(err, code, message);
 }
 
 /// CLI11 says only that a word was not expected, or that one was; a slip in a verb, or in the verb of a verb, deserves
@@ -114,6 +122,8 @@ int perform(const std::function<void()>& action, std::ostream& err) {
 int report_failure(std::ostream& err) {
   try {
     throw;
+  } catch (const JointError& e) {
+    return e.speaks() ? say_failure(err, e.code(), e.what()) : static_cast<int>(e.code());
   } catch (const Error& e) {
     return failed(err, e.code(), e.what());
   } catch (const std::bad_alloc&) {

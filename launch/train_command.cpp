@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "launch/command_line.h"
 #include "launch/command_line_ranks.h"
+#include "launch/joint_error.h"
 #include "launch/own_record.h"
 #include "launch/trainer.h"
 #include "launch/watch.h"
@@ -43,9 +44,12 @@ int train_and_record_failure(const RunConfig& config, Watch& watch, const StopSi
 void train(const TrainArguments& arguments) {
   const StopSignal stop;  // first of all: a launcher that sends USR1 while ranks start must not end them
   run_on_ranks(options_of(arguments), [&](MpiSession& session) {
-    RunConfig config = load_run_config(arguments.config, arguments.overrides);
-    check_for_training(config);
-    check_for_world(config, session.world().size());
+    RunConfig config;
+    on_all_ranks(session.world(), [&] {
+      config = load_run_config(arguments.config, arguments.overrides);
+      check_for_training(config);
+      check_for_world(config, session.world().size());
+    });
     Console console(session.world().rank() == 0);
     Watch watch(config, session.world());
     const int code = train_and_record_failure(config, watch, stop, console);

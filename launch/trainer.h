@@ -56,6 +56,8 @@ class Trainer {
   };
 
   void open_corpora();
+  void open_own_corpora();
+  void make_directory();
   void make_program();
   void start_record();
   void announce() const;

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -57,13 +58,40 @@ class Settings(ProductTest):
         self.refused(78, ["layout.dp"], "layout.dp=3", "train.global_batch=12", ranks=2)
 
     def test_no_such_config(self):
-        got, output = train(1, self.folder / "none.toml")
-        self.assertEqual(got, 66, output)
-        self.assertIn("none.toml", output)
+        for ranks in (1, 3):
+            got, output = train(ranks, self.folder / "none.toml")
+            self.assertEqual(got, 66, output)
+            self.assertEqual(output.count("none.toml"), 1, output)
 
     def test_no_such_corpus(self):
-        got, output = train(1, self.config, f"data.corpora={self.folder}/none", f"run.dir={self.folder}/run")
-        self.assertEqual(got, 66, output)
+        for ranks in (1, 2):
+            got, output = train(ranks, self.config, f"data.corpora={self.folder}/none", f"run.dir={self.folder}/run")
+            self.assertEqual(got, 66, output)
+            self.assertEqual(output.count("error: "), 1, output)
+
+    def test_many_ranks_say_a_mistake_once(self):
+        settings = self.settings(self.folder / "run", "train.global_batch=4")
+        got, output = train(12, self.config, *settings)
+        self.assertEqual(got, 78, output)
+        self.assertEqual(output.count("error: "), 1, output)
+        self.assertIn("rank 0]: error: 1 mistake", output)
+
+    def test_what_only_some_ranks_lack_is_said_by_the_first_of_them(self):
+        """As on a node without the corpus: nobody waits for it, and rank 0, which has it, does not keep it from being
+        said."""
+        elsewhere = '[ "$OMPI_COMM_WORLD_RANK" = 0 ] || cd "$0"; exec "$@"'
+        began = time.monotonic()
+        answer = subprocess.run(["mpirun", "-n", "4", "sh", "-c", elsewhere, str(self.folder), str(BINARY.resolve()),
+                                 "train", str(self.config), "train.global_batch=16", "data.corpora=corpus",
+                                 f"run.dir={self.folder}/run"],
+                                capture_output=True, text=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL,
+                                env=ENVIRONMENT, check=False, cwd=self.shared)
+        output = answer.stdout + answer.stderr
+        self.assertLess(time.monotonic() - began, 15, output)
+        self.assertEqual(answer.returncode, 66, output)
+        self.assertEqual(output.count("error: "), 1, output)
+        self.assertRegex(output, r"rank 1\]: error: .*\(on ranks 1-3\)")
+        self.assertFalse((self.folder / "run").exists())
 
     def test_unknown_verb_and_option(self):
         self.assertEqual(capstan("trane").returncode, 64)
