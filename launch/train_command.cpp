@@ -34,6 +34,10 @@ int train_and_record_failure(const RunConfig& config, Watch& watch, const StopSi
   try {
     Trainer trainer(config, watch, stop, console);
     return trainer.run();
+  } catch (const StoppedAtStart&) {
+    console.say(
+        "stopped  on request before the first step; nothing was written. Start the same command again to go on.");
+    return static_cast<int>(ExitCode::checkpointed);
   } catch (const Error& error) {
     if (error.code() == ExitCode::numerical && watch.world().rank() == 0)
       keep_own_record(config, error.what(), console);
@@ -74,7 +78,9 @@ void add_train_command(CLI::App& app, std::function<void()>& action) {
       "  mpirun -n 2 capstan train run.toml train.steps=2000 optimizer.learning_rate=6e-4\n"
       "SIGTERM, SIGINT or SIGUSR1 to a rank (SIGUSR1 to mpirun): the step is finished on all ranks, a checkpoint is "
       "written\n"
-      "and the exit code is 75; the same command then goes on. A second SIGINT ends at once.");
+      "and the exit code is 75; the same command then goes on. A second SIGINT ends at once. Before the first step "
+      "there\n"
+      "is nothing to write: the ranks end within seconds, with 75 too.");
   verb->callback([arguments, &action] { action = [arguments] { train(*arguments); }; });
 }
 

@@ -40,9 +40,12 @@ Trainer::Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console
       groups_(mesh_, world_, device_, config_.layout.overlap, config_.train.reduction),
       save_(world_) {
   require_equal(world_, canonical(config_), "config");
+  leave_if_asked();
   open_corpora();
+  leave_if_asked();
   make_program();
   plan_digest_ = agreed_digest(world_, mesh_, training_->digest());
+  leave_if_asked();
   on_all_ranks(world_, [&] { make_directory(); });
   announce();
   resume();
@@ -50,6 +53,14 @@ Trainer::Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console
 }
 
 Trainer::~Trainer() = default;
+
+/// The signal may have reached a single rank, and none may leave while another waits for it. Collective.
+void Trainer::leave_if_asked() {
+  failpoint("train.start");
+  int32_t asked = stop_.requested() ? 1 : 0;
+  world_.all_reduce(&asked, 1, DType::i32, ReduceOp::max, Reduction::fast);
+  if (asked != 0) throw StoppedAtStart{};
+}
 
 void Trainer::make_directory() {
   if (world_.rank() != 0) return;
@@ -129,6 +140,14 @@ std::string Trainer::numerics() const {
                      config_.train.microbatch, config_.layout.dp, name_of(config_.train.dtype()), plan_digest_);
 }
 
+void Trainer::draw_weights() {
+  int64_t blocks = training_->initial_blocks();  // of the rank that has most to draw
+  for (const std::string& other : gather_strings(world_, std::to_string(blocks)))
+    blocks = std::max<int64_t>(blocks, std::stoll(other));
+  training_->allocate_and_initialise(blocks, [&] { leave_if_asked(); });
+  moved_by_nccl_ = groups_.use(training_->program());
+}
+
 void Trainer::resume() {
   CommunicatorGroup group(world_);
   std::vector<std::string> complaints;
@@ -149,10 +168,10 @@ void Trainer::resume() {
     found = TrainingState::from_json(checkpoint->state(), checkpoint->path().string());
     check_resumed(found);
   });
-  training_->allocate_and_initialise();
-  moved_by_nccl_ = groups_.use(training_->program());
+  leave_if_asked();
+  draw_weights();
   if (checkpoint) {
-    load_state(*training_, *checkpoint, found.weights_only);
+    load_state(*training_, *checkpoint, found.weights_only, [&] { leave_if_asked(); });
     if (training_->scales_loss() && found.loss_scale > 0.0)
       training_->set_loss_scale({found.loss_scale, found.good_steps});
     const TrainingState now = state_;

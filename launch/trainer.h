@@ -23,6 +23,10 @@
 
 namespace capstan {
 
+/// All ranks throw it together out of Trainer's constructor when any of them was asked to stop while the run starts,
+/// which takes minutes where the model is large. Nothing has been written then.
+struct StoppedAtStart {};
+
 class Trainer {
  public:
   Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console& console);
@@ -61,7 +65,9 @@ class Trainer {
   void make_program();
   void start_record();
   void announce() const;
+  void leave_if_asked();
   void resume();
+  void draw_weights();
   void announce_data(uint64_t planned) const;
   void write_data() const;
   void check_resumed(const TrainingState& state) const;
