@@ -46,6 +46,7 @@ Trainer::Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console
   make_program();
   plan_digest_ = agreed_digest(world_, mesh_, training_->digest());
   leave_if_asked();
+  require_memory(config_, world_, memory_need());
   on_all_ranks(world_, [&] { make_directory(); });
   announce();
   resume();
@@ -138,6 +139,18 @@ std::string Trainer::numerics() const {
   return fmt::format("capstan {} backend {} isa {} threads {} microbatch {} dp {} precision {} plan {}",
                      CAPSTAN_VERSION, device_.backend().name, device_.backend().instruction_set, threads_,
                      config_.train.microbatch, config_.layout.dp, name_of(config_.train.dtype()), plan_digest_);
+}
+
+MemoryNeed Trainer::memory_need() const {
+  const Program& program = training_->program();
+  MemoryNeed need;
+  if (device_.runtime() == nullptr)
+    need.plan = static_cast<double>(program.persistent_bytes() + program.transient_bytes());
+  need.copy = static_cast<double>(BackgroundSave::copy_bytes(*training_));
+  need.outside =
+      static_cast<double>(feed_->bytes() + train_stream_->memory_bytes() + validation_stream_->memory_bytes());
+  need.shared = static_cast<double>(groups_.shared_bytes());
+  return need;
 }
 
 void Trainer::draw_weights() {

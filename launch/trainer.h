@@ -15,6 +15,7 @@
 #include "launch/console.h"
 #include "launch/data_feed.h"
 #include "launch/device_meter.h"
+#include "launch/memory_check.h"
 #include "launch/noise_scale.h"
 #include "launch/run_directory.h"
 #include "launch/training_setup.h"
@@ -66,6 +67,7 @@ class Trainer {
   void start_record();
   void announce() const;
   void leave_if_asked();
+  MemoryNeed memory_need() const;
   void resume();
   void draw_weights();
   void announce_data(uint64_t planned) const;

@@ -93,6 +93,42 @@ class Settings(ProductTest):
         self.assertRegex(output, r"rank 1\]: error: .*\(on ranks 1-3\)")
         self.assertFalse((self.folder / "run").exists())
 
+    def offered(self, output):
+        """The settings of each layout that a refusal for want of memory names."""
+        self.assertEqual(output.count("error: "), 1, output)
+        lines = output.partition("nearest that fits")[2].splitlines()[1:]
+        return [line.split() for line in lines[:lines.index("To begin all the same, say what a host has: "
+                                                            "train.host_memory_gib=N")]]
+
+    def test_a_layout_that_cannot_fit_is_refused_with_those_that_do(self):
+        run = self.folder / "run"
+        for ranks, limit in ((1, 0.04), (2, 0.06)):
+            with self.subTest(ranks=ranks):
+                model = self.settings(run, "model.layers=4", "model.width=128", "model.context=256", "train.steps=1",
+                                      "schedule.warmup_steps=0", "train.microbatch=4", "train.global_batch=8",
+                                      f"train.host_memory_gib={limit}")
+                got, output = train(ranks, self.config, *model)
+                self.assertEqual(got, 78, output)
+                self.assertRegex(output, r"rank.* needs? [\d.]+ MiB .*granted by train.host_memory_gib")
+                self.assertFalse(run.exists(), "a run that is refused changes nothing")
+                near = self.offered(output)
+                self.assertGreater(len(near), 1, output)
+                for settings in near:
+                    got, output = train(ranks, self.config, *model, *settings, f"run.dir={self.folder}/{len(settings)}")
+                    self.assertEqual(got, 0, output)
+                    shutil.rmtree(self.folder / str(len(settings)))
+
+    def test_a_model_that_no_machine_holds_is_refused_at_once(self):
+        for ranks in (1, 2):
+            began = time.monotonic()
+            got, output = train(ranks, self.config, *self.settings(
+                self.folder / "run", "model.layers=96", "model.width=12288", "model.heads=96", "train.microbatch=1"))
+            self.assertEqual(got, 78, output)
+            self.assertLess(time.monotonic() - began, 30)
+            self.assertRegex(output, r"need.* TiB .* are left there")
+            self.assertRegex(output, r"at least \d+ such hosts")
+            self.assertEqual(output.count("error: "), 1, output)
+
     def test_unknown_verb_and_option(self):
         self.assertEqual(capstan("trane").returncode, 64)
         self.assertEqual(capstan("corpus", "build", "--nonsense").returncode, 64)
