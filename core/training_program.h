@@ -13,6 +13,7 @@
 // Ordered reduction: microbatch m's sums are folded like the carries of a binary counter (parts carry/store at level
 // k), so 2^a microbatches on 2^b ranks sum in one tree whatever a and b.
 
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -125,8 +126,13 @@ class TrainingProgram {
   /// Stages that hold this parameter, ascending: one, or the two ends for a tied table.
   const std::vector<int>& holders(int parameter) const { return holders_[static_cast<size_t>(parameter)]; }
 
-  /// Takes the arena, fills constants and the seed's initial parameters. Collective.
-  void allocate_and_initialise();
+  /// Takes the arena, fills constants and the seed's initial parameters. Collective. For a large model that takes
+  /// minutes: `between` is called `calls` times in all, of which initial_blocks() after blocks of as many values and
+  /// the rest when all are drawn, each time at the same point on ranks that agree on `calls`; it may throw, which
+  /// leaves the program of no use.
+  void allocate_and_initialise(int64_t calls = 0, const std::function<void()>& between = {});
+  /// How often allocate_and_initialise calls between at the least: once for each kInitialBlock bytes.
+  int64_t initial_blocks() const;
   /// Working copies from masters: after parameters were loaded or set. Collective.
   void refresh_working_copies();
 
@@ -193,6 +199,7 @@ class TrainingProgram {
   // training_program_state.cpp
   const kernels::StepScalars& scalars() const { return *program_.read<kernels::StepScalars>("step.scalars"); }
   TensorSpec spec_of(const Parameter& parameter, DType dtype) const;
+  void draw_initial(const std::function<void()>& after_block);
   void fill_initial(const Parameter& parameter, const StatePiece& piece, int64_t first, void* to, int64_t count) const;
   void declare_state();
   void declare_inputs(PersistentSpace& space) const;

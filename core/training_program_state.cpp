@@ -247,22 +247,50 @@ void TrainingProgram::fill_initial(const Parameter& parameter, const StatePiece&
   }
 }
 
-void TrainingProgram::allocate_and_initialise() {
+namespace {
+/// Of initial values, which are drawn in a tenth of a second or less.
+constexpr size_t kInitialBlock = size_t{16} << 20;
+}  // namespace
+
+int64_t TrainingProgram::initial_blocks() const {
+  int64_t elements = 0;
+  for (size_t i = 0; i < program_.parameters().size(); ++i)
+    for (const StatePiece& piece : state_pieces("", static_cast<int>(i))) elements += piece.count * piece.runs;
+  return elements / static_cast<int64_t>(kInitialBlock / bytes_of(master_dtype()));
+}
+
+/// Draws all of the initial values, block by block: a piece may end in the midst of one.
+void TrainingProgram::draw_initial(const std::function<void()>& after_block) {
+  const size_t element = bytes_of(master_dtype());
+  size_t drawn = 0;  // bytes of this block
+  for (size_t i = 0; i < program_.parameters().size(); ++i) {
+    const Parameter& parameter = program_.parameters().at(static_cast<int>(i));
+    for (const StatePiece& piece : state_pieces("", static_cast<int>(i))) {
+      const size_t bytes = static_cast<size_t>(piece.count * piece.runs) * element;
+      for (size_t at = 0, now = 0; at < bytes; at += now) {
+        now = std::min(bytes - at, kInitialBlock - drawn);
+        program_.put(static_cast<char*>(piece.data) + at, now, [&](void* to, size_t first, size_t count) {
+          fill_initial(parameter, piece, static_cast<int64_t>((at + first) / element), to,
+                       static_cast<int64_t>(count / element));
+        });
+        drawn += now;
+        if (drawn == kInitialBlock) after_block(), drawn = 0;
+      }
+    }
+  }
+}
+
+void TrainingProgram::allocate_and_initialise(int64_t calls, const std::function<void()>& between) {
   program_.allocate();
   *program_.write<kernels::StepScalars>("step.scalars") = {};
   set_loss_scale({scales_loss() ? spec_.loss_scale.initial : 1.0});
   for (const Constant& constant : model_->constants()) program_.fill(constant.name, constant.fill);
-  for (size_t i = 0; i < program_.parameters().size(); ++i) {
-    const Parameter& parameter = program_.parameters().at(static_cast<int>(i));
-    for (const StatePiece& piece : state_pieces("", static_cast<int>(i))) {
-      const size_t element = bytes_of(master_dtype());
-      program_.put(piece.data, static_cast<size_t>(piece.count * piece.runs) * element,
-                   [&](void* to, size_t first, size_t bytes) {
-                     fill_initial(parameter, piece, static_cast<int64_t>(first / element), to,
-                                  static_cast<int64_t>(bytes / element));
-                   });
-    }
-  }
+  int64_t called = 0;
+  const auto call = [&] {
+    if (called < calls) ++called, between();
+  };
+  draw_initial(call);
+  while (called < calls) call();  // before anything that waits for other ranks
   refresh_working_copies();
   reads_ = std::make_unique<QueuedReads>(
       program_, std::vector<std::string>{"step.report.reduced", "step.scalars", "step.control.reduced"});

@@ -15,6 +15,7 @@
 #include "kernels/philox.h"
 #include "launch/command_line_ranks.h"
 #include "launch/console.h"
+#include "launch/joint_error.h"
 #include "launch/kernel_bench.h"
 #include "launch/machine_ceiling.h"
 #include "launch/step_timer.h"
@@ -88,10 +89,13 @@ void say_mfu(Console& console, const RankDevice& device, const RunConfig& config
 }
 
 void bench_step(const BenchArguments& arguments, Communicator& world) {
-  RunConfig config = load_run_config(arguments.config, arguments.overrides);
-  if (config.model.vocabulary == 0)
-    throw Error::make(ExitCode::config, "bench step needs model.vocabulary: it uses random tokens, not a corpus");
-  check_for_world(config, world.size());
+  RunConfig config;
+  on_all_ranks(world, [&] {
+    config = load_run_config(arguments.config, arguments.overrides);
+    if (config.model.vocabulary == 0)
+      throw Error::make(ExitCode::config, "bench step needs model.vocabulary: it uses random tokens, not a corpus");
+    check_for_world(config, world.size());
+  });
   omp_set_num_threads(threads_for(config.train, world));
   RankDevice device(config.train, world);
   const kernels::Backend& backend = device.backend();

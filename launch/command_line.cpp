@@ -27,6 +27,7 @@
 #include "launch/fit_command.h"
 #include "launch/generate_command.h"
 #include "launch/inspect_command.h"
+#include "launch/joint_error.h"
 #include "launch/report_command.h"
 #include "launch/sweep_command.h"
 #include "launch/tokenizer_command.h"
@@ -56,37 +57,58 @@ int own_rank() { return number_from("OMPI_COMM_WORLD_RANK", 0); }
 
 std::string program_name() { return ranks_started() > 1 ? fmt::format("capstan[rank {}]", own_rank()) : "capstan"; }
 
-/// A mistake on the command line or in the config, or losses that are not finite, are the same on every rank: the
-/// others give rank 0 the time to say it first; the launcher, which needs about a second, then ends them before they
-/// say it again.
+/// For what the ranks cannot tell each other, since MPI is not up or the one that failed is amid work with the others
+/// (what they can, they leave with together: launch/joint_error.h). A mistake on the command line, in the config or in
+/// what was to be read is most often the same on every rank: the others give rank 0 the time to say it first, and the
+/// launcher to end them before they say it again, which takes a second, or ten on a machine with other work. A mistake
+/// that is not rank 0's is said after that time.
 void let_rank_0_speak(ExitCode code) {
-  if (own_rank() > 0 && (code == ExitCode::usage || code == ExitCode::config || code == ExitCode::numerical))
-    std::this_thread::sleep_for(std::chrono::seconds(2));
+  constexpr std::chrono::seconds kPatience{20};
+  if (own_rank() > 0 && (code == ExitCode::usage || code == ExitCode::config || code == ExitCode::missing_input))
+    std::this_thread::sleep_for(kPatience);
 }
 
-int failed(std::ostream& err, ExitCode code, const std::string& message) {
-  let_rank_0_speak(code);
+int say_failure(std::ostream& err, ExitCode code, const std::string& message) {
   err << program_name() + ": error: " + message + "\n" << std::flush;
   return static_cast<int>(code);
 }
 
-/// CLI11 says only that a word was not expected; a slip in the verb deserves the verb.
-std::string unknown_verb(const CLI::App& app, int argc, const char* const* argv) {
-  if (argc < 2 || argv[1][0] == '-' || argv[1][0] == '\0') return "";
-  std::vector<std::string> names;
-  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
-    if (verb->get_name() == argv[1]) return "";
-    names.push_back(verb->get_name());
-  }
-  const std::string near = nearest_name(argv[1], names);
-  return fmt::format("unknown verb '{}'{}\nrun capstan --help for the list", argv[1],
-                     near.empty() ? "" : "; did you mean " + near + "?");
+int failed(std::ostream& err, ExitCode code, const std::string& message) {
+  let_rank_0_speak(code);
+  return say_failure(err, code, message);
 }
 
+/// CLI11 says only that a word was not expected, or that one was; a slip in a verb, or in the verb of a verb, deserves
+/// the word that was meant.
+std::string unknown_verb(const CLI::App& app, int argc, const char* const* argv) {
+  const CLI::App* at = &app;
+  std::string path;
+  for (int i = 1; i < argc && argv[i][0] != '-' && argv[i][0] != '\0'; ++i) {
+    std::vector<std::string> names;
+    const CLI::App* next = nullptr;
+    for (const CLI::App* verb : at->get_subcommands([](const CLI::App*) { return true; })) {
+      names.push_back(verb->get_name());
+      if (verb->get_name() == argv[i]) next = verb;
+    }
+    if (names.empty()) return "";  // from here on come operands
+    if (next == nullptr) {
+      const std::string near = nearest_name(argv[i], names);
+      return fmt::format("unknown verb '{}{}'{}\nrun capstan{} --help for the list",
+                         path.empty() ? "" : path.substr(1) + " ", argv[i],
+                         near.empty() ? "" : "; did you mean " + near + "?", path);
+    }
+    at = next;
+    path += " " + at->get_name();
+  }
+  return "";
+}
+
+/// The help that lists what was missing: that of the innermost verb.
 std::string usage_hint(const CLI::App& app) {
-  const auto chosen = app.get_subcommands();
-  return fmt::format("run capstan{}{} --help", chosen.empty() ? "" : " ",
-                     chosen.empty() ? "" : chosen.front()->get_name());
+  std::string path;
+  for (auto chosen = app.get_subcommands(); !chosen.empty(); chosen = chosen.front()->get_subcommands())
+    path += " " + chosen.front()->get_name();
+  return fmt::format("run capstan{} --help", path);
 }
 
 /// Whoever read our output has gone (capstan ... | head): no failure that anybody wants to read about.
@@ -111,6 +133,8 @@ int perform(const std::function<void()>& action, std::ostream& err) {
 int report_failure(std::ostream& err) {
   try {
     throw;
+  } catch (const JointError& e) {
+    return e.speaks() ? say_failure(err, e.code(), e.what()) : static_cast<int>(e.code());
   } catch (const Error& e) {
     return failed(err, e.code(), e.what());
   } catch (const std::bad_alloc&) {

@@ -1,8 +1,9 @@
 #pragma once
 // Runs the part of a verb that talks to the other ranks. The clever thing is what happens when it fails: the message is
 // printed while the session still lives and only then is the job ended, since a rank that has gone silent is waited
-// for, and a session that an exception destroys takes the job down before anybody has read why. Rule: one call per
-// process; everything that uses the session's communicators is destroyed before `body` returns.
+// for, and a session that an exception destroys takes the job down before anybody has read why. A JointError needs no
+// such end: the ranks that are to say it do, and all leave. Rule: one call per process; everything that uses the
+// session's communicators is destroyed before `body` returns.
 
 #include <functional>
 

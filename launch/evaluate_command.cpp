@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <memory>
+#include <optional>
 
 #include "core/config/config_checks.h"
 #include "core/error.h"
@@ -11,6 +12,7 @@
 #include "launch/data_report.h"
 #include "launch/evaluator.h"
 #include "launch/finished_run.h"
+#include "launch/joint_error.h"
 #include "launch/program_state.h"
 #include "launch/training_setup.h"
 
@@ -41,16 +43,28 @@ std::vector<std::shared_ptr<const Corpus>> corpora_for(const EvaluateArguments& 
   return corpora;
 }
 
-void evaluate_run(const EvaluateArguments& arguments, Communicator& world) {
+/// For reading, on so many ranks.
+FinishedRun open_for(const EvaluateArguments& arguments, int ranks) {
   FinishedRun run = open_run(arguments.run, arguments.step);
   run.config.train = for_reading(run.config.train);
   run.config.layout.dp = 0, run.config.layout.zero_ranks = 0;
   run.config.train.microbatch = std::max<int64_t>(1, run.config.train.microbatch);
-  run.config.train.global_batch = run.config.train.microbatch * world.size();
-  check_for_world(run.config, world.size());
+  run.config.train.global_batch = run.config.train.microbatch * ranks;
+  check_for_world(run.config, ranks);
+  return run;
+}
+
+void evaluate_run(const EvaluateArguments& arguments, Communicator& world) {
+  std::optional<FinishedRun> opened;
+  std::vector<std::shared_ptr<const Corpus>> corpora;
+  on_all_ranks(world, [&] {
+    opened = open_for(arguments, world.size());
+    corpora = corpora_for(arguments, *opened);
+  });
+  FinishedRun& run = *opened;
   Console console(world.rank() == 0);
   for (const std::string& complaint : run.complaints) console.say("warning  " + complaint);
-  CorpusStream stream(corpora_for(arguments, run), arguments.split == "train" ? Split::train : Split::validation,
+  CorpusStream stream(std::move(corpora), arguments.split == "train" ? Split::train : Split::validation,
                       run.config.model.context, static_cast<uint64_t>(run.config.train.seed), StreamOptions{},
                       training_objective(run.config));
   omp_set_num_threads(threads_for(run.config.train, world));

@@ -150,10 +150,12 @@ void load_parts(TrainingProgram& training, const std::string& prefix, int index,
 
 }  // namespace
 
-void load_state(TrainingProgram& training, Checkpoint& checkpoint, bool weights_only) {
+void load_state(TrainingProgram& training, Checkpoint& checkpoint, bool weights_only,
+                const std::function<void()>& between) {
   each_state_tensor(training, [&](const std::string& prefix, int index, const Parameter& parameter) {
     if (weights_only && !prefix.empty()) return;  // moments stay 0
     load_parts(training, prefix, index, parameter, checkpoint, weights_only);
+    if (between) between();
   });
   training.refresh_working_copies();
 }

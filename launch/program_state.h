@@ -23,8 +23,10 @@ StateSlices state_slices(const TrainingProgram& training, int rank, int ranks);
 
 /// Fills masters and moments, then the working copies. Collective. Error bad_data when a tensor is missing or has
 /// another shape. `weights_only`: the checkpoint holds parameters alone, in any floating type; moments stay 0. Loss
-/// scale and count of updates are no tensors: the caller sets them.
-void load_state(TrainingProgram& training, Checkpoint& checkpoint, bool weights_only = false);
+/// scale and count of updates are no tensors: the caller sets them. `between` is called after each tensor, equally
+/// often on all ranks, and may throw.
+void load_state(TrainingProgram& training, Checkpoint& checkpoint, bool weights_only = false,
+                const std::function<void()>& between = {});
 /// Fills the parameters alone, cast to `dtype`, into the persistent tensors of their names.
 void load_parameters(Program& program, DType dtype, Checkpoint& checkpoint);
 

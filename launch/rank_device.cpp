@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "kernels/cuda/cuda_device.h"
+#include "launch/joint_error.h"
 #include "launch/machine_ceiling.h"
 #include "parallel/heartbeat_addresses.h"
 #include "parallel/nccl_session.h"
@@ -55,9 +56,10 @@ RankDevice::RankDevice(const TrainConfig& train, Communicator& world) : tf32_(tr
     return;
   }
   if (device == DeviceKind::cpu && train.precision == TrainConfig::Precision::fp16)
-    throw Error::make(ExitCode::config,
-                      "train.precision = \"fp16\": no rank has a GPU, and the cpu kernels have no fp16; set "
-                      "train.precision = \"bf16\", or train.device = \"reference\"");
+    throw_jointly(world,
+                  Error::make(ExitCode::config,
+                              "train.precision = \"fp16\": no rank has a GPU, and the cpu kernels have no fp16; set "
+                              "train.precision = \"bf16\", or train.device = \"reference\""));
   backend_ = device == DeviceKind::reference ? kernels::reference_backend() : kernels::cpu_backend();
 }
 
@@ -81,8 +83,8 @@ void RankDevice::open_gpu(const TrainConfig& train, Communicator& world) {
   const std::vector<std::string> failures = gather_strings(world, failure);  // so that no rank waits for another
   for (size_t rank = 0; rank < failures.size(); ++rank)
     if (!failures[rank].empty())
-      throw Error::make(ExitCode::config, "train.device = \"cuda\" on rank {} ({}): {}", rank, hosts[rank],
-                        failures[rank]);
+      throw_jointly(world, Error::make(ExitCode::config, "train.device = \"cuda\" on rank {} ({}): {}", rank,
+                                       hosts[rank], failures[rank]));
   share(world, host_identity() + " " + kernels::cuda_device_identity(runtime_->facts().index));
 }
 

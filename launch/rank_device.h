@@ -22,7 +22,7 @@ TrainConfig for_reading(TrainConfig train);
 
 class RankDevice {
  public:
-  /// Collective. Throws Error(config) when the device asked for is not there on some rank.
+  /// Collective. Throws a JointError(config) when the device asked for is not there on some rank.
   RankDevice(const TrainConfig& train, Communicator& world);
 
   const kernels::Backend& backend() const { return backend_; }

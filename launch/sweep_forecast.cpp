@@ -18,6 +18,7 @@
 #include "io/file_system.h"
 #include "io/run_log.h"
 #include "launch/child_process.h"
+#include "launch/host_memory.h"
 #include "launch/training_setup.h"
 
 namespace capstan {
@@ -37,12 +38,6 @@ int cores_here() {
   return sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? std::max(1, CPU_COUNT(&allowed)) : 1;
 }
 
-std::optional<double> number_in(const char* path) {
-  std::ifstream in(path);
-  double value = 0;
-  return in >> value ? std::optional(value) : std::nullopt;
-}
-
 /// Speeds are of a size and a number of threads.
 std::string speed_label(const SweepPlan& plan, const PlannedRun& run) {
   return fmt::format("{}@{}", plan.sizes[run.size].label, run.threads);
@@ -59,17 +54,6 @@ std::string circumstances(const SweepSpec& spec, int places) {
 }
 
 }  // namespace
-
-double memory_available() {
-  std::ifstream in("/proc/meminfo");
-  std::string word;
-  double bytes = 1e18;
-  while (in >> word)
-    if (word == "MemAvailable:" && in >> bytes) bytes *= 1024;
-  const auto limit = number_in("/sys/fs/cgroup/memory.max"), used = number_in("/sys/fs/cgroup/memory.current");
-  if (limit && used) bytes = std::min(bytes, *limit - *used);
-  return bytes;
-}
 
 std::string own_program() {
   const std::string path = fs::read_symlink("/proc/self/exe").string();

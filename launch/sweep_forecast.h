@@ -46,7 +46,5 @@ class SweepForecast {
 std::vector<std::string> train_command(const SweepSpec& spec, const std::filesystem::path& config_file);
 /// This very program, also when its file was replaced by a newer build since it started.
 std::string own_program();
-/// Bytes that may still be taken on this machine, within its control group.
-double memory_available();
 
 }  // namespace capstan

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "launch/command_line.h"
 #include "launch/command_line_ranks.h"
+#include "launch/joint_error.h"
 #include "launch/own_record.h"
 #include "launch/trainer.h"
 #include "launch/watch.h"
@@ -33,6 +34,10 @@ int train_and_record_failure(const RunConfig& config, Watch& watch, const StopSi
   try {
     Trainer trainer(config, watch, stop, console);
     return trainer.run();
+  } catch (const StoppedAtStart&) {
+    console.say(
+        "stopped  on request before the first step; nothing was written. Start the same command again to go on.");
+    return static_cast<int>(ExitCode::checkpointed);
   } catch (const Error& error) {
     if (error.code() == ExitCode::numerical && watch.world().rank() == 0)
       keep_own_record(config, error.what(), console);
@@ -43,9 +48,12 @@ int train_and_record_failure(const RunConfig& config, Watch& watch, const StopSi
 void train(const TrainArguments& arguments) {
   const StopSignal stop;  // first of all: a launcher that sends USR1 while ranks start must not end them
   run_on_ranks(options_of(arguments), [&](MpiSession& session) {
-    RunConfig config = load_run_config(arguments.config, arguments.overrides);
-    check_for_training(config);
-    check_for_world(config, session.world().size());
+    RunConfig config;
+    on_all_ranks(session.world(), [&] {
+      config = load_run_config(arguments.config, arguments.overrides);
+      check_for_training(config);
+      check_for_world(config, session.world().size());
+    });
     Console console(session.world().rank() == 0);
     Watch watch(config, session.world());
     const int code = train_and_record_failure(config, watch, stop, console);
@@ -70,7 +78,9 @@ void add_train_command(CLI::App& app, std::function<void()>& action) {
       "  mpirun -n 2 capstan train run.toml train.steps=2000 optimizer.learning_rate=6e-4\n"
       "SIGTERM, SIGINT or SIGUSR1 to a rank (SIGUSR1 to mpirun): the step is finished on all ranks, a checkpoint is "
       "written\n"
-      "and the exit code is 75; the same command then goes on. A second SIGINT ends at once.");
+      "and the exit code is 75; the same command then goes on. A second SIGINT ends at once. Before the first step "
+      "there\n"
+      "is nothing to write: the ranks end within seconds, with 75 too.");
   verb->callback([arguments, &action] { action = [arguments] { train(*arguments); }; });
 }
 

@@ -13,6 +13,7 @@
 #include "io/file_system.h"
 #include "launch/data_report.h"
 #include "launch/evaluator.h"
+#include "launch/joint_error.h"
 #include "launch/program_state.h"
 
 namespace capstan {
@@ -39,15 +40,14 @@ Trainer::Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console
       groups_(mesh_, world_, device_, config_.layout.overlap, config_.train.reduction),
       save_(world_) {
   require_equal(world_, canonical(config_), "config");
+  leave_if_asked();
   open_corpora();
+  leave_if_asked();
   make_program();
   plan_digest_ = agreed_digest(world_, mesh_, training_->digest());
-  if (world_.rank() == 0) {
-    directory_.create();
-    if (!directory_.lock())
-      console_.say("warning  this file system has no locks: a second job in the same run directory is not noticed");
-  }
-  world_.barrier();
+  leave_if_asked();
+  require_memory(config_, world_, memory_need());
+  on_all_ranks(world_, [&] { make_directory(); });
   announce();
   resume();
   start_record();
@@ -55,7 +55,23 @@ Trainer::Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console
 
 Trainer::~Trainer() = default;
 
-void Trainer::open_corpora() {
+/// The signal may have reached a single rank, and none may leave while another waits for it. Collective.
+void Trainer::leave_if_asked() {
+  failpoint("train.start");
+  int32_t asked = stop_.requested() ? 1 : 0;
+  world_.all_reduce(&asked, 1, DType::i32, ReduceOp::max, Reduction::fast);
+  if (asked != 0) throw StoppedAtStart{};
+}
+
+void Trainer::make_directory() {
+  if (world_.rank() != 0) return;
+  directory_.create();
+  if (!directory_.lock())
+    console_.say("warning  this file system has no locks: a second job in the same run directory is not noticed");
+}
+
+/// On this rank; nobody is talked to.
+void Trainer::open_own_corpora() {
   std::vector<std::shared_ptr<const Corpus>> corpora;
   for (const std::string& path : config_.data.corpora) corpora.push_back(Corpus::open(path));
   const int64_t vocabulary = corpora.at(0)->tokenizer().vocabulary();
@@ -70,13 +86,19 @@ void Trainer::open_corpora() {
                                                  stream_options(config_), training_objective(config_));
   validation_stream_ = std::make_unique<CorpusStream>(corpora, Split::validation, config_.model.context, seed,
                                                       StreamOptions{}, training_objective(config_));
-  require_equal(world_, train_stream_->digest() + validation_stream_->digest(), "corpus");
   state_.tokenizer = corpora[0]->tokenizer().hash();
 }
 
+void Trainer::open_corpora() {
+  on_all_ranks(world_, [&] { open_own_corpora(); });
+  require_equal(world_, train_stream_->digest() + validation_stream_->digest(), "corpus");
+}
+
 void Trainer::make_program() {
-  training_ = std::make_unique<TrainingProgram>(mesh_, groups_.device(), training_spec(config_, true));
-  feed_ = std::make_unique<DataFeed>(*train_stream_, config_.train.microbatch * config_.accumulation(), mesh_);
+  on_all_ranks(world_, [&] {
+    training_ = std::make_unique<TrainingProgram>(mesh_, groups_.device(), training_spec(config_, true));
+    feed_ = std::make_unique<DataFeed>(*train_stream_, config_.train.microbatch * config_.accumulation(), mesh_);
+  });
   device_.agree_on_products(world_);
   const Plan& plan = training_->program().plan("train");
   std::array<double, 2> flops{};
@@ -119,24 +141,50 @@ std::string Trainer::numerics() const {
                      config_.train.microbatch, config_.layout.dp, name_of(config_.train.dtype()), plan_digest_);
 }
 
+MemoryNeed Trainer::memory_need() const {
+  const Program& program = training_->program();
+  MemoryNeed need;
+  if (device_.runtime() == nullptr)
+    need.plan = static_cast<double>(program.persistent_bytes() + program.transient_bytes());
+  need.copy = static_cast<double>(BackgroundSave::copy_bytes(*training_));
+  need.outside =
+      static_cast<double>(feed_->bytes() + train_stream_->memory_bytes() + validation_stream_->memory_bytes());
+  need.shared = static_cast<double>(groups_.shared_bytes());
+  return need;
+}
+
+void Trainer::draw_weights() {
+  int64_t blocks = training_->initial_blocks();  // of the rank that has most to draw
+  for (const std::string& other : gather_strings(world_, std::to_string(blocks)))
+    blocks = std::max<int64_t>(blocks, std::stoll(other));
+  training_->allocate_and_initialise(blocks, [&] { leave_if_asked(); });
+  moved_by_nccl_ = groups_.use(training_->program());
+}
+
 void Trainer::resume() {
   CommunicatorGroup group(world_);
   std::vector<std::string> complaints;
   std::optional<Checkpoint> checkpoint = open_newest_good(directory_.checkpoints(), complaints, group);
   for (const std::string& complaint : complaints) console_.say("warning  " + complaint);
-  const size_t finished = find_checkpoints(directory_.checkpoints()).size();  // a .partial is none
-  if (!checkpoint && finished > 0)  // to begin anew would end in deleting what might yet be repaired
-    throw Error::make(ExitCode::bad_data,
-                      "{} holds {} checkpoint{}, and none of them can be used; move them away to begin anew, or choose "
-                      "another run.dir",
-                      directory_.checkpoints().string(), finished, finished == 1 ? "" : "s");
-  training_->allocate_and_initialise();
-  moved_by_nccl_ = groups_.use(training_->program());
+  on_all_ranks(world_, [&] {
+    const size_t finished = find_checkpoints(directory_.checkpoints()).size();  // a .partial is none
+    if (!checkpoint && finished > 0)  // to begin anew would end in deleting what might yet be repaired
+      throw Error::make(ExitCode::bad_data,
+                        "{} holds {} checkpoint{}, and none of them can be used; move them away to begin anew, or "
+                        "choose another run.dir",
+                        directory_.checkpoints().string(), finished, finished == 1 ? "" : "s");
+  });
   state_.numerics = numerics();
-  if (checkpoint) {
-    const TrainingState found = TrainingState::from_json(checkpoint->state(), checkpoint->path().string());
+  TrainingState found;
+  on_all_ranks(world_, [&] {
+    if (!checkpoint) return;
+    found = TrainingState::from_json(checkpoint->state(), checkpoint->path().string());
     check_resumed(found);
-    load_state(*training_, *checkpoint, found.weights_only);
+  });
+  leave_if_asked();
+  draw_weights();
+  if (checkpoint) {
+    load_state(*training_, *checkpoint, found.weights_only, [&] { leave_if_asked(); });
     if (training_->scales_loss() && found.loss_scale > 0.0)
       training_->set_loss_scale({found.loss_scale, found.good_steps});
     const TrainingState now = state_;

@@ -15,6 +15,7 @@
 #include "launch/console.h"
 #include "launch/data_feed.h"
 #include "launch/device_meter.h"
+#include "launch/memory_check.h"
 #include "launch/noise_scale.h"
 #include "launch/run_directory.h"
 #include "launch/training_setup.h"
@@ -22,6 +23,10 @@
 #include "parallel/stop_signal.h"
 
 namespace capstan {
+
+/// All ranks throw it together out of Trainer's constructor when any of them was asked to stop while the run starts,
+/// which takes minutes where the model is large. Nothing has been written then.
+struct StoppedAtStart {};
 
 class Trainer {
  public:
@@ -56,10 +61,15 @@ class Trainer {
   };
 
   void open_corpora();
+  void open_own_corpora();
+  void make_directory();
   void make_program();
   void start_record();
   void announce() const;
+  void leave_if_asked();
+  MemoryNeed memory_need() const;
   void resume();
+  void draw_weights();
   void announce_data(uint64_t planned) const;
   void write_data() const;
   void check_resumed(const TrainingState& state) const;

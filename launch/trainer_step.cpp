@@ -9,6 +9,7 @@
 #include "core/failpoint.h"
 #include "core/learning_rate.h"
 #include "launch/gradient_check.h"
+#include "launch/joint_error.h"
 #include "launch/trainer.h"
 
 namespace capstan {
@@ -147,11 +148,12 @@ void Trainer::end_if_hopeless(const StepResult& result) {
   if (!result.outcome.skipped || result.outcome.overflowed || state_.bad_in_a_row < config_.train.maximum_bad_steps)
     return;
   finish_save();
-  throw Error::make(
-      ExitCode::numerical,
-      "{} steps in a row were not finite, the last at step {} ({}); lower optimizer.learning_rate, or look "
-      "at the data around sample {}",
-      state_.bad_in_a_row, state_.step, blame(result), state_.samples);
+  throw_jointly(
+      world_,
+      Error::make(ExitCode::numerical,
+                  "{} steps in a row were not finite, the last at step {} ({}); lower optimizer.learning_rate, or look "
+                  "at the data around sample {}",
+                  state_.bad_in_a_row, state_.step, blame(result), state_.samples));
 }
 
 }  // namespace capstan

@@ -11,6 +11,7 @@
 #include "core/hash.h"
 #include "io/file_system.h"
 #include "kernels/cuda/reduce_tree.h"
+#include "launch/joint_error.h"
 #include "parallel/shared_memory_communicator.h"
 #include "parallel/stream_lane.h"
 
@@ -195,11 +196,12 @@ size_t RankGroups::shared_bytes() const {
 
 namespace {
 
-[[noreturn]] void throw_different(const std::string& what, const std::string& ranks, const std::string& than) {
-  throw Error::make(ExitCode::config,
-                    "the {} of rank {} differs from {}; all ranks must be started by one command, with the same "
-                    "binary, files and environment",
-                    what, ranks, than);
+[[noreturn]] void throw_different(const Communicator& world, const std::string& what, const std::string& ranks,
+                                  const std::string& than) {
+  throw_jointly(world, Error::make(ExitCode::config,
+                                   "the {} of rank {} differs from {}; all ranks must be started by one command, with "
+                                   "the same binary, files and environment",
+                                   what, ranks, than));
 }
 
 }  // namespace
@@ -214,7 +216,7 @@ std::string agreed_digest(Communicator& world, const Mesh& mesh, const std::stri
     if (digests[static_cast<size_t>(rank)] != first)
       different += fmt::format("{}{}", different.empty() ? "" : ", ", rank);
   }
-  if (!different.empty()) throw_different("plan", different, "that of the first rank of its stage");
+  if (!different.empty()) throw_different(world, "plan", different, "that of the first rank of its stage");
   return digest_of(all);
 }
 
@@ -223,7 +225,7 @@ void require_equal(Communicator& world, const std::string& text, const std::stri
   std::string different;
   for (size_t rank = 1; rank < digests.size(); ++rank)
     if (digests[rank] != digests[0]) different += fmt::format("{}{}", different.empty() ? "" : ", ", rank);
-  if (!different.empty()) throw_different(what, different, "rank 0's");
+  if (!different.empty()) throw_different(world, what, different, "rank 0's");
 }
 
 }  // namespace capstan

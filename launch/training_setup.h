@@ -55,11 +55,11 @@ class RankGroups {
   std::unique_ptr<Lane> lane_;
 };
 
-/// Throws Error(config) naming ranks whose plan differs from that of the first rank of their stage; returns the digest
-/// of all stages' plans. Collective.
+/// Throws a JointError(config) naming ranks whose plan differs from that of the first rank of their stage; returns the
+/// digest of all stages' plans. Collective.
 std::string agreed_digest(Communicator& world, const Mesh& mesh, const std::string& own);
 
-/// Throws Error(config) naming the ranks whose text differs from rank 0's. Collective.
+/// Throws a JointError(config) naming the ranks whose text differs from rank 0's. Collective.
 void require_equal(Communicator& world, const std::string& text, const std::string& what);
 
 }  // namespace capstan

@@ -351,6 +351,10 @@ void add_train_keys(std::vector<Key>& keys) {
   keys.push_back(real("train.hang_seconds", t(&T::hang_seconds), "seconds", at_least(0), kMayChange,
                       "Longest that nothing may move before the job is ended with code 76; shorter limits are learnt "
                       "from the run; 0 means no limit."));
+  keys.push_back(
+      real("train.host_memory_gib", t(&T::host_memory_gib), "GiB", at_least(0), kMayChange,
+           "Memory of a host that the ranks on it may take together; a run that needs more is refused before "
+           "it takes any. 0 means what the host and the limits of control groups have left."));
   keys.push_back(integer("train.log_every", t(&T::log_every), "steps", at_least(1), kMayChange,
                          "Steps between progress lines; metrics.jsonl has every step."));
 }

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -57,13 +58,76 @@ class Settings(ProductTest):
         self.refused(78, ["layout.dp"], "layout.dp=3", "train.global_batch=12", ranks=2)
 
     def test_no_such_config(self):
-        got, output = train(1, self.folder / "none.toml")
-        self.assertEqual(got, 66, output)
-        self.assertIn("none.toml", output)
+        for ranks in (1, 3):
+            got, output = train(ranks, self.folder / "none.toml")
+            self.assertEqual(got, 66, output)
+            self.assertEqual(output.count("none.toml"), 1, output)
 
     def test_no_such_corpus(self):
-        got, output = train(1, self.config, f"data.corpora={self.folder}/none", f"run.dir={self.folder}/run")
-        self.assertEqual(got, 66, output)
+        for ranks in (1, 2):
+            got, output = train(ranks, self.config, f"data.corpora={self.folder}/none", f"run.dir={self.folder}/run")
+            self.assertEqual(got, 66, output)
+            self.assertEqual(output.count("error: "), 1, output)
+
+    def test_many_ranks_say_a_mistake_once(self):
+        settings = self.settings(self.folder / "run", "train.global_batch=4")
+        got, output = train(12, self.config, *settings)
+        self.assertEqual(got, 78, output)
+        self.assertEqual(output.count("error: "), 1, output)
+        self.assertIn("rank 0]: error: 1 mistake", output)
+
+    def test_what_only_some_ranks_lack_is_said_by_the_first_of_them(self):
+        """As on a node without the corpus: nobody waits for it, and rank 0, which has it, does not keep it from being
+        said."""
+        elsewhere = '[ "$OMPI_COMM_WORLD_RANK" = 0 ] || cd "$0"; exec "$@"'
+        began = time.monotonic()
+        answer = subprocess.run(["mpirun", "-n", "4", "sh", "-c", elsewhere, str(self.folder), str(BINARY.resolve()),
+                                 "train", str(self.config), "train.global_batch=16", "data.corpora=corpus",
+                                 f"run.dir={self.folder}/run"],
+                                capture_output=True, text=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL,
+                                env=ENVIRONMENT, check=False, cwd=self.shared)
+        output = answer.stdout + answer.stderr
+        self.assertLess(time.monotonic() - began, 15, output)
+        self.assertEqual(answer.returncode, 66, output)
+        self.assertEqual(output.count("error: "), 1, output)
+        self.assertRegex(output, r"rank 1\]: error: .*\(on ranks 1-3\)")
+        self.assertFalse((self.folder / "run").exists())
+
+    def offered(self, output):
+        """The settings of each layout that a refusal for want of memory names."""
+        self.assertEqual(output.count("error: "), 1, output)
+        lines = output.partition("nearest that fits")[2].splitlines()[1:]
+        return [line.split() for line in lines[:lines.index("To begin all the same, say what a host has: "
+                                                            "train.host_memory_gib=N")]]
+
+    def test_a_layout_that_cannot_fit_is_refused_with_those_that_do(self):
+        run = self.folder / "run"
+        for ranks, limit in ((1, 0.04), (2, 0.06)):
+            with self.subTest(ranks=ranks):
+                model = self.settings(run, "model.layers=4", "model.width=128", "model.context=256", "train.steps=1",
+                                      "schedule.warmup_steps=0", "train.microbatch=4", "train.global_batch=8",
+                                      f"train.host_memory_gib={limit}")
+                got, output = train(ranks, self.config, *model)
+                self.assertEqual(got, 78, output)
+                self.assertRegex(output, r"rank.* needs? [\d.]+ MiB .*granted by train.host_memory_gib")
+                self.assertFalse(run.exists(), "a run that is refused changes nothing")
+                near = self.offered(output)
+                self.assertGreater(len(near), 1, output)
+                for settings in near:
+                    got, output = train(ranks, self.config, *model, *settings, f"run.dir={self.folder}/{len(settings)}")
+                    self.assertEqual(got, 0, output)
+                    shutil.rmtree(self.folder / str(len(settings)))
+
+    def test_a_model_that_no_machine_holds_is_refused_at_once(self):
+        for ranks in (1, 2):
+            began = time.monotonic()
+            got, output = train(ranks, self.config, *self.settings(
+                self.folder / "run", "model.layers=96", "model.width=12288", "model.heads=96", "train.microbatch=1"))
+            self.assertEqual(got, 78, output)
+            self.assertLess(time.monotonic() - began, 30)
+            self.assertRegex(output, r"need.* TiB .* are left there")
+            self.assertRegex(output, r"at least \d+ such hosts")
+            self.assertEqual(output.count("error: "), 1, output)
 
     def test_unknown_verb_and_option(self):
         self.assertEqual(capstan("trane").returncode, 64)

@@ -67,6 +67,26 @@ TEST(CommandLine, UsageMistakesAre64WithAHint) {
   EXPECT_EQ(run({"--nope"}).code, 64);
 }
 
+TEST(CommandLine, UsageMistakesInTheVerbOfAVerbNameTheWordAndItsOwnHelp) {
+  const struct {
+    std::vector<const char*> words;
+    const char* message;
+  } cases[] = {
+      {{"corpus", "bild"}, "unknown verb 'corpus bild'; did you mean build?\nrun capstan corpus --help"},
+      {{"tokenizer", "trian", "x"},
+       "unknown verb 'tokenizer trian'; did you mean train?\nrun capstan tokenizer --help"},
+      {{"bench", "stpe"}, "unknown verb 'bench stpe'; did you mean step?\nrun capstan bench --help"},
+      {{"corpus", "zzzzzz"}, "unknown verb 'corpus zzzzzz'\n"},
+      {{"corpus", "build", "text"}, "run capstan corpus build --help"},  // --out is missing
+      {{"corpus"}, "run capstan corpus --help"},
+  };
+  for (const auto& [words, message] : cases) {
+    const Outcome outcome = run(words);
+    EXPECT_EQ(outcome.code, 64) << message;
+    EXPECT_THAT(outcome.err, HasSubstr(message));
+  }
+}
+
 TEST(CommandLine, ConfigVerb) {
   EXPECT_THAT(run({"config"}).out, HasSubstr("[optimizer]"));
   EXPECT_EQ(run({"config", "--markdown"}).out, reference_page());

@@ -98,6 +98,28 @@ class Signals(RepeatTest):
         self.assertIn(metrics(run)[-1]["step"], (1, 2))
         self.goes_on("run", 2)
 
+    def test_a_signal_while_the_run_starts_ends_all_ranks_at_once(self):
+        """To one rank, at each of the places where ranks look for one: also amid 96 MiB of weights that are drawn, of
+        which the first rank has more, and while those of a checkpoint are read."""
+        model = ("model.layers=2", "model.width=1024", "model.heads=4", "layout.pp=2", "schedule.warmup_steps=0", "train.steps=2",
+                 "train.evaluate_every=0", "train.global_batch=2", "train.microbatch=1", *ONE_THREAD)
+        run = self.folder / "run"
+        for hit, rank in ((1, 1), (3, 0), (5, 0), (6, 1)):
+            with self.subTest(hit=hit, rank=rank):
+                got, output = train(2, self.config, *self.settings(run, *model),
+                                    env={"CAPSTAN_FAIL": f"train.start:{hit}:{'usr1' if hit % 2 else 'term'}@{rank}"})
+                self.assertEqual(got, 75, output)
+                self.assertEqual(output.count("stopped  on request before the first step"), 1, output)
+                self.assertNotIn("error", output)
+                self.assertFalse((run / "metrics.jsonl").exists())
+                self.assertEqual(checkpoints(run), [])
+        self.trained("run", *model)
+        got, output = train(2, self.config, *self.settings(run, *model, "train.steps=3"),
+                            env={"CAPSTAN_FAIL": "train.start:20:term@1"})  # amid the reading of its tensors
+        self.assertEqual(got, 75, output)
+        self.assertEqual(checkpoints(run), [2])
+        self.trained("run", *model, "train.steps=3")
+
     def test_a_signal_in_the_last_step_finds_a_run_that_is_done(self):
         run = self.trained("run", *self.given(2), env={"CAPSTAN_FAIL": "train.microbatch:24:term@0"})
         self.assert_same_run(run, self.whole[2])
