@@ -12,6 +12,7 @@
 
 #include "core/config/nearest_name.h"
 #include "core/error.h"
+#include "io/printable.h"
 #include "launch/bench_command.h"
 #include "launch/config_command.h"
 #include "launch/convert_command.h"
@@ -61,7 +62,7 @@ void let_rank_0_speak(ExitCode code) {
 
 int failed(std::ostream& err, ExitCode code, const std::string& message) {
   let_rank_0_speak(code);
-  err << program_name() + ": error: " + message + "\n" << std::flush;
+  err << program_name() + ": error: " + without_controls(message) + "\n" << std::flush;
   return static_cast<int>(code);
 }
 
