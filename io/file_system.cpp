@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -48,10 +49,16 @@ void close_checked(FileDescriptor& file, const fs::path& path) {
 
 int open_or_throw(const fs::path& path, int flags) {
   const int fd = open(path.c_str(), flags | O_CLOEXEC);
-  if (fd >= 0) return fd;
-  if (errno == ENOENT || errno == ENOTDIR)
-    throw Error::make(ExitCode::missing_input, "{}: wanted a file or directory here, there is none", path.string());
-  throw failed("open", path, errno);
+  if (fd < 0) throw cannot_open(path, errno);
+  return fd;
+}
+
+/// Nothing where nothing has this name.
+std::optional<struct stat> status_of(const fs::path& path, bool follow) {
+  struct stat status {};
+  if ((follow ? stat(path.c_str(), &status) : lstat(path.c_str(), &status)) == 0) return status;
+  if (errno == ENOENT || errno == ENOTDIR) return std::nullopt;
+  throw cannot_open(path, errno);
 }
 
 bool is_plain_component(const fs::path& part) { return !part.empty() && part != "." && part != ".."; }
@@ -151,6 +158,27 @@ void DurableFile::sync_and_close() {
   finished_ = true;
 }
 
+Error cannot_open(const fs::path& path, int error) {
+  if (error == ENOENT || error == ENOTDIR)
+    return Error::make(ExitCode::missing_input, "{}: wanted a file or directory here, there is none", path.string());
+  if (error == ENXIO)
+    return Error::make(ExitCode::bad_data, "{}: wanted a regular file, this is something else", path.string());
+  const ExitCode code = error == ELOOP                             ? ExitCode::bad_data
+                        : error == EACCES || error == ENAMETOOLONG ? ExitCode::missing_input
+                                                                   : ExitCode::io_error;
+  return {code, failed("open", path, error).what()};
+}
+
+bool anything_at(const fs::path& path) { return status_of(path, false).has_value(); }
+bool directory_at(const fs::path& path) {
+  const auto status = status_of(path, true);
+  return status && S_ISDIR(status->st_mode);
+}
+bool file_at(const fs::path& path) {
+  const auto status = status_of(path, true);
+  return status && S_ISREG(status->st_mode);
+}
+
 fs::path partial_name(const fs::path& path) { return fs::path(path.string() + ".partial"); }
 
 void write_file_atomically(const fs::path& path, std::string_view bytes) {
@@ -168,19 +196,22 @@ void write_file_atomically(const fs::path& path, std::string_view bytes) {
 void create_directory_durably(const fs::path& wanted) {
   fs::path path = wanted.lexically_normal();
   if (!path.has_filename()) path = path.parent_path();  // "a/b/" is "a/b"
-  if (path.empty() || fs::is_directory(path)) return;
-  create_directory_durably(parent_of(path));
+  std::error_code problem;                              // what it is does not matter here: mkdir() says it again
+  if (path.empty() || fs::is_directory(path, problem)) return;
+  if (parent_of(path) != path) create_directory_durably(parent_of(path));
   if (mkdir(path.c_str(), 0777) != 0 && errno != EEXIST)
     throw Error::make(ExitCode::cannot_create, "{}: cannot create this directory: {}", path.string(),
                       std::strerror(errno));
-  if (!fs::is_directory(path))
+  if (!fs::is_directory(path, problem))
     throw Error::make(ExitCode::cannot_create, "{}: wanted a directory, a file of that name is in the way",
                       path.string());
   sync_directory(parent_of(path));
 }
 
 void sync_directory(const fs::path& path) {
-  FileDescriptor directory(open_or_throw(path, O_RDONLY | O_DIRECTORY));
+  FileDescriptor directory(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.valid() && errno == ENOENT) throw cannot_open(path, errno);
+  if (!directory.valid()) throw failed("open", path, errno);
   sync_descriptor(directory.get(), path, "directory.sync");
 }
 
@@ -207,8 +238,9 @@ uint64_t size_of(const FileDescriptor& file, const fs::path& name) {
   return static_cast<uint64_t>(status.st_size);
 }
 
-std::string read_whole_file(const fs::path& path, uint64_t max_bytes) {
-  FileDescriptor file(open_or_throw(path, O_RDONLY | O_NONBLOCK));  // a pipe of that name must not hold us
+namespace {
+
+std::string read_open_file(const FileDescriptor& file, const fs::path& path, uint64_t max_bytes) {
   const uint64_t size = size_of(file, path);
   if (size > max_bytes)
     throw Error::make(ExitCode::bad_data, "{}: wanted at most {} bytes, the file has {}", path.string(), max_bytes,
@@ -224,6 +256,17 @@ std::string read_whole_file(const fs::path& path, uint64_t max_bytes) {
     at += static_cast<uint64_t>(got);
   }
   return bytes;
+}
+
+}  // namespace
+
+std::string read_whole_file(const fs::path& path, uint64_t max_bytes) {
+  const FileDescriptor file(open_or_throw(path, O_RDONLY | O_NONBLOCK));  // a pipe of that name must not hold us
+  return read_open_file(file, path, max_bytes);
+}
+
+std::string read_file_beneath(const fs::path& root, std::string_view relative, uint64_t max_bytes) {
+  return read_open_file(open_beneath(root, relative), root / fs::path(relative), max_bytes);
 }
 
 FileDescriptor open_beneath(const fs::path& root, std::string_view relative) {
@@ -244,9 +287,10 @@ FileDescriptor open_beneath(const fs::path& root, std::string_view relative) {
     if (!next.valid() && errno == ENOENT)
       throw Error::make(ExitCode::missing_input, "{}: this file is missing", (root / wanted).string());
     if (!next.valid() && (errno == ELOOP || errno == ENOTDIR))
-      throw Error::make(ExitCode::bad_data, "{}: refused, '{}' is a symbolic link or no directory",
+      throw Error::make(ExitCode::bad_data,
+                        "{}: refused, '{}' is a symbolic link or no directory; a copy made by cp -rL holds no links",
                         (root / wanted).string(), parts[i].string());
-    if (!next.valid()) throw failed("open", root / wanted, errno);
+    if (!next.valid()) throw cannot_open(root / wanted, errno);
     at = std::move(next);
   }
   size_of(at, root / wanted);  // a regular file, or Error

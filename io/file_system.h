@@ -16,6 +16,8 @@
 
 namespace capstan {
 
+class Error;
+
 /// Owner of a file descriptor.
 class FileDescriptor {
  public:
@@ -60,6 +62,16 @@ class DurableFile {
   bool finished_ = false;
 };
 
+/// Why a file or directory cannot be opened for reading: missing_input where there is none or none that we may read,
+/// bad_data where what lies there is no file (a socket, links in a circle), else io_error.
+Error cannot_open(const std::filesystem::path& path, int error);
+
+/// What the standard library's questions throw as its own exceptions is an Error here. Nothing there is a plain "no";
+/// a directory on the way that may not be searched, links in a circle or an impossible name are cannot_open().
+bool anything_at(const std::filesystem::path& path);   ///< something has this name, be it a link that leads nowhere
+bool directory_at(const std::filesystem::path& path);  ///< or a link to one
+bool file_at(const std::filesystem::path& path);       ///< a regular one, or a link to one
+
 /// path + ".partial"; who reads never trusts such a name.
 std::filesystem::path partial_name(const std::filesystem::path& path);
 
@@ -84,6 +96,9 @@ std::string read_whole_file(const std::filesystem::path& path, uint64_t max_byte
 /// Opens for reading a file named by an untrusted file (a manifest, an index): `relative` may not leave `root`, nor
 /// pass through a symbolic link, nor be anything but a regular file. Error missing_input or bad_data.
 FileDescriptor open_beneath(const std::filesystem::path& root, std::string_view relative);
+
+/// read_whole_file() of such a file.
+std::string read_file_beneath(const std::filesystem::path& root, std::string_view relative, uint64_t max_bytes);
 
 /// Size of an open regular file.
 uint64_t size_of(const FileDescriptor& file, const std::filesystem::path& name);

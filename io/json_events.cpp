@@ -9,6 +9,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "io/printable.h"
 
 namespace capstan {
 namespace {
@@ -18,13 +19,6 @@ using json::error_code;
 
 Error bad(std::string_view where, const std::string& why) {
   return Error::make(ExitCode::bad_data, "{}: {}", where, why);
-}
-
-/// Names in messages: short and printable, whatever the file says.
-std::string shown(std::string_view name) {
-  std::string out;
-  for (const char c : name.substr(0, 80)) out += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
-  return name.size() > 80 ? out + "..." : out;
 }
 
 /// Boost's handler: joins the parts of split tokens, applies the limits, passes whole tokens on.
@@ -68,7 +62,7 @@ class Handler {
   bool on_key(json::string_view s, size_t n, error_code&) {
     join(s, n, limits_.key_bytes, "name");
     if (!names_.back().insert(token_).second)
-      throw bad(where_, fmt::format("the name '{}' appears twice", shown(token_)));
+      throw bad(where_, fmt::format("the name '{}' appears twice", printable(token_)));
     events_.key(token_);
     token_.clear();
     return true;
@@ -101,7 +95,7 @@ class Handler {
     double value = 0;
     const auto [end, problem] = std::from_chars(token_.data(), token_.data() + token_.size(), value);
     if (problem != std::errc() || end != token_.data() + token_.size())
-      throw bad(where_, fmt::format("the number {} does not fit a double", shown(token_)));
+      throw bad(where_, fmt::format("the number {} does not fit a double", printable(token_)));
     events_.real(value);
     token_.clear();
     return true;
@@ -125,7 +119,7 @@ class Handler {
   bool join(json::string_view part, size_t total, size_t limit, const char* what) {
     if (total > limit)
       throw bad(where_, fmt::format("wanted a {} of at most {} bytes, got a longer one: '{}'", what, limit,
-                                    shown(token_.empty() ? std::string_view(part.data(), part.size()) : token_)));
+                                    printable(token_.empty() ? std::string_view(part.data(), part.size()) : token_)));
     token_.append(part.data(), part.size());
     return true;
   }
@@ -185,7 +179,7 @@ const char* kind_of(const JsonValue& value) {
 }
 
 Error wrong_kind(std::string_view what, const char* wanted, const JsonValue& got) {
-  return Error::make(ExitCode::bad_data, "{}: wanted {}, got {}", shown(what), wanted, kind_of(got));
+  return Error::make(ExitCode::bad_data, "{}: wanted {}, got {}", printable(what), wanted, kind_of(got));
 }
 
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }

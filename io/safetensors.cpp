@@ -11,19 +11,53 @@
 
 #include "core/error.h"
 #include "io/json_events.h"
+#include "io/printable.h"
 
 namespace capstan {
 namespace fs = std::filesystem;
 namespace {
 
-struct NamedDtype {
+/// All types of the format: what we do not compute with may still stand in a file, as a mask that is passed over.
+struct NamedType {
   std::string_view name;
-  DType dtype;
+  uint64_t bits;
+  std::optional<DType> dtype;
 };
-constexpr NamedDtype kDtypes[] = {{"F64", DType::f64}, {"F32", DType::f32}, {"BF16", DType::bf16},
-                                  {"F16", DType::f16}, {"I64", DType::i64}, {"I32", DType::i32},
-                                  {"U32", DType::u32}, {"U16", DType::u16}, {"U8", DType::u8}};
+constexpr NamedType kTypes[] = {{"F64", 64, DType::f64},
+                                {"F32", 32, DType::f32},
+                                {"BF16", 16, DType::bf16},
+                                {"F16", 16, DType::f16},
+                                {"I64", 64, DType::i64},
+                                {"I32", 32, DType::i32},
+                                {"U32", 32, DType::u32},
+                                {"U16", 16, DType::u16},
+                                {"U8", 8, DType::u8},
+                                {"BOOL", 8, {}},
+                                {"I8", 8, {}},
+                                {"I16", 16, {}},
+                                {"U64", 64, {}},
+                                {"C64", 64, {}},
+                                {"F8_E4M3", 8, {}},
+                                {"F8_E5M2", 8, {}},
+                                {"F8_E8M0", 8, {}},
+                                {"F8_E4M3FNUZ", 8, {}},
+                                {"F8_E5M2FNUZ", 8, {}},
+                                {"F6_E2M3", 6, {}},
+                                {"F6_E3M2", 6, {}},
+                                {"F4", 4, {}}};
 constexpr uint64_t kLengthBytes = 8;  ///< the little-endian header length in front
+
+/// Product of the shape times `each`; nothing when a dim is negative or the product is more than `most`.
+std::optional<uint64_t> checked_product(uint64_t each, const std::vector<int64_t>& shape, uint64_t most) {
+  uint64_t product = each;
+  bool overflow = false;
+  for (const int64_t extent : shape) {
+    if (extent < 0) return std::nullopt;
+    overflow |= __builtin_mul_overflow(product, static_cast<uint64_t>(extent), &product);
+  }
+  if (overflow || product > most) return std::nullopt;
+  return product;
+}
 
 Error bad(const fs::path& path, const std::string& why) {
   return Error::make(ExitCode::bad_data, "{}: not a safetensors file we accept: {}", path.string(), why);
@@ -60,29 +94,28 @@ class HeaderReader : public JsonEvents {
   }
   void text(std::string_view value) override {
     if (depth_ == 2 && in_metadata_) {
+      if (metadata.size() == kMaxSafetensorsMetadata)
+        throw bad(path_, fmt::format("more than {} members of __metadata__", kMaxSafetensorsMetadata));
       metadata.emplace(field_, value);
       return;
     }
     if (depth_ != 2 || in_array_ || field_ != "dtype") throw unexpected("a string");
-    const std::optional<DType> dtype = safetensors_dtype(value);
-    if (!dtype)
-      throw bad(path_, fmt::format("tensor '{}' has dtype '{}', wanted one of F64 F32 BF16 F16 I64 I32 U32 "
-                                   "U16 U8",
-                                   name_, value.substr(0, 40)));
-    entry_.dtype = *dtype;
+    type_ = std::find_if(std::begin(kTypes), std::end(kTypes), [&](const NamedType& t) { return t.name == value; });
+    if (type_ == std::end(kTypes))
+      throw of_tensor(fmt::format("has dtype '{}', which is none of the format's", printable(value)));
+    entry_.dtype = type_->dtype;
+    entry_.type = type_->name;
     has_dtype_ = true;
   }
   void count(uint64_t value) override {
     if (!in_array_) throw unexpected("a number");
     if (field_ == "data_offsets") {
-      if (offsets_.size() == 2) throw bad(path_, fmt::format("tensor '{}' has more than two data_offsets", name_));
+      if (offsets_.size() == 2) throw of_tensor("has more than two data_offsets");
       offsets_.push_back(value);
       return;
     }
-    if (entry_.shape.size() == kMaxTensorDims)
-      throw bad(path_, fmt::format("tensor '{}' has more than {} dims", name_, kMaxTensorDims));
-    if (value > static_cast<uint64_t>(INT64_MAX))
-      throw bad(path_, fmt::format("tensor '{}' has a dim of {}", name_, value));
+    if (entry_.shape.size() == kMaxTensorDims) throw of_tensor(fmt::format("has more than {} dims", kMaxTensorDims));
+    if (value > static_cast<uint64_t>(INT64_MAX)) throw of_tensor(fmt::format("has a dim of {}", value));
     entry_.shape.push_back(static_cast<int64_t>(value));
   }
   void negative(int64_t) override { throw unexpected("a negative number"); }
@@ -93,7 +126,11 @@ class HeaderReader : public JsonEvents {
  private:
   Error unexpected(const char* got) const {
     if (depth_ <= 1 && name_.empty()) return bad(path_, fmt::format("wanted an object of tensors, got {}", got));
-    return bad(path_, fmt::format("tensor '{}', field '{}': {} has no place there", name_, field_, got));
+    return bad(path_,
+               fmt::format("tensor '{}', field '{}': {} has no place there", printable(name_), printable(field_), got));
+  }
+  Error of_tensor(const std::string& why) const {
+    return bad(path_, fmt::format("tensor '{}' {}", printable(name_), why));
   }
   void begin_entry(std::string_view name) {
     if (entries.size() == kMaxSafetensorsEntries)
@@ -109,22 +146,21 @@ class HeaderReader : public JsonEvents {
   }
   void close_entry() {
     if (!has_dtype_ || !has_shape_ || offsets_.size() != 2)
-      throw bad(path_, fmt::format("tensor '{}' lacks {}", name_,
-                                   !has_dtype_   ? "dtype"
-                                   : !has_shape_ ? "shape"
-                                                 : "two data_offsets"));
-    const std::optional<uint64_t> bytes = checked_tensor_bytes(entry_.dtype, entry_.shape);
-    if (!bytes) throw bad(path_, fmt::format("the size of tensor '{}' overflows 64 bits", name_));
+      throw of_tensor(!has_dtype_ ? "lacks dtype" : !has_shape_ ? "lacks shape" : "lacks two data_offsets");
+    const std::optional<uint64_t> bits = checked_product(type_->bits, entry_.shape, UINT64_MAX);
+    if (!bits) throw of_tensor("has a size that overflows 64 bits");
+    if (*bits % 8 != 0) throw of_tensor(fmt::format("of type {} ends within a byte", entry_.type));
+    const uint64_t bytes = *bits / 8;
     if (offsets_[0] > offsets_[1] || offsets_[1] > data_bytes_)
-      throw bad(path_,
-                fmt::format("tensor '{}' has data_offsets [{}, {}], wanted an ascending pair within the {} bytes "
-                            "of data in the file",
-                            name_, offsets_[0], offsets_[1], data_bytes_));
-    if (offsets_[1] - offsets_[0] != *bytes)
-      throw bad(path_, fmt::format("tensor '{}' has {} bytes by its shape and dtype, but {} by its data_offsets", name_,
-                                   *bytes, offsets_[1] - offsets_[0]));
+      throw of_tensor(
+          fmt::format("has data_offsets [{}, {}], wanted an ascending pair within the {} bytes of data in "
+                      "the file",
+                      offsets_[0], offsets_[1], data_bytes_));
+    if (offsets_[1] - offsets_[0] != bytes)
+      throw of_tensor(fmt::format("has {} bytes by its shape and dtype, but {} by its data_offsets", bytes,
+                                  offsets_[1] - offsets_[0]));
     entry_.offset = offsets_[0];
-    entry_.bytes = *bytes;
+    entry_.bytes = bytes;
     entries.push_back(std::move(entry_));
   }
 
@@ -135,6 +171,7 @@ class HeaderReader : public JsonEvents {
   bool has_dtype_ = false, has_shape_ = false, has_offsets_ = false;
   std::string name_, field_;
   SafetensorsEntry entry_;
+  const NamedType* type_ = nullptr;
   std::vector<uint64_t> offsets_;
 };
 
@@ -147,7 +184,7 @@ void check_cover(const fs::path& path, std::vector<SafetensorsEntry>& entries, u
   for (const SafetensorsEntry& entry : entries) {
     if (entry.offset != end)
       throw bad(path, fmt::format("tensor '{}' begins at byte {} of the data, wanted {}: a hole or an overlap",
-                                  entry.name, entry.offset, end));
+                                  printable(entry.name), entry.offset, end));
     end += entry.bytes;
   }
   if (end != data_bytes)
@@ -183,7 +220,7 @@ std::string header_text(const std::vector<SafetensorsEntry>& entries, const Safe
   }
   for (const SafetensorsEntry& entry : entries) {
     text += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", comma,
-                        json_quote(entry.name), safetensors_name(entry.dtype), fmt::join(entry.shape, ","),
+                        json_quote(entry.name), safetensors_name(*entry.dtype), fmt::join(entry.shape, ","),
                         entry.offset, entry.offset + entry.bytes);
     comma = ",";
   }
@@ -200,7 +237,8 @@ uint64_t lay_out(const fs::path& path, std::vector<SafetensorsEntry>& entries) {
     CAPSTAN_CHECK(!entry.name.empty() && entry.name.size() <= kMaxTensorName && entry.name != "__metadata__" &&
                       names.insert(entry.name).second,
                   "{}: tensor name '{}' is empty, too long, reserved or given twice", path.string(), entry.name);
-    const std::optional<uint64_t> bytes = checked_tensor_bytes(entry.dtype, entry.shape);
+    CAPSTAN_CHECK(entry.dtype, "{}: tensor '{}' has no dtype", path.string(), entry.name);
+    const std::optional<uint64_t> bytes = checked_tensor_bytes(*entry.dtype, entry.shape);
     CAPSTAN_CHECK(bytes && entry.shape.size() <= kMaxTensorDims, "{}: tensor '{}' has a shape that cannot be",
                   path.string(), entry.name);
     entry.offset = end;
@@ -215,26 +253,19 @@ uint64_t lay_out(const fs::path& path, std::vector<SafetensorsEntry>& entries) {
 }  // namespace
 
 std::optional<DType> safetensors_dtype(std::string_view name) {
-  for (const NamedDtype& known : kDtypes)
+  for (const NamedType& known : kTypes)
     if (known.name == name) return known.dtype;
   return std::nullopt;
 }
 
 std::string_view safetensors_name(DType dtype) {
-  for (const NamedDtype& known : kDtypes)
+  for (const NamedType& known : kTypes)
     if (known.dtype == dtype) return known.name;
   return "?";
 }
 
 std::optional<uint64_t> checked_tensor_bytes(DType dtype, const std::vector<int64_t>& shape) {
-  uint64_t product = bytes_of(dtype);
-  bool overflow = false;
-  for (const int64_t extent : shape) {
-    if (extent < 0) return std::nullopt;
-    overflow |= __builtin_mul_overflow(product, static_cast<uint64_t>(extent), &product);
-  }
-  if (overflow || product > static_cast<uint64_t>(INT64_MAX)) return std::nullopt;
-  return product;
+  return checked_product(bytes_of(dtype), shape, static_cast<uint64_t>(INT64_MAX));
 }
 
 void read_exactly(const FileDescriptor& file, const fs::path& path, void* dst, uint64_t offset, uint64_t bytes) {
@@ -255,9 +286,7 @@ void read_exactly(const FileDescriptor& file, const fs::path& path, void* dst, u
 
 SafetensorsFile SafetensorsFile::open(const fs::path& path) {
   FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));  // links are the user's own affair here
-  if (!file.valid())
-    throw Error::make(errno == ENOENT || errno == ENOTDIR ? ExitCode::missing_input : ExitCode::io_error,
-                      "{}: cannot open this safetensors file: {}", path.string(), std::strerror(errno));
+  if (!file.valid()) throw cannot_open(path, errno);
   return {path, std::move(file)};
 }
 
@@ -266,7 +295,7 @@ SafetensorsFile SafetensorsFile::open_beneath(const fs::path& root, std::string_
 }
 
 SafetensorsFile::SafetensorsFile(fs::path path, FileDescriptor file) : path_(std::move(path)), file_(std::move(file)) {
-  const uint64_t file_bytes = size_of(file_, path_);
+  const uint64_t file_bytes = file_bytes_ = size_of(file_, path_);
   const uint64_t length = header_length(path_, file_, file_bytes);
   const uint64_t data_begin = kLengthBytes + length;
   std::string text(length, '\0');
@@ -295,10 +324,11 @@ const SafetensorsEntry* SafetensorsFile::find(std::string_view name) const {
 
 void SafetensorsFile::read(std::string_view name, void* dst, uint64_t first_byte, uint64_t bytes) const {
   const SafetensorsEntry* entry = find(name);
-  if (!entry) throw Error::make(ExitCode::bad_data, "{}: wanted tensor '{}', there is none", path_.string(), name);
+  if (!entry)
+    throw Error::make(ExitCode::bad_data, "{}: wanted tensor '{}', there is none", path_.string(), printable(name));
   if (first_byte > entry->bytes || bytes > entry->bytes - first_byte)
     throw Error::make(ExitCode::bad_data, "{}: wanted bytes {} to {}+{} of tensor '{}', it has {}", path_.string(),
-                      first_byte, first_byte, bytes, name, entry->bytes);
+                      first_byte, first_byte, bytes, printable(name), entry->bytes);
   read_exactly(file_, path_, dst, entry->offset + first_byte, bytes);
 }
 

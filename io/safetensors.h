@@ -23,20 +23,22 @@ namespace capstan {
 
 constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
 constexpr size_t kMaxSafetensorsEntries = size_t{1} << 20;
+constexpr size_t kMaxSafetensorsMetadata = size_t{1} << 16;  ///< members of __metadata__
 constexpr size_t kMaxTensorName = 1024;
 constexpr size_t kMaxTensorDims = 16;
 
 struct SafetensorsEntry {
   std::string name;
-  DType dtype = DType::f32;
+  std::optional<DType> dtype;  ///< nothing: one of the format's types that we do not compute with, such as BOOL
   std::vector<int64_t> shape;
   uint64_t offset = 0;  ///< from the start of the file
   uint64_t bytes = 0;
+  std::string_view type = {};  ///< as the file names it, "BOOL"
 };
 
 using SafetensorsMetadata = std::map<std::string, std::string>;
 
-/// "F32" and so on; nothing for a dtype outside the list that we read (F64 F32 BF16 F16 I64 I32 U32 U16 U8).
+/// "F32" and so on; nothing for a type that is none of ours (F64 F32 BF16 F16 I64 I32 U32 U16 U8).
 std::optional<DType> safetensors_dtype(std::string_view name);
 std::string_view safetensors_name(DType dtype);
 
@@ -56,12 +58,14 @@ class SafetensorsFile {
   /// Bytes first_byte .. first_byte + bytes of that tensor. Error bad_data when there is no such tensor or range.
   void read(std::string_view name, void* dst, uint64_t first_byte, uint64_t bytes) const;
   const std::filesystem::path& path() const { return path_; }
+  uint64_t file_bytes() const { return file_bytes_; }
 
  private:
   SafetensorsFile(std::filesystem::path path, FileDescriptor file);
 
   std::filesystem::path path_;
   FileDescriptor file_;
+  uint64_t file_bytes_ = 0;
   std::vector<SafetensorsEntry> entries_;
   std::vector<uint32_t> by_name_;  ///< entry numbers, sorted by name
   SafetensorsMetadata metadata_;

@@ -17,6 +17,7 @@
 
 #include "core/config/nearest_name.h"
 #include "core/error.h"
+#include "io/printable.h"
 #include "launch/bench_command.h"
 #include "launch/config_command.h"
 #include "launch/convert_command.h"
@@ -69,7 +70,7 @@ void let_rank_0_speak(ExitCode code) {
 }
 
 int say_failure(std::ostream& err, ExitCode code, const std::string& message) {
-  err << program_name() + ": error: " + message + "\n" << std::flush;
+  err << program_name() + ": error: " + without_controls(message) + "\n" << std::flush;
   return static_cast<int>(code);
 }
 

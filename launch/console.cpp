@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "io/printable.h"
+
 namespace capstan {
 namespace {
 constexpr std::chrono::milliseconds kOnTerminal{100}, kElsewhere{5000};
@@ -40,7 +42,7 @@ void Console::say(const std::string& line) {
   if (!speaks_) return;
   if (open_) std::fputc('\n', stdout);
   open_ = false;
-  std::fprintf(stdout, "%s\n", line.c_str());
+  std::fprintf(stdout, "%s\n", without_controls(line).c_str());
   std::fflush(stdout);
 }
 

@@ -1,9 +1,10 @@
 #include "launch/convert_command.h"
 
 #include <CLI/CLI.hpp>
-#include <cmath>
+#include <charconv>
 #include <map>
 #include <memory>
+#include <utility>
 
 #include "core/error.h"
 #include "launch/converter.h"
@@ -19,9 +20,11 @@ uint64_t parse_bytes(const std::string& text, const char* option) {
   const size_t digits = text.find_first_not_of("0123456789.");
   const std::string number = text.substr(0, digits), unit = digits == text.npos ? "" : text.substr(digits);
   const auto known = units.find(unit);
-  const double value =
-      number.empty() || known == units.end() ? -1.0 : std::strtod(number.c_str(), nullptr) * known->second;
-  if (!(value >= 1.0) || value > 1e18)
+  double value = 0.0;
+  const auto [end, problem] = std::from_chars(number.data(), number.data() + number.size(), value);
+  const bool whole = problem == std::errc() && end == number.data() + number.size() && known != units.end();
+  if (whole) value *= known->second;
+  if (!whole || !(value >= 1.0) || value > 1e18)
     throw Error::make(ExitCode::usage, "{}: wanted a size such as 5GB or 512MiB, got '{}'", option, text);
   return static_cast<uint64_t>(value);
 }
@@ -39,6 +42,8 @@ void convert_from(const ConvertArguments& arguments) {
                                                                     {"gguf", ConversionRequest::Format::gguf},
                                                                     {"capstan", ConversionRequest::Format::capstan}};
   const std::map<std::string, DType> dtypes = {{"f32", DType::f32}, {"f16", DType::f16}, {"bf16", DType::bf16}};
+  for (const auto& [option, path] : {std::pair{"--from", &request.from}, std::pair{"--to", &request.to}})
+    if (path->empty()) throw Error::make(ExitCode::usage, "{}: wanted a name, got an empty one", option);
   request.format = formats.at(arguments.format);
   if (arguments.dtype != "stored") request.dtype = dtypes.at(arguments.dtype);
   request.shard_bytes = parse_bytes(arguments.shard_size, "--shard-size");
@@ -68,14 +73,17 @@ void add_convert_command(CLI::App& app, std::function<void()>& action) {
       ->check(CLI::IsMember({"stored", "f32", "f16", "bf16"}));
   verb->add_option("--shard-size", arguments->shard_size, "hf: largest file")->capture_default_str();
   verb->add_option("--family", request.family, "hf: model_type to write; default: the one that expresses the model");
-  verb->add_option("--step", request.step, "the run's checkpoint of this step; default: the newest");
+  verb->add_option("--step", request.step, "the run's checkpoint of this step; default: the newest")
+      ->check(CLI::NonNegativeNumber);
   verb->add_option("--split", request.split, "megatron: train or validation")
       ->capture_default_str()
       ->check(CLI::IsMember({"train", "validation"}));
   verb->add_option("--memory", arguments->memory,
                    "for the model that the proof runs; of a larger one, its first layers")
       ->capture_default_str();
-  verb->add_option("--threads", request.threads, "of the proof; 0: all processors")->capture_default_str();
+  verb->add_option("--threads", request.threads, "of the proof; 0: all processors")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   verb->add_flag("--no-verify", arguments->no_verify,
                  "do not read back what was written, nor run it: a fault of disk or program would go unnoticed");
   verb->footer(

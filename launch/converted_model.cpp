@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kModelConfig = "config.json";
-constexpr uint64_t kMostTravelling = uint64_t{256} << 20;
+constexpr uint64_t kMostTravelling = uint64_t{256} << 20;  ///< together: all of it is held
 
 /// Files besides weights that belong to a model.
 constexpr std::array kTravelling = {"config.json",
@@ -36,23 +36,20 @@ constexpr std::array kTravelling = {"config.json",
                                     "chat_template.jinja",
                                     "chat_template.json"};
 
-/// Of a file that must not lie elsewhere: a link in somebody's directory could name any file of the user's.
-std::string read_own_file(const fs::path& directory, const std::string& name, uint64_t most) {
-  const FileDescriptor file = open_beneath(directory, name);
-  const uint64_t size = size_of(file, directory / name);
-  if (size > most)
-    throw Error::make(ExitCode::bad_data, "{}: wanted at most {} bytes, the file has {}", (directory / name).string(),
-                      most, size);
-  std::string bytes(size, '\0');
-  read_exactly(file, directory / name, bytes.data(), 0, size);
-  return bytes;
-}
-
+/// None may lie elsewhere: a link in somebody's directory could name any file of the user's.
 std::vector<TravellingFile> read_travelling(const fs::path& directory) {
   std::vector<TravellingFile> files;
-  for (const char* name : kTravelling)
-    if (fs::symlink_status(directory / name).type() != fs::file_type::not_found)
-      files.push_back({name, read_own_file(directory, name, kMostTravelling)});
+  uint64_t left = kMostTravelling;
+  for (const char* name : kTravelling) {
+    if (!anything_at(directory / name)) continue;
+    const uint64_t bytes = size_of(open_beneath(directory, name), directory / name);
+    if (bytes > left)
+      throw Error::make(ExitCode::bad_data,
+                        "{}: of {} bytes, and what stands beside it takes {}; wanted at most {} in all",
+                        (directory / name).string(), bytes, kMostTravelling - left, kMostTravelling);
+    files.push_back({name, read_file_beneath(directory, name, left)});
+    left -= files.back().bytes.size();
+  }
   return files;
 }
 
@@ -105,19 +102,10 @@ struct CheckpointPlace {
 CheckpointPlace checkpoint_place(const fs::path& path, int64_t step) {
   const fs::path clean = path.has_filename() ? path : path.parent_path();
   const std::string name = clean.filename().string();
-  if (fs::exists(clean / kCheckpointManifestName) && name.rfind("step-", 0) == 0)
+  if (name.rfind("step-", 0) == 0 &&
+      (anything_at(clean / kCheckpointManifestName) || clean.parent_path().filename() == kRunCheckpointsName))
     return {clean.parent_path().parent_path(), std::strtoll(name.c_str() + 5, nullptr, 10)};
   return {clean, step};
-}
-
-/// The newest checkpoint with a good manifest: what is read of it is checked slice by slice.
-Checkpoint newest_checkpoint(const RunDirectory& directory, std::vector<std::string>& notices) {
-  for (const CheckpointLocation& location : find_checkpoints(directory.checkpoints())) try {
-      return Checkpoint::open(location.path);
-    } catch (const Error& error) {
-      notices.push_back(fmt::format("{} was passed over: {}", location.path.string(), error.what()));
-    }
-  throw Error::make(ExitCode::missing_input, "{} holds no usable checkpoint", directory.checkpoints().string());
 }
 
 ConvertedModel open_run_model(const fs::path& path, int64_t wanted_step) {
@@ -135,7 +123,7 @@ ConvertedModel open_run_model(const fs::path& path, int64_t wanted_step) {
   opened.trained = !state.weights_only;
   opened.parameters = declared(opened.model);
   opened.source = std::make_unique<CheckpointSource>(*opened.checkpoint, opened.parameters);
-  if (fs::is_directory(directory.travelling())) opened.travelling = read_travelling(directory.travelling());
+  if (directory_at(directory.travelling())) opened.travelling = read_travelling(directory.travelling());
   try {
     opened.tokenizer = tokenizer_of(directory, config, state.tokenizer);
   } catch (const Error& error) {
@@ -163,8 +151,11 @@ void check_size(const ConvertedModel& opened, const fs::path& config) {
     throw Error::make(ExitCode::bad_data, "{}: {} layers, but the files hold {} tensors in all", config.string(),
                       opened.model.layers, opened.files->tensors().size());
   double numbers = 0;
-  for (const auto& [name, tensor] : opened.files->tensors())
-    numbers += static_cast<double>(tensor.bytes) / static_cast<double>(bytes_of(tensor.dtype));
+  for (const auto& [name, tensor] : opened.files->tensors()) {
+    double elements = 1;
+    for (const int64_t extent : tensor.shape) elements *= static_cast<double>(extent);
+    numbers += elements;
+  }
   if (const double described = numbers_described(opened.model); described > kFarMore * numbers)
     throw Error::make(ExitCode::bad_data, "{}: a model of {:.0f} parameters, but the files hold {:.0f} numbers in all",
                       config.string(), described, numbers);
@@ -188,9 +179,9 @@ const std::string* ConvertedModel::travelling_file(std::string_view name) const 
   return nullptr;
 }
 
-bool is_hugging_face(const fs::path& path) { return fs::exists(fs::symlink_status(path / kModelConfig)); }
+bool is_hugging_face(const fs::path& path) { return anything_at(path / kModelConfig); }
 bool is_corpus(const fs::path& path) {
-  return fs::exists(path / kManifestName) && !fs::is_directory(path / "checkpoints") &&
+  return anything_at(path / kManifestName) && !directory_at(path / "checkpoints") &&
          path.filename().string().rfind("step-", 0) != 0;
 }
 
@@ -214,7 +205,7 @@ ConvertedModel open_meta(const fs::path& directory) {
   opened.files = open_meta_weights(directory);
   const fs::path params = directory / kMetaParams;
   opened.model =
-      read_meta_params(read_own_file(directory, kMetaParams, kMaxModelConfigBytes), *opened.files, params.string());
+      read_meta_params(read_file_beneath(directory, kMetaParams, kMaxModelConfigBytes), *opened.files, params.string());
   opened.described = fmt::format("{} beside {}", kMetaParams, kMetaWeights);
   open_tensors(opened, params, meta_family());
   open_tokenizer(opened, directory);
@@ -222,12 +213,12 @@ ConvertedModel open_meta(const fs::path& directory) {
 }
 
 ConvertedModel open_model(const fs::path& path, int64_t step) {
-  if (!fs::is_directory(path))
+  if (!directory_at(path))
     throw Error::make(ExitCode::missing_input,
                       "there is no directory {}; wanted a run directory or a Hugging Face model directory",
                       path.string());
   if (is_hugging_face(path)) return open_hugging_face(path, true);
-  if (fs::exists(fs::symlink_status(path / kMetaParams))) return open_meta(path);
+  if (anything_at(path / kMetaParams)) return open_meta(path);
   return open_run_model(path, step);
 }
 

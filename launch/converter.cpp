@@ -7,6 +7,7 @@
 #include "core/failpoint.h"
 #include "io/checkpoint/save.h"
 #include "io/file_system.h"
+#include "io/partial_claim.h"
 #include "io/tokenizer/byte_tokenizer.h"
 #include "io/weights/config_members.h"
 #include "io/weights/gguf_output.h"
@@ -34,17 +35,17 @@ fs::path without_slash(const fs::path& path) {
 /// What is written until it is proved; removed unless it was given its final name.
 class Unproved {
  public:
-  Unproved(const fs::path& final_name, bool directory) : final_(final_name), partial_(partial_name(final_name)) {
-    if (fs::exists(fs::symlink_status(final_)))
-      throw Error::make(ExitCode::cannot_create, "{} is there already; choose another --to, or move it away",
-                        final_.string());
-    std::error_code problem;
-    fs::remove_all(partial_, problem);
-    if (directory) create_directory_durably(partial_);
+  Unproved(const fs::path& final_name, PartialClaim::Kind kind)
+      : final_(final_name), partial_(partial_name(final_name)), claim_(partial_, kind) {
+    try {
+      refuse_taken(final_);  // by one that ended before the claim
+    } catch (...) {
+      remove();
+      throw;
+    }
   }
   ~Unproved() {
-    std::error_code ignored;
-    if (!proved_) fs::remove_all(partial_, ignored);
+    if (!proved_) remove();
   }
   Unproved(const Unproved&) = delete;
   Unproved& operator=(const Unproved&) = delete;
@@ -57,7 +58,13 @@ class Unproved {
   }
 
  private:
+  void remove() {
+    std::error_code ignored;
+    fs::remove_all(partial_, ignored);
+  }
+
   fs::path final_, partial_;
+  PartialClaim claim_;
   bool proved_ = false;
 };
 
@@ -91,7 +98,7 @@ class Conversion {
   // ---- to a run directory
 
   void to_capstan() {
-    Unproved out(without_slash(request_.to), true);
+    Unproved out(without_slash(request_.to), PartialClaim::Kind::directory);
     const RunDirectory directory(out.path().string());
     write_checkpoint(directory);
     write_run_files(directory);
@@ -159,7 +166,7 @@ class Conversion {
                                     ? *from_.family
                                     : family_for(from_.model, request_.family);
     const TensorMap map(family, from_.model);
-    Unproved out(without_slash(request_.to), true);
+    Unproved out(without_slash(request_.to), PartialClaim::Kind::directory);
     const std::vector<WrittenFile> files =
         write_safetensors(out.path(), map, *from_.source, request_.dtype, request_.shard_bytes, progress("writing"));
     write_side_files(out.path(), map);
@@ -231,14 +238,14 @@ class Conversion {
     const GgufModel described = gguf_model(from_.model, from_.tokenizer.get());
     for (const std::string& notice : described.notices) console_.say("note     " + notice);
     const TensorMap map(*described.family, from_.model);
-    Unproved out(without_slash(request_.to), false);
+    Unproved out(without_slash(request_.to), PartialClaim::Kind::file);
     write_gguf(out.path(), described, map, *from_.source, request_.dtype, progress("writing"));
     const std::unique_ptr<TensorFiles> files = open_gguf(out.path());
     MappedSource written(*files, map);
     prove(written, "");
     out.publish();
     console_.say(fmt::format("written  {} ({}), {}", request_.to, described.family->model_type,
-                             bytes_text(static_cast<double>(fs::file_size(request_.to)))));
+                             bytes_text(static_cast<double>(fs::file_size(without_slash(request_.to))))));
   }
 
   // ---- the proof
@@ -313,6 +320,7 @@ void convert_corpus(const ConversionRequest& request, Console& console) {
 
 void convert(const ConversionRequest& request, Console& console) {
   if (request.format == Format::megatron) return convert_corpus(request, console);
+  refuse_taken(without_slash(request.to));
   Conversion(request, console).run();
 }
 

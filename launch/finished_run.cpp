@@ -4,27 +4,26 @@
 #include "core/error.h"
 
 namespace capstan {
-namespace {
-
-Checkpoint newest(const RunDirectory& directory, std::vector<std::string>& complaints) {
+Checkpoint newest_checkpoint(const RunDirectory& directory, std::vector<std::string>& complaints) {
   std::optional<Checkpoint> checkpoint = open_newest_good(directory.checkpoints(), complaints);
   if (checkpoint) return std::move(*checkpoint);
   std::string why;
   for (const std::string& complaint : complaints) why += "\n" + complaint;
+  if (!find_checkpoints(directory.checkpoints()).empty())
+    throw Error::make(ExitCode::bad_data, "{} holds no usable checkpoint:{}\ntake the run from a good copy",
+                      directory.checkpoints().string(), why);
   throw Error::make(ExitCode::missing_input,
                     "{} holds no usable checkpoint{}; train first: capstan train CONFIG.toml run.dir={}",
                     directory.checkpoints().string(), why, directory.path().string());
 }
 
-}  // namespace
-
 FinishedRun open_run(const std::string& path, int64_t step) {
   const RunDirectory directory(path);
-  if (!std::filesystem::is_directory(directory.path()))
+  if (!directory_at(directory.path()))
     throw Error::make(ExitCode::missing_input, "there is no run directory {}; wanted one made by capstan train", path);
   std::vector<std::string> complaints;
   Checkpoint checkpoint =
-      step < 0 ? newest(directory, complaints)
+      step < 0 ? newest_checkpoint(directory, complaints)
                : Checkpoint::open(directory.checkpoints() / checkpoint_name(static_cast<uint64_t>(step)));
   TrainingState state = TrainingState::from_json(checkpoint.state(), checkpoint.path().string());
   RunConfig config = parse_run_config(state.config, "config of " + checkpoint.path().string());
@@ -43,7 +42,7 @@ namespace {
 
 std::shared_ptr<const Tokenizer> tokenizer_with_hash(const RunDirectory& directory, const RunConfig& config,
                                                      const std::string& hash) {
-  if (std::filesystem::exists(directory.tokenizer())) {
+  if (anything_at(directory.tokenizer())) {
     std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(directory.tokenizer());
     if (tokenizer->hash() == hash) return tokenizer;
   }

@@ -20,6 +20,9 @@ struct FinishedRun {
   std::filesystem::path directory;
 };
 
+/// The newest checkpoint of which every byte verifies; `complaints`: why newer ones were passed over. Error
+/// missing_input when there is none, bad_data when all are damaged, with the reasons.
+Checkpoint newest_checkpoint(const RunDirectory& directory, std::vector<std::string>& complaints);
 /// `step` -1: the newest good checkpoint. Error missing_input or bad_data.
 FinishedRun open_run(const std::string& directory, int64_t step = -1);
 /// Error config where a tokenizer has ids that the model has no rows for; `whose`: a corpus or a run.

@@ -50,7 +50,7 @@ struct Config {
 Config read_config(const fs::path& directory) {
   Config config;
   const fs::path file = directory / "tokenizer_config.json";
-  if (!fs::is_regular_file(file)) return config;
+  if (!file_at(file)) return config;
   const JsonValue root = parse_json(read_whole_file(file, kLargestConfig), file.string(), {64, 1 << 20, 4096, 8 << 20});
   if (const JsonValue* end = root.find("eos_token"); !is_null(end))
     config.end_token = end->find("content") != nullptr ? text_of(*end, "content", "", file.string())
@@ -64,10 +64,12 @@ fs::path file_in(const fs::path& directory) {
   constexpr std::array names = {"tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
                                 "tekken.json",    "vocab.json",      "vocab.txt"};
   for (const char* name : names)
-    if (fs::is_regular_file(directory / name)) return directory / name;
+    if (file_at(directory / name)) return directory / name;
   std::vector<fs::path> ranks;
-  for (const fs::directory_entry& entry : fs::directory_iterator(directory))
-    if (entry.path().extension() == ".tiktoken") ranks.push_back(entry.path());
+  std::error_code problem;
+  for (fs::directory_iterator at(directory, problem), end; !problem && at != end; at.increment(problem))
+    if (at->path().extension() == ".tiktoken") ranks.push_back(at->path());
+  if (problem) throw cannot_open(directory, problem.value());
   if (ranks.size() == 1) return ranks[0];
   return directory / "tokenizer.json";
 }
@@ -135,7 +137,7 @@ void choose_end_of_document(TokenizerSpec& spec, std::string_view wanted, std::s
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& path, std::string_view end_of_document) {
-  const fs::path file = fs::is_directory(path) ? file_in(path) : path;
+  const fs::path file = directory_at(path) ? file_in(path) : path;
   const std::string where = file.string();
   if (file.extension() == ".json") {
     const std::string text = read_whole_file(file, kLargestFile);
@@ -149,7 +151,7 @@ std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& path, std::string_view
 
 std::unique_ptr<Tokenizer> tokenizer_from_name(const std::string& name_or_path, std::string_view end_of_document) {
   if (name_or_path == "bytes") return std::make_unique<ByteTokenizer>();
-  if (!fs::exists(name_or_path))
+  if (!anything_at(name_or_path))
     throw Error::make(ExitCode::missing_input, "--tokenizer: wanted \"bytes\" or a tokenizer file, there is no \"{}\"",
                       name_or_path);
   return load_tokenizer(name_or_path, end_of_document);

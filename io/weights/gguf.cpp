@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "io/file_system.h"
+#include "io/printable.h"
 #include "io/safetensors.h"
 
 namespace capstan {
@@ -211,11 +212,11 @@ GgufTensor read_tensor_info(GgufCursor& cursor) {
   if (tensor.name.empty()) throw cursor.bad("a tensor without a name");
   const uint32_t dims = cursor.number<uint32_t>("a number of dims");
   if (dims > kMaxGgufDims)
-    throw cursor.bad(fmt::format("tensor '{}' has {} dims, wanted at most 4", tensor.name, dims));
+    throw cursor.bad(fmt::format("tensor '{}' has {} dims, wanted at most 4", printable(tensor.name), dims));
   for (uint32_t i = 0; i < dims; ++i) {
     const uint64_t extent = cursor.number<uint64_t>("a dim");
     if (extent > static_cast<uint64_t>(INT64_MAX))
-      throw cursor.bad(fmt::format("tensor '{}' has a dim of {}", tensor.name, extent));
+      throw cursor.bad(fmt::format("tensor '{}' has a dim of {}", printable(tensor.name), extent));
     tensor.shape.insert(tensor.shape.begin(), static_cast<int64_t>(extent));
   }
   const uint32_t code = cursor.number<uint32_t>("a tensor's type");
@@ -225,10 +226,10 @@ GgufTensor read_tensor_info(GgufCursor& cursor) {
     throw cursor.bad(
         fmt::format("tensor '{}' has ggml type {}, wanted 0 (F32), 1 (F16), 28 (F64) or 30 (BF16); "
                     "quantised weights cannot be read",
-                    tensor.name, code));
+                    printable(tensor.name), code));
   tensor.dtype = known->dtype;
   const std::optional<uint64_t> bytes = checked_tensor_bytes(tensor.dtype, tensor.shape);
-  if (!bytes) throw cursor.bad(fmt::format("the size of tensor '{}' overflows 64 bits", tensor.name));
+  if (!bytes) throw cursor.bad(fmt::format("the size of tensor '{}' overflows 64 bits", printable(tensor.name)));
   tensor.bytes = *bytes;
   tensor.offset = cursor.number<uint64_t>("a tensor's offset");
   return tensor;
@@ -242,26 +243,26 @@ void check_places(const GgufCursor& cursor, GgufHeader& header, uint64_t alignme
   std::vector<const GgufTensor*> in_order;
   for (const GgufTensor& tensor : header.tensors) {
     if (tensor.offset % alignment != 0)
-      throw cursor.bad(fmt::format("tensor '{}' is at {}, no multiple of {}", tensor.name, tensor.offset, alignment));
+      throw cursor.bad(
+          fmt::format("tensor '{}' is at {}, no multiple of {}", printable(tensor.name), tensor.offset, alignment));
     if (tensor.offset > room || tensor.bytes > room - tensor.offset)
-      throw cursor.bad(fmt::format("tensor '{}' of {} bytes at {} lies beyond the {} bytes of data", tensor.name,
-                                   tensor.bytes, tensor.offset, room));
+      throw cursor.bad(fmt::format("tensor '{}' of {} bytes at {} lies beyond the {} bytes of data",
+                                   printable(tensor.name), tensor.bytes, tensor.offset, room));
     in_order.push_back(&tensor);
   }
   std::sort(in_order.begin(), in_order.end(),
             [](const GgufTensor* a, const GgufTensor* b) { return a->offset < b->offset; });
   for (size_t i = 1; i < in_order.size(); ++i)
     if (in_order[i - 1]->offset + in_order[i - 1]->bytes > in_order[i]->offset)
-      throw cursor.bad(fmt::format("tensors '{}' and '{}' overlap", in_order[i - 1]->name, in_order[i]->name));
+      throw cursor.bad(
+          fmt::format("tensors '{}' and '{}' overlap", printable(in_order[i - 1]->name), printable(in_order[i]->name)));
 }
 
 class GgufFile : public TensorFiles {
  public:
   explicit GgufFile(const fs::path& path)
       : TensorFiles(path), file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
-    if (!file_.valid())
-      throw Error::make(errno == ENOENT ? ExitCode::missing_input : ExitCode::io_error,
-                        "{}: cannot open this GGUF file: {}", path.string(), std::strerror(errno));
+    if (!file_.valid()) throw cannot_open(path, errno);
     const uint64_t bytes = size_of(file_, path);
     std::string start;
     GgufHeader header;
@@ -277,7 +278,7 @@ class GgufFile : public TensorFiles {
       }
     }
     for (const GgufTensor& tensor : header.tensors) {
-      tensors_[tensor.name] = {tensor.dtype, tensor.shape, tensor.bytes};
+      tensors_[tensor.name] = {tensor.dtype, tensor.shape, tensor.bytes, name_of(tensor.dtype)};
       offsets_[tensor.name] = header.data_begin + tensor.offset;
     }
   }
@@ -285,7 +286,7 @@ class GgufFile : public TensorFiles {
     const StoredTensor* tensor = find(name);
     if (!tensor || first_byte > tensor->bytes || bytes > tensor->bytes - first_byte)
       throw Error::make(ExitCode::bad_data, "{}: wanted bytes {}+{} of tensor '{}'", path_.string(), first_byte, bytes,
-                        name);
+                        printable(name));
     read_exactly(file_, path_, dst, offsets_.find(name)->second + first_byte, bytes);
   }
 
@@ -333,7 +334,7 @@ GgufHeader parse_gguf_header(std::string_view bytes, uint64_t file_bytes, const 
     const GgufType type = read_type(cursor);
     GgufValue value = type == GgufType::array ? read_array(cursor) : read_scalar(cursor, type);
     if (!header.metadata.emplace(key, std::move(value)).second)
-      throw cursor.bad(fmt::format("key '{}' is there twice", key.substr(0, 80)));
+      throw cursor.bad(fmt::format("key '{}' is there twice", printable(key)));
   }
   uint64_t alignment = kGgufAlignment;
   if (const auto said = header.metadata.find("general.alignment"); said != header.metadata.end()) {
@@ -346,7 +347,7 @@ GgufHeader parse_gguf_header(std::string_view bytes, uint64_t file_bytes, const 
   for (uint64_t i = 0; i < tensors; ++i) {
     header.tensors.push_back(read_tensor_info(cursor));
     if (!names.insert(header.tensors.back().name).second)
-      throw cursor.bad(fmt::format("tensor '{}' is there twice", header.tensors.back().name));
+      throw cursor.bad(fmt::format("tensor '{}' is there twice", printable(header.tensors.back().name)));
   }
   check_places(cursor, header, alignment, file_bytes);
   return header;

@@ -7,6 +7,7 @@
 #include "io/corpus/corpus.h"
 #include "io/corpus/megatron_index.h"
 #include "io/corpus/shard.h"
+#include "io/partial_claim.h"
 #include "io/safetensors.h"
 
 namespace capstan {
@@ -103,15 +104,14 @@ MegatronCounts write_megatron(const fs::path& corpus_path, const std::string& sp
   corpus->require_shards();
   const Split split = split_name == "validation" ? Split::validation : Split::train;
   const fs::path data = path_with(prefix, ".bin"), index = path_with(prefix, ".idx");
-  for (const fs::path& path : {data, index})
-    if (fs::exists(fs::symlink_status(path)))
-      throw Error::make(ExitCode::cannot_create, "{} is there already; choose another --to, or move it away",
-                        path.string());
+  for (const fs::path& path : {data, index}) refuse_taken(path);
   const uint64_t total = corpus->manifest().split(split).tokens();
   const uint64_t width = corpus->manifest().vocabulary < kFewTokens ? 2 : 4;
   const fs::path aside =
       path_with(prefix, ".partial");  // both files lie aside under a common prefix until they are proved
+  const PartialClaim claim(path_with(aside, ".bin"), PartialClaim::Kind::file);
   const Leftovers leftovers{aside};
+  for (const fs::path& path : {data, index}) refuse_taken(path);  // by one that ended before the claim
   DurableFile data_file(path_with(aside, ".bin"));
   DigestStream digest;
   std::vector<uint64_t> lengths;

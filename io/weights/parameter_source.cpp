@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "io/printable.h"
 #include "io/weights/element_cast.h"
 
 namespace capstan {
@@ -85,10 +86,11 @@ void MappedSource::check_shape(const MappedTensor& tensor, std::string& mistakes
   const StoredTensor* stored = files_.find(name);
   if (stored == nullptr)
     mistakes += fmt::format("\n  {} {} is missing", tensor.name, shape_text(tensor.shape));
+  else if (!stored->dtype || !is_weight_dtype(*stored->dtype))
+    mistakes += fmt::format("\n  {} is of type {}, wanted F64, F32, BF16 or F16", printable(name), stored->type);
   else if (stored->shape != tensor.shape)
-    mistakes += fmt::format("\n  {} is {}, wanted {}", name, shape_text(stored->shape), shape_text(tensor.shape));
-  else if (!is_weight_dtype(stored->dtype))
-    mistakes += fmt::format("\n  {} is of type {}, wanted f64, f32, bf16 or f16", name, name_of(stored->dtype));
+    mistakes +=
+        fmt::format("\n  {} is {}, wanted {}", printable(name), shape_text(stored->shape), shape_text(tensor.shape));
 }
 
 void MappedSource::check_unused(std::string& mistakes) {
@@ -108,7 +110,8 @@ void MappedSource::check_unused(std::string& mistakes) {
     else if (name == head && map_.model().tied)
       check_tied_head(name, mistakes);
     else
-      mistakes += fmt::format("\n  {} {} is left over: nothing in the model takes it", name, shape_text(stored.shape));
+      mistakes += fmt::format("\n  {} {} is left over: nothing in the model takes it", printable(name),
+                              shape_text(stored.shape));
   }
 }
 
@@ -135,7 +138,7 @@ void MappedSource::check_tied_head(const std::string& name, std::string& mistake
 }
 
 DType MappedSource::dtype(const std::string& parameter) const {
-  return files_.find(names_.at(map_.place_of(parameter).tensor->name))->dtype;
+  return files_.find(names_.at(map_.place_of(parameter).tensor->name))->dtype.value();
 }
 
 /// The tensor with our rows as rows; the last few are kept, since q, k and v of one are asked for in turn.
@@ -145,7 +148,7 @@ const MappedSource::Turned& MappedSource::turned(const MappedTensor& tensor) {
   if (turned_.size() == kTurnedKept) turned_.pop_front();
   const std::string& name = names_.at(tensor.name);
   const StoredTensor& stored = *files_.find(name);
-  const size_t size = bytes_of(stored.dtype);
+  const size_t size = bytes_of(stored.dtype.value());
   Turned fresh{tensor.name, std::vector<char>(stored.bytes)};
   const int64_t lines = tensor.row_length;  // of the file
   const uint64_t line_bytes = static_cast<uint64_t>(tensor.rows) * size;
@@ -165,7 +168,7 @@ void MappedSource::read(const std::string& parameter, int64_t first, int64_t cou
   const auto [tensor, piece] = map_.place_of(parameter);
   CAPSTAN_CHECK(tensor, "no tensor holds {}", parameter);
   const std::string& name = names_.at(tensor->name);
-  const uint64_t row_bytes = static_cast<uint64_t>(tensor->row_length) * bytes_of(files_.find(name)->dtype);
+  const uint64_t row_bytes = static_cast<uint64_t>(tensor->row_length) * bytes_of(files_.find(name)->dtype.value());
   const Turned* held = tensor->transposed ? &turned(*tensor) : nullptr;
   for (const RowRun& run : piece->runs) {
     const int64_t from = std::max(first, run.ours), to = std::min(first + count, run.ours + run.count);

@@ -5,7 +5,9 @@
 #include <set>
 
 #include "core/error.h"
+#include "io/file_system.h"
 #include "io/json_events.h"
+#include "io/printable.h"
 #include "io/safetensors.h"
 #include "io/weights/meta_layout.h"
 #include "io/weights/tensor_files.h"
@@ -13,6 +15,8 @@
 namespace capstan {
 namespace fs = std::filesystem;
 namespace {
+
+constexpr size_t kShardsHeldOpen = 16;
 
 /// {"metadata": {...}, "weight_map": {tensor: file}} as events; what else there is is checked for syntax and dropped.
 class IndexReader : public JsonEvents {
@@ -47,8 +51,8 @@ class IndexReader : public JsonEvents {
 
  private:
   Error refused(const char* got) const {
-    return Error::make(ExitCode::bad_data, "{}: weight_map, '{}': wanted the name of a file, got {}", where_, key_,
-                       got);
+    return Error::make(ExitCode::bad_data, "{}: weight_map, '{}': wanted the name of a file, got {}", where_,
+                       printable(key_), got);
   }
   void nothing_here(const char* got) const {
     if (!begun_) throw Error::make(ExitCode::bad_data, "{}: wanted an object with a weight_map, got {}", where_, got);
@@ -61,7 +65,7 @@ class IndexReader : public JsonEvents {
     if (!plain)
       throw Error::make(ExitCode::bad_data,
                         "{}: weight_map, '{}': wanted the plain name of a .safetensors file beside the index, got '{}'",
-                        where_, key_, file.substr(0, 80));
+                        where_, printable(key_), printable(file));
     if (key_.empty()) throw Error::make(ExitCode::bad_data, "{}: weight_map: a tensor without a name", where_);
     if (files.size() == kMaxSafetensorsEntries)
       throw Error::make(ExitCode::bad_data, "{}: weight_map names more than {} tensors", where_,
@@ -75,50 +79,89 @@ class IndexReader : public JsonEvents {
   bool begun_ = false, in_map_ = false;
 };
 
+/// Shards are opened when they are read from, a few at a time: a model may have more of them than a process may have
+/// files.
 class SafetensorsDirectory : public TensorFiles {
  public:
   explicit SafetensorsDirectory(const fs::path& directory) : TensorFiles(directory) {}
 
-  void add(SafetensorsFile file) {
-    files_.push_back(std::move(file));
-    for (const SafetensorsEntry& entry : files_.back().entries()) {
-      if (!tensors_.emplace(entry.name, StoredTensor{entry.dtype, entry.shape, entry.bytes}).second)
-        throw Error::make(ExitCode::bad_data, "{}: tensor '{}' is in another shard too", files_.back().path().string(),
-                          entry.name);
-      holders_[entry.name] = files_.size() - 1;
+  void add(const std::string& name) {
+    const SafetensorsFile file = SafetensorsFile::open_beneath(path_, name);
+    shards_.push_back({name, file.file_bytes()});
+    for (const SafetensorsEntry& entry : file.entries()) {
+      if (!tensors_.emplace(entry.name, StoredTensor{entry.dtype, entry.shape, entry.bytes, entry.type}).second)
+        throw Error::make(ExitCode::bad_data, "{}: tensor '{}' is in another shard too", file.path().string(),
+                          printable(entry.name));
+      places_.emplace(entry.name, Place{shards_.size() - 1, entry.offset});
     }
   }
   void read(std::string_view name, void* dst, uint64_t first_byte, uint64_t bytes) const override {
-    const auto at = holders_.find(name);
-    if (at == holders_.end())
-      throw Error::make(ExitCode::bad_data, "{}: wanted tensor '{}', there is none", path_.string(), name);
-    files_[at->second].read(name, dst, first_byte, bytes);
+    const auto place = places_.find(name);
+    if (place == places_.end())
+      throw Error::make(ExitCode::bad_data, "{}: wanted tensor '{}', there is none", path_.string(), printable(name));
+    if (const uint64_t most = find(name)->bytes; first_byte > most || bytes > most - first_byte)
+      throw Error::make(ExitCode::bad_data, "{}: wanted bytes {} to {}+{} of tensor '{}', it has {}", path_.string(),
+                        first_byte, first_byte, bytes, printable(name), most);
+    const auto& [shard, offset] = place->second;
+    read_exactly(opened(shard), path_ / shards_[shard].name, dst, offset + first_byte, bytes);
   }
-  const SafetensorsFile* holder(std::string_view name) const {
-    const auto at = holders_.find(name);
-    return at == holders_.end() ? nullptr : &files_[at->second];
+  /// The file that holds it; empty when none does.
+  std::string_view holder(std::string_view name) const {
+    const auto place = places_.find(name);
+    return place == places_.end() ? std::string_view() : shards_[place->second.shard].name;
   }
 
  private:
-  std::deque<SafetensorsFile> files_;
-  std::map<std::string, size_t, std::less<>> holders_;
+  struct Shard {
+    std::string name;
+    uint64_t bytes;
+  };
+  struct Place {
+    size_t shard;
+    uint64_t offset;  ///< from the start of the file
+  };
+  struct Opened {
+    size_t shard;
+    FileDescriptor file;
+  };
+
+  const FileDescriptor& opened(size_t shard) const {
+    for (const Opened& held : opened_)
+      if (held.shard == shard) return held.file;
+    if (opened_.size() == kShardsHeldOpen) opened_.pop_front();
+    const fs::path where = path_ / shards_[shard].name;
+    FileDescriptor file = open_beneath(path_, shards_[shard].name);
+    if (size_of(file, where) != shards_[shard].bytes)
+      throw Error::make(ExitCode::bad_data, "{}: wanted {} bytes as before, the file has {}: it was changed meanwhile",
+                        where.string(), shards_[shard].bytes, size_of(file, where));
+    opened_.push_back({shard, std::move(file)});
+    return opened_.back().file;
+  }
+
+  std::vector<Shard> shards_;
+  std::map<std::string, Place, std::less<>> places_;
+  mutable std::deque<Opened> opened_;
 };
 
 void open_shards(SafetensorsDirectory& directory, const fs::path& path) {
   const fs::path index = path / kSafetensorsIndexName;
-  const auto map = parse_shard_index(read_whole_file(index, kMaxIndexBytes), index.string());
+  const auto map = parse_shard_index(read_file_beneath(path, kSafetensorsIndexName, kMaxIndexBytes), index.string());
   std::set<std::string> names;
   for (const auto& [tensor, file] : map) names.insert(file);
   if (names.size() > kMaxShards)
     throw Error::make(ExitCode::bad_data, "{}: names {} files, wanted at most {}", index.string(), names.size(),
                       kMaxShards);
-  for (const std::string& name : names) directory.add(SafetensorsFile::open_beneath(path, name));
-  for (const auto& [tensor, file] : map) {
-    const SafetensorsFile* holder = directory.holder(tensor);
-    if (holder == nullptr || holder->path().filename() != file)
-      throw Error::make(ExitCode::bad_data, "{}: says that tensor '{}' is in {}, it is {}", index.string(), tensor,
-                        file, holder ? "in " + holder->path().filename().string() : "not there");
-  }
+  for (const std::string& name : names) directory.add(name);
+  for (const auto& [tensor, file] : map)
+    if (const std::string_view holder = directory.holder(tensor); holder != file)
+      throw Error::make(ExitCode::bad_data, "{}: says that tensor '{}' is in {}, it is {}", index.string(),
+                        printable(tensor), printable(file), holder.empty() ? "not there" : "in " + printable(holder));
+  for (const auto& [tensor, stored] : directory.tensors())
+    if (!map.contains(tensor))
+      throw Error::make(ExitCode::bad_data,
+                        "{} holds tensor '{}', which {} does not name: the two are not of one model; take both from "
+                        "where they came from again",
+                        (path / directory.holder(tensor)).string(), printable(tensor), kSafetensorsIndexName);
 }
 
 /// How to make safetensors of a pickle that was found.
@@ -138,7 +181,7 @@ std::string way_out(const std::string& directory, std::string_view pickle) {
 
 [[noreturn]] void refuse_other(const fs::path& directory) {
   for (const char* name : {"pytorch_model.bin", "pytorch_model.bin.index.json", kMetaPickle})
-    if (fs::exists(directory / name))
+    if (anything_at(directory / name))
       throw Error::make(ExitCode::bad_data,
                         "{} holds {} and no safetensors: a pickle is a program that runs when it is read, so it is not "
                         "read here; make safetensors of it on a machine that you would let it run on:\n  {}",
@@ -168,19 +211,19 @@ std::map<std::string, std::string, std::less<>> parse_shard_index(std::string_vi
 
 std::unique_ptr<TensorFiles> open_meta_weights(const fs::path& directory) {
   auto files = std::make_unique<SafetensorsDirectory>(directory);
-  if (!fs::exists(fs::symlink_status(directory / kMetaWeights))) refuse_other(directory);
-  files->add(SafetensorsFile::open_beneath(directory, kMetaWeights));
+  if (!anything_at(directory / kMetaWeights)) refuse_other(directory);
+  files->add(kMetaWeights);
   return files;
 }
 
 std::unique_ptr<TensorFiles> open_safetensors_directory(const fs::path& directory) {
-  if (!fs::is_directory(directory))
+  if (!directory_at(directory))
     throw Error::make(ExitCode::missing_input, "there is no directory {}; wanted a Hugging Face model directory",
                       directory.string());
   auto files = std::make_unique<SafetensorsDirectory>(directory);
-  if (fs::exists(directory / kSafetensorsName))
-    files->add(SafetensorsFile::open(directory / kSafetensorsName));
-  else if (fs::exists(directory / kSafetensorsIndexName))
+  if (anything_at(directory / kSafetensorsName))
+    files->add(kSafetensorsName);
+  else if (anything_at(directory / kSafetensorsIndexName))
     open_shards(*files, directory);
   else
     refuse_other(directory);

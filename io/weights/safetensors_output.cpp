@@ -40,7 +40,7 @@ std::vector<FileShard> cut_into_shards(const TensorMap& map, const ParameterSour
     shards[i].name = shards.size() == 1 ? "model.safetensors"
                                         : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
     std::stable_sort(shards[i].outputs.begin(), shards[i].outputs.end(), [](const Output& a, const Output& b) {
-      return bytes_of(a.entry.dtype) > bytes_of(b.entry.dtype);
+      return bytes_of(a.entry.dtype.value()) > bytes_of(b.entry.dtype.value());
     });
   }
   return shards;
@@ -74,8 +74,12 @@ DType output_dtype(const MappedTensor& tensor, const ParameterSource& source, st
 
 std::vector<WrittenFile> write_safetensors(const fs::path& directory, const TensorMap& map, ParameterSource& source,
                                            std::optional<DType> dtype, uint64_t shard_bytes,
-                                           const ProgressReport& progress) {
+                                           const ProgressReport& progress, size_t most_files) {
   const std::vector<FileShard> shards = cut_into_shards(map, source, dtype, shard_bytes);
+  if (shards.size() > most_files)
+    throw Error::make(ExitCode::usage,
+                      "shards of {} bytes would be {} files, wanted at most {}; choose a larger --shard-size",
+                      shard_bytes, shards.size(), most_files);
   OutputProgress state;
   for (const FileShard& shard : shards) state.total += shard.bytes;
   std::vector<WrittenFile> files;
@@ -85,7 +89,7 @@ std::vector<WrittenFile> write_safetensors(const fs::path& directory, const Tens
     SafetensorsWriter file(directory / shard.name, std::move(entries), {{"format", "pt"}});
     for (const Output& output : shard.outputs) {
       failpoint("convert.tensor");
-      write_mapped_tensor(*output.tensor, source, output.entry.dtype, [&](const void* data, uint64_t bytes) {
+      write_mapped_tensor(*output.tensor, source, output.entry.dtype.value(), [&](const void* data, uint64_t bytes) {
         file.write(data, bytes);
         progress({state.bytes += bytes, state.total});
       });

@@ -27,9 +27,10 @@ struct WrittenFile {
 /// The type a tensor of theirs is written in: `wanted`, or the widest of what its parameters are stored in.
 DType output_dtype(const MappedTensor& tensor, const ParameterSource& source, std::optional<DType> wanted);
 
-/// Returns the files of weights, in order.
+/// Returns the files of weights, in order. Error usage before anything is written where they would be too many to be
+/// read again.
 std::vector<WrittenFile> write_safetensors(const std::filesystem::path& directory, const TensorMap& map,
                                            ParameterSource& source, std::optional<DType> dtype, uint64_t shard_bytes,
-                                           const ProgressReport& progress);
+                                           const ProgressReport& progress, size_t most_files = kMaxShards);
 
 }  // namespace capstan

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,9 +17,10 @@
 namespace capstan {
 
 struct StoredTensor {
-  DType dtype = DType::f32;
+  std::optional<DType> dtype;  ///< nothing: a type that no parameter may have
   std::vector<int64_t> shape;  ///< outermost first
   uint64_t bytes = 0;
+  std::string_view type = {};  ///< in the container's own words, for messages
 };
 
 class TensorFiles {
@@ -26,7 +28,8 @@ class TensorFiles {
   virtual ~TensorFiles() = default;
   const std::map<std::string, StoredTensor, std::less<>>& tensors() const { return tensors_; }
   const StoredTensor* find(std::string_view name) const;  ///< null when there is none
-  /// Bytes of that tensor, row-major, little-endian. Error bad_data when there is no such tensor or stretch.
+  /// Bytes of that tensor, row-major, little-endian. Error bad_data when there is no such tensor or stretch. Not for
+  /// several threads.
   virtual void read(std::string_view name, void* dst, uint64_t first_byte, uint64_t bytes) const = 0;
   const std::filesystem::path& path() const { return path_; }
 
@@ -37,7 +40,7 @@ class TensorFiles {
 };
 
 constexpr uint64_t kMaxIndexBytes = 100'000'000;
-constexpr size_t kMaxShards = 800;
+constexpr size_t kMaxShards = 99'999;  ///< as many as five digits of a name can tell apart
 constexpr size_t kMaxShardName = 255;
 inline constexpr const char* kSafetensorsName = "model.safetensors";
 inline constexpr const char* kSafetensorsIndexName = "model.safetensors.index.json";

@@ -137,6 +137,39 @@ TEST_F(FileSystem, NamesFromFilesStayBeneathTheRoot) {
   EXPECT_EQ(code_of([&] { open_beneath(root_ / "in", "absent"); }), ExitCode::missing_input);
 }
 
+TEST_F(FileSystem, WhatCannotBeOpenedIsAnErrorThatSaysWhy) {
+  fs::create_symlink(root_ / "loop", root_ / "loop");
+  fs::create_symlink(root_ / "nowhere", root_ / "dangling");
+  write_file_atomically(root_ / "file", "text");
+  ASSERT_EQ(mknod((root_ / "socket").c_str(), S_IFSOCK | 0600, 0), 0);
+  EXPECT_TRUE(anything_at(root_ / "loop"));
+  EXPECT_TRUE(anything_at(root_ / "dangling"));
+  EXPECT_FALSE(anything_at(root_ / "nowhere"));
+  EXPECT_FALSE(anything_at(root_ / "file" / "in"));
+  EXPECT_TRUE(file_at(root_ / "file"));
+  EXPECT_FALSE(file_at(root_ / "dangling"));
+  EXPECT_FALSE(file_at(root_ / "socket"));
+  EXPECT_TRUE(directory_at(root_));
+  EXPECT_FALSE(directory_at(root_ / "file"));
+  std::string message;
+  for (const auto& ask : {anything_at, directory_at, file_at}) {
+    EXPECT_EQ(code_of([&] { ask(root_ / "loop" / "in"); }, &message), ExitCode::bad_data);
+    EXPECT_NE(message.find("loop"), std::string::npos) << message;
+    EXPECT_EQ(code_of([&] { ask(root_ / std::string(300, 'n')); }), ExitCode::missing_input);
+  }
+  EXPECT_EQ(code_of([&] { directory_at(root_ / "loop"); }), ExitCode::bad_data);
+  EXPECT_EQ(code_of([&] { file_at(root_ / "loop"); }), ExitCode::bad_data);
+  EXPECT_EQ(code_of([&] { read_whole_file(root_ / "loop", 10); }), ExitCode::bad_data);
+  EXPECT_EQ(code_of([&] { read_whole_file(root_ / "socket", 10); }), ExitCode::bad_data);
+  EXPECT_EQ(code_of([&] { open_beneath(root_, "socket"); }), ExitCode::bad_data);
+  EXPECT_EQ(code_of([&] { open_beneath(root_, "loop"); }, &message), ExitCode::bad_data);
+  EXPECT_NE(message.find("cp -rL"), std::string::npos) << message;
+  EXPECT_EQ(read_file_beneath(root_, "file", 4), "text");
+  EXPECT_EQ(code_of([&] { read_file_beneath(root_, "file", 3); }), ExitCode::bad_data);
+  for (const fs::path& path : {root_ / "loop" / "new", root_ / std::string(300, 'n'), root_ / "file" / "new"})
+    EXPECT_EQ(code_of([&] { create_directory_durably(path); }), ExitCode::cannot_create) << path;
+}
+
 TEST_F(FileSystem, AFullDiskIsAnIoErrorAndKeepsTheOldFile) {
   const fs::path small = root_ / "small";
   fs::create_directory(small);

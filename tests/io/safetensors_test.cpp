@@ -92,6 +92,7 @@ TEST_F(SafetensorsTest, WriterRefusesWhatNoReaderTakes) {
   refused({{"", DType::f32, {2}}});
   refused({{"__metadata__", DType::f32, {2}}});
   refused({{std::string(2000, 'n'), DType::f32, {2}}});
+  refused({{"a", std::nullopt, {2}}});
   refused({{"a", DType::f32, {-1}}});
   refused({{"a", DType::f32, {INT64_MAX, 2}}});
   SafetensorsWriter writer(path(), {{"a", DType::u8, {2}}});
@@ -133,7 +134,9 @@ TEST_F(SafetensorsTest, MalformedHeadersAreRefused) {
       {tensor(f32 + R"(,"shape":[4294967296,4294967296],"data_offsets":[0,4])"), "overflows", 4},
       {tensor(f32 + R"(,"shape":[9223372036854775808],"data_offsets":[0,4])"), "dim of", 4},
       {tensor(f32 + R"(,"shape":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"data_offsets":[0,4])"), "16 dims", 4},
-      {tensor(R"("dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4])"), "F8_E4M3", 4},
+      {tensor(R"("dtype":"F8_E4M3","shape":[5],"data_offsets":[0,4])"), "5 bytes by its shape", 4},
+      {tensor(R"("dtype":"F4","shape":[3],"data_offsets":[0,2])"), "ends within a byte", 2},
+      {tensor(R"("dtype":"F9","shape":[4],"data_offsets":[0,4])"), "'F9'", 4},
       {tensor(R"("dtype":"f32","shape":[1],"data_offsets":[0,4])"), "'f32'", 4},
       {tensor(R"("dtype":3,"shape":[1],"data_offsets":[0,4])"), "a number", 4},
       {tensor(f32 + R"(,"dtype":"F32","shape":[1],"data_offsets":[0,4])"), "twice", 4},
@@ -167,6 +170,62 @@ TEST_F(SafetensorsTest, MalformedHeadersAreRefused) {
     write_raw(c.header, c.data);
     expect_error(ExitCode::bad_data, {"model.safetensors", c.word}, [&] { SafetensorsFile::open(path()); });
   }
+}
+
+TEST_F(SafetensorsTest, EveryTypeOfTheFormatIsKnownAlsoThoseThatNothingComputesWith) {
+  const struct {
+    const char* name;
+    size_t bits;
+    std::optional<DType> dtype;
+  } types[] = {{"F64", 64, DType::f64},
+               {"F32", 32, DType::f32},
+               {"BF16", 16, DType::bf16},
+               {"F16", 16, DType::f16},
+               {"I64", 64, DType::i64},
+               {"I32", 32, DType::i32},
+               {"U32", 32, DType::u32},
+               {"U16", 16, DType::u16},
+               {"U8", 8, DType::u8},
+               {"BOOL", 8, {}},
+               {"I8", 8, {}},
+               {"I16", 16, {}},
+               {"U64", 64, {}},
+               {"C64", 64, {}},
+               {"F8_E4M3", 8, {}},
+               {"F8_E5M2", 8, {}},
+               {"F8_E8M0", 8, {}},
+               {"F8_E4M3FNUZ", 8, {}},
+               {"F8_E5M2FNUZ", 8, {}},
+               {"F6_E2M3", 6, {}},
+               {"F6_E3M2", 6, {}},
+               {"F4", 4, {}}};
+  for (const auto& type : types) {
+    SCOPED_TRACE(type.name);
+    const size_t bytes = 8 * type.bits / 8;
+    write_raw(fmt::format(R"({{"a":{{"dtype":"{}","shape":[2,4],"data_offsets":[0,{}]}}}})", type.name, bytes), bytes);
+    const SafetensorsFile file = SafetensorsFile::open(path());
+    ASSERT_EQ(file.entries().size(), 1u);
+    EXPECT_EQ(file.entries()[0].bytes, bytes);
+    EXPECT_TRUE(file.entries()[0].dtype == type.dtype);
+    EXPECT_EQ(file.entries()[0].type, type.name);
+  }
+}
+
+TEST_F(SafetensorsTest, MetadataHasABound) {
+  const auto members = [](size_t count) {
+    std::string text = R"({"__metadata__":{)";
+    for (size_t i = 0; i < count; ++i) text += fmt::format("{}\"{}\":\"x\"", i ? "," : "", i);
+    return text + "}}";
+  };
+  write_raw(members(kMaxSafetensorsMetadata), 0);
+  EXPECT_EQ(SafetensorsFile::open(path()).metadata().size(), kMaxSafetensorsMetadata);
+  write_raw(members(kMaxSafetensorsMetadata + 1), 0);
+  expect_error(ExitCode::bad_data, {"65536 members"}, [&] { SafetensorsFile::open(path()); });
+}
+
+TEST_F(SafetensorsTest, NamesAreMadeFitForATerminal) {
+  write_raw(R"({"a\u001b[31m\nb\u0000c":{"dtype":"\u0007F32","shape":[1],"data_offsets":[0,4]}})", 4);
+  expect_error(ExitCode::bad_data, {"'a?[31m?b?c'", "'?F32'"}, [&] { SafetensorsFile::open(path()); });
 }
 
 TEST_F(SafetensorsTest, WrongLengthsAreRefusedWithoutAllocating) {

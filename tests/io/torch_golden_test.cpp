@@ -56,8 +56,8 @@ class Golden {
     if (!entry) throw Error::make(ExitCode::missing_input, "the golden file has no {}", name);
     std::vector<char> bytes(entry->bytes);
     file_.read(name, bytes.data(), 0, entry->bytes);
-    std::vector<double> values(entry->bytes / bytes_of(entry->dtype));
-    for (size_t i = 0; i < values.size(); ++i) values[i] = value(bytes.data(), entry->dtype, i);
+    std::vector<double> values(entry->bytes / bytes_of(entry->dtype.value()));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = value(bytes.data(), *entry->dtype, i);
     return values;
   }
   size_t count(const std::string& prefix) const {

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import struct
 import sys
 import tempfile
@@ -99,6 +100,50 @@ def linked(folder_of_target):
     return case
 
 
+def link_out(folder, target):
+    os.symlink(target, folder / "model.safetensors")
+
+
+def index_is_a_link(folder):
+    index_case(lambda index, _: None)(folder)
+    name = "model.safetensors.index.json"
+    (folder / name).rename(folder.parent / "elsewhere.json")
+    os.symlink("../elsewhere.json", folder / name)
+
+
+def loops(name):
+    def case(folder):
+        (folder / name).unlink(missing_ok=True)
+        if name != "model.safetensors":
+            (folder / "model.safetensors").unlink()
+        os.symlink(name, folder / name)
+    return case
+
+
+def socket_at(name):
+    def case(folder):
+        (folder / name).unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(folder / name))
+    return case
+
+
+def metadata(members):
+    return header_case(lambda header, _: header.update({"__metadata__": {str(i): "x" for i in range(members)}}))
+
+
+def sparse(**sizes):
+    def case(folder):
+        for name, size in sizes.items():
+            with open(folder / f"{name}.json", "wb") as file:
+                file.truncate(size << 20)
+    return case
+
+
+def unnamed(index, _):
+    del index["weight_map"]["transformer.ln_f.bias"]
+
+
 def link_in_index(folder, target):
     shutil.copy(target, folder / "model.safetensors")
     names = sharded(folder)
@@ -156,6 +201,7 @@ CASES = {
     "text after the header": text_case(lambda text: text + b"{}"),
     "not UTF-8": text_case(lambda text: text.replace(b"wte", b"w\xffe")),
     "duplicate name": text_case(duplicate),
+    "a name that clears the screen": header_case(lambda header, _: header.update({"\x1b[2J\0\x9b": header.pop(NAME)})),
     "empty name": header_case(lambda header, _: header.update({"": header.pop(NAME)})),
     "name of 5000 bytes": header_case(lambda header, _: header.update({"x" * 5000: header.pop(NAME)})),
     "deep nesting": text_case(lambda text: b'{"a":' * 300 + b"1" + b"}" * 300),
@@ -168,6 +214,9 @@ CASES = {
     "no offsets": header_case(lambda header, _: header[NAME].pop("data_offsets") and None),
     "unknown dtype": field(dtype="F33"),
     "dtype of eight bits": field(dtype="F8_E4M3"),
+    "a weight of eight bits": header_case(lambda header, data: header.update({NAME: {
+        "dtype": "F8_E4M3", "shape": [61, 128], "data_offsets": header[NAME]["data_offsets"]}})),
+    "seventy thousand members of metadata": metadata(70_000),
     "dtype is a number": field(dtype=4),
     "shape product overflows": field(shape=[1 << 33, 1 << 33]),
     "shape of 2^64": text_case(lambda text: text.replace(b"[61, 32]", b"[18446744073709551616, 32]")),
@@ -197,6 +246,12 @@ CASES = {
     "shard is no safetensors file": points_to("config.json"),
     "shard is an empty name": points_to(""),
     "shard is a link": linked(link_in_index),
+    "the file is a link": linked(link_out),
+    "the index is a link": index_is_a_link,
+    "the file is a link to itself": loops("model.safetensors"),
+    "the index is a link to itself": loops("model.safetensors.index.json"),
+    "the file is a socket": socket_at("model.safetensors"),
+    "index leaves a tensor out": index_case(unnamed),
     "index names a tensor that is not there": index_case(
         lambda index, _: index["weight_map"].update({"transformer.h.9.ln_1.weight": "model-00001-of-00001.safetensors"})),
     # config.json
@@ -236,6 +291,8 @@ CASES = {
                                                data[header[NAME]["data_offsets"][1]:]),
     # side files
     "tokenizer.json is a link": lambda folder: os.symlink("/etc/passwd", folder / "tokenizer.json"),
+    "config.json is a socket": socket_at("config.json"),
+    "side files that are large together": sparse(vocab=200, tokenizer_config=100),
 }
 
 
@@ -277,6 +334,7 @@ class Hostile(unittest.TestCase):
                 self.assertEqual(answer.returncode, 65, answer.stdout + answer.stderr)
                 self.assertTrue(str(folder) in answer.stderr or "proof" in answer.stderr, answer.stderr)
                 self.assertLess(len(answer.stderr), 4000)
+                self.assertNotRegex(answer.stderr.replace("\n", ""), r"[\x00-\x1f\x7f-\x9f]")
                 self.assertEqual([path.name for path in folder.parent.iterdir() if path.name.startswith("out")], [])
 
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "io/weights/safetensors_output.h"
 #include "tests/launch/weights_fixtures.h"
 
 namespace capstan {
@@ -70,6 +71,56 @@ TEST(Weights, BuffersThatAreNoWeightsAreLeftOut) {
                  {{"transformer.h.0.ln_1.bias", "transformer.h.0.attn.masked_bias"}});
   ConvertedModel model = open_hugging_face(directory, false);
   EXPECT_LT(distance_of("gpt2", model).largest, 1e-4);
+}
+
+/// A tensor more, of any type, in the file's header and data.
+void add_tensor(const fs::path& directory, const std::string& name, const std::string& type, size_t bytes) {
+  const fs::path path = directory / "model.safetensors";
+  const std::string old = text_of_file(path);
+  uint64_t length = 0;
+  std::memcpy(&length, old.data(), 8);
+  const size_t end = old.size() - 8 - length;
+  const std::string header = fmt::format(R"({{"{}":{{"dtype":"{}","shape":[1,1,{}],"data_offsets":[{},{}]}},)", name,
+                                         type, bytes, end, end + bytes) +
+                             old.substr(9, length - 1);
+  const uint64_t longer = header.size();
+  write_text_file(path, std::string(reinterpret_cast<const char*>(&longer), 8) + header + old.substr(8 + length) +
+                            std::string(bytes, '\1'));
+}
+
+TEST(Weights, BuffersMayBeOfAnyType) {
+  for (const char* type : {"BOOL", "U8", "I8", "F8_E4M3"}) {
+    TemporaryDirectory folder;
+    const fs::path directory = copy_of("gpt2", folder);
+    add_tensor(directory, "transformer.h.0.attn.bias", type, 64);
+    ConvertedModel model = open_hugging_face(directory, false);
+    EXPECT_LT(distance_of("gpt2", model).largest, 1e-4) << type;
+  }
+}
+
+TEST(Weights, AWeightOfATypeThatNothingComputesWithIsNamed) {
+  for (const char* type : {"F8_E4M3", "I8", "U8"}) {
+    TemporaryDirectory folder;
+    const fs::path directory = copy_of("gpt2", folder);
+    rename_tensors(directory, [](const std::string& name) { return name == "transformer.ln_f.bias" ? "" : name; });
+    add_tensor(directory, "transformer.ln_f.bias", type, 32);
+    EXPECT_THAT(message_of(directory), HasSubstr(fmt::format("transformer.ln_f.bias is of type {}, wanted F64", type)));
+  }
+}
+
+TEST(Weights, MoreFilesThanCanBeReadAgainAreRefusedBeforeOneIsWritten) {
+  ConvertedModel model = open_hugging_face(kFixtures / "gpt2", false);
+  TemporaryDirectory out;
+  const auto write = [&](size_t most) {
+    write_safetensors(
+        out.path(), *model.map, *model.source, std::nullopt, 1, [](const OutputProgress&) {}, most);
+  };
+  const size_t tensors = model.map->tensors().size();
+  EXPECT_THAT(support::refusal_of(ExitCode::usage, [&] { write(tensors - 1); }),
+              HasSubstr(fmt::format("{} files, wanted at most {}", tensors, tensors - 1)));
+  EXPECT_TRUE(fs::is_empty(out.path()));
+  write(tensors);
+  EXPECT_EQ(open_safetensors_directory(out.path())->tensors().size(), tensors);
 }
 
 TEST(Weights, WhatIsMissingOrLeftOverIsNamed) {
