@@ -42,12 +42,13 @@ int train_and_record_failure(const RunConfig& config, Watch& watch, const StopSi
 
 void train(const TrainArguments& arguments) {
   const StopSignal stop;  // first of all: a launcher that sends USR1 while ranks start must not end them
-  run_on_ranks(options_of(arguments), [&](MpiSession& session) {
+  run_on_ranks(options_of(arguments), [&](MpiSession& session, StartWatch& start) {
     RunConfig config = load_run_config(arguments.config, arguments.overrides);
     check_for_training(config);
     check_for_world(config, session.world().size());
     Console console(session.world().rank() == 0);
     Watch watch(config, session.world());
+    start.over();
     const int code = train_and_record_failure(config, watch, stop, console);
     watch.recorder().phase(Phase::end, config.train.steps);
     watch.world().barrier();
