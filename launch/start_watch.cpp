@@ -23,7 +23,7 @@ namespace {
 constexpr std::array kRanks{"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
 constexpr std::array kSizes{"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"};
 
-std::optional<int> number_in(std::string_view text) {
+std::optional<int> plain_number(std::string_view text) {
   int number = -1;
   const auto read = std::from_chars(text.data(), text.data() + text.size(), number);
   return read.ec == std::errc() && read.ptr == text.data() + text.size() && number >= 0 ? std::optional(number)
@@ -34,7 +34,7 @@ template <size_t N>
 int first_number(const std::array<const char*, N>& names, int otherwise) {
   for (const char* name : names)
     if (const char* text = std::getenv(name))
-      if (const auto number = number_in(text)) return *number;
+      if (const auto number = plain_number(text)) return *number;
   return otherwise;
 }
 
@@ -58,7 +58,7 @@ std::string program_of(const std::filesystem::path& process) {
   return std::filesystem::read_symlink(process / "exe", ignored).string();
 }
 
-std::string whole(const std::filesystem::path& path) {
+std::string file_text(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
@@ -73,7 +73,7 @@ std::optional<int> rank_in(const std::string& environment, const std::string& jo
   };
   if (const auto rest = value_of(job); !rest || !rest->empty()) return std::nullopt;
   for (const char* name : kRanks)
-    if (const auto text = value_of(std::string(name) + "=")) return number_in(*text);
+    if (const auto text = value_of(std::string(name) + "=")) return plain_number(*text);
   return std::nullopt;
 }
 
@@ -84,8 +84,8 @@ std::map<int, Sibling> ranks_here(const std::string& job) {
   std::error_code error;
   for (std::filesystem::directory_iterator at("/proc", error), end; !error && at != end; at.increment(error)) {
     const std::filesystem::path process = at->path();
-    if (!number_in(process.filename().string())) continue;
-    const auto rank = rank_in(whole(process / "environ"), job);
+    if (!plain_number(process.filename().string())) continue;
+    const auto rank = rank_in(file_text(process / "environ"), job);
     if (!rank) continue;
     Sibling& sibling = ranks[*rank];
     const std::string runs = program_of(process);
@@ -125,7 +125,7 @@ Absent absent_here(const LaunchedAs& own) {
   return absent;
 }
 
-std::string host_name() {
+std::string own_host() {
   std::array<char, 256> name{};
   ::gethostname(name.data(), name.size() - 1);
   return name.data();
@@ -195,7 +195,7 @@ std::string StartWatch::text(double waited, const std::string& absent) {
       "look there first.\n"
       "  The job ends with code 76. train.hang_seconds limits the start too (10 s at least, 300 s while it has its "
       "default; 0: no limit).\n",
-      own_.rank, own_.ranks > 0 ? fmt::format(" {}", own_.ranks) : "", waited, host_name(), ::getpid(), where_,
+      own_.rank, own_.ranks > 0 ? fmt::format(" {}", own_.ranks) : "", waited, own_host(), ::getpid(), where_,
       absent.empty() ? "all ranks of this host are there, so it is another host's"
                      : "of this host has not come: " + absent);
 }
