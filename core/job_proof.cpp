@@ -14,6 +14,8 @@ namespace {
   throw Error::make(ExitCode::internal, "the job cannot run: {}", what);
 }
 
+std::string ends_of(const ChannelSpec& path) { return fmt::format("from stage {} to stage {}", path.from, path.to); }
+
 /// What a stage says to other stages in a step, in order.
 struct Event {
   enum class Kind : uint8_t { send, receive, meet } kind = Kind::meet;
@@ -25,10 +27,12 @@ struct Event {
 
 bool between_stages(const Node& node) { return node.op->attributes().starts_with("pp "); }
 
-std::string size_of(const Tape& tape, const Node& node) {
-  const TensorId id = node.inputs.empty() ? node.outputs.at(0) : node.inputs[0];
-  return to_string(tape.at(id).spec);
+/// What a node sends, or receives.
+const TapeTensor& content(const Tape& tape, const Node& node) {
+  return tape.at(node.inputs.empty() ? node.outputs.at(0) : node.inputs[0]);
 }
+
+std::string size_of(const Tape& tape, const Node& node) { return to_string(content(tape, node).spec); }
 
 int path_of(const Node& node) {
   const std::string text = node.op->attributes();  // "pp path 3 to stage 1"
@@ -37,7 +41,8 @@ int path_of(const Node& node) {
 
 Event event_of(const Tape& tape, const Node& node, const std::string& when) {
   const std::string name(node.op->name());
-  Event event{Event::Kind::meet, -1, fmt::format("{}, {} ({})", when, name, node.op->attributes()),
+  Event event{Event::Kind::meet, -1,
+              fmt::format("{}, {} ({}) of {}", when, name, node.op->attributes(), content(tape, node).name),
               fmt::format("{} ({}) of {}", name, node.op->attributes(), size_of(tape, node)),
               node.op->attributes().ends_with("first and last stage")};
   if (name == "send" || name == "receive") {
@@ -61,7 +66,8 @@ std::vector<Event> events_of(const StageProof& stage, int index) {
   replay(Part::begin, 0, fmt::format("stage {}, begin", index));
   constexpr Part parts[] = {Part::forward, Part::backward, Part::weights};
   for (const Action& action : stage.schedule->actions[static_cast<size_t>(index)])
-    replay(parts[static_cast<int>(action.kind)], action.chunk, fmt::format("stage {}, {}", index, to_string(action)));
+    replay(parts[static_cast<int>(action.kind)], action.chunk,
+           fmt::format("stage {}, {}", index, stage.schedule->name_of(action)));
   replay(Part::update, 0, fmt::format("stage {}, update", index));
   return events;
 }
@@ -85,7 +91,8 @@ class Meeting {
       if (!done(s)) standing += fmt::format("{}{}", standing.empty() ? "" : "; ", current(s).where);
     if (!standing.empty()) fault("it stands still at " + standing);
     for (size_t p = 0; p < waiting_.size(); ++p)
-      if (waiting_[p] > 0) fault(fmt::format("{} messages of path {} are never received", waiting_[p], p));
+      if (waiting_[p] > 0)
+        fault(fmt::format("{} messages of path {}, {}, are never received", waiting_[p], p, ends_of(paths_[p])));
   }
 
  private:
@@ -100,7 +107,7 @@ class Meeting {
     int& waiting = waiting_[static_cast<size_t>(event.path)];
     const bool sends = event.kind == Event::Kind::send;
     if ((sends ? path.from : path.to) != stage)
-      fault(fmt::format("{}: path {} goes from stage {} to stage {}", event.where, event.path, path.from, path.to));
+      fault(fmt::format("{}: path {} goes {}", event.where, event.path, ends_of(path)));
     if (sends ? waiting == kPathCapacity : waiting == 0) return false;
     waiting += sends ? 1 : -1;
     proof.messages += sends;
@@ -131,6 +138,16 @@ class Meeting {
   std::vector<int> waiting_;
 };
 
+void prove_same_paths(const std::vector<StageProof>& stages, size_t stage) {
+  const std::vector<ChannelSpec>&own = stages[stage].paths, &first = stages[0].paths;
+  if (own.size() != first.size())
+    fault(fmt::format("stage {} knows {} paths, stage 0 knows {}", stage, own.size(), first.size()));
+  for (size_t p = 0; p < own.size(); ++p)
+    if (!(own[p] == first[p]))
+      fault(fmt::format("on stage {} path {} goes {} with {} bytes, on stage 0 {} with {}", stage, p, ends_of(own[p]),
+                        own[p].bytes, ends_of(first[p]), first[p].bytes));
+}
+
 /// Each path has one sender and one receiver, of tensors of one spec.
 void prove_paths(const std::vector<StageProof>& stages, JobProof& proof) {
   struct Use {
@@ -139,7 +156,7 @@ void prove_paths(const std::vector<StageProof>& stages, JobProof& proof) {
   };
   std::vector<Use> uses(stages[0].paths.size());
   for (size_t s = 0; s < stages.size(); ++s) {
-    if (!(stages[s].paths == stages[0].paths)) fault(fmt::format("stage {} knows other paths than stage 0", s));
+    prove_same_paths(stages, s);
     for (const Node& node : stages[s].tape->nodes) {
       if (!node.op->is_collective() || !between_stages(node)) continue;
       const Event event = event_of(*stages[s].tape, node, fmt::format("stage {}, {}", s, name_of(node.part)));
@@ -153,9 +170,11 @@ void prove_paths(const std::vector<StageProof>& stages, JobProof& proof) {
   }
   for (size_t p = 0; p < uses.size(); ++p) {
     if (uses[p].senders != 1 || uses[p].receivers != 1)
-      fault(fmt::format("path {} has {} senders and {} receivers", p, uses[p].senders, uses[p].receivers));
+      fault(fmt::format("path {}, {}, has {} senders and {} receivers", p, ends_of(stages[0].paths[p]), uses[p].senders,
+                        uses[p].receivers));
     if (uses[p].sent != uses[p].received)
-      fault(fmt::format("path {}: sent is {}, received {}", p, uses[p].sent, uses[p].received));
+      fault(fmt::format("path {}, {}: sent is {}, received {}", p, ends_of(stages[0].paths[p]), uses[p].sent,
+                        uses[p].received));
   }
   proof.paths = uses.size();
 }

@@ -1,6 +1,7 @@
 #include "core/schedule.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <sstream>
 
@@ -72,8 +73,9 @@ class ZeroBubble {
 
   std::vector<std::vector<Action>> run() {
     const auto open = [&](const Stage& stage) { return stage.done[2] < microbatches_; };
+    std::vector<Done> before(stages_.size());  // what was finished when this unit began
     while (std::any_of(stages_.begin(), stages_.end(), open)) {
-      const std::vector<Stage> before = stages_;  // what was finished when this unit began
+      for (size_t s = 0; s < stages_.size(); ++s) before[s] = stages_[s].done;
       for (int s = 0; s < static_cast<int>(stages_.size()); ++s) act(s, before);
     }
     std::vector<std::vector<Action>> actions;
@@ -82,14 +84,15 @@ class ZeroBubble {
   }
 
  private:
+  using Done = std::array<int, 3>;  ///< forwards, backwards, weight gradients
   struct Stage {
     std::vector<Action> order, played;
-    size_t next = 0;          ///< of order
-    int done[3] = {0, 0, 0};  ///< forwards, backwards, weight gradients
+    size_t next = 0;  ///< of order
+    Done done{};
   };
   Stage& at(int stage) { return stages_[static_cast<size_t>(stage)]; }
 
-  void act(int s, const std::vector<Stage>& before) {
+  void act(int s, const std::vector<Done>& before) {
     Stage& stage = at(s);
     const int due = stage.done[1] - stage.done[2];
     if (due <= s && stage.next < stage.order.size() && ready(s, before)) {
@@ -99,16 +102,14 @@ class ZeroBubble {
     } else {
       return;
     }
-    ++stage.done[static_cast<int>(stage.played.back().kind)];
+    ++stage.done[static_cast<size_t>(stage.played.back().kind)];
   }
   /// Whether what the next action in order reads had arrived.
-  bool ready(int s, const std::vector<Stage>& before) const {
-    const Stage& stage = before[static_cast<size_t>(s)];
-    const Action& action = stage.order[stage.next];
-    if (action.kind == Kind::forward) return s == 0 || before[static_cast<size_t>(s) - 1].done[0] > action.microbatch;
-    const bool last = static_cast<size_t>(s) + 1 == before.size();
-    return stage.done[0] > action.microbatch &&
-           (last || before[static_cast<size_t>(s) + 1].done[1] > action.microbatch);
+  bool ready(int stage, const std::vector<Done>& before) const {
+    const size_t s = static_cast<size_t>(stage);
+    const Action& action = stages_[s].order[stages_[s].next];
+    if (action.kind == Kind::forward) return s == 0 || before[s - 1][0] > action.microbatch;
+    return before[s][0] > action.microbatch && (s + 1 == before.size() || before[s + 1][1] > action.microbatch);
   }
 
   int microbatches_;
@@ -124,16 +125,15 @@ std::optional<ScheduleKind> schedule_kind(const std::string& name) {
   return std::nullopt;
 }
 
-std::string to_string(const Action& action) {
-  return fmt::format("{}{}.{}", "FBW"[static_cast<int>(action.kind)], action.microbatch, action.chunk);
+std::string Schedule::name_of(const Action& action) const {
+  const std::string name = fmt::format("{}{}", "FBW"[static_cast<int>(action.kind)], action.microbatch);
+  return chunks > stages ? fmt::format("{}.{}", name, action.chunk / stages) : name;
 }
 
 std::string Schedule::to_text() const {
   std::string text;
   for (const std::vector<Action>& stage : actions) {
-    for (size_t i = 0; i < stage.size(); ++i)
-      text += fmt::format("{}{}{}", i > 0 ? " " : "", "FBW"[static_cast<int>(stage[i].kind)], stage[i].microbatch) +
-              (chunks > stages ? fmt::format(".{}", stage[i].chunk / stages) : "");
+    for (size_t i = 0; i < stage.size(); ++i) text += (i > 0 ? " " : "") + name_of(stage[i]);
     text += "\n";
   }
   return text;
@@ -187,6 +187,7 @@ Schedule parse_schedule(const std::string& text, int stages, int microbatches, c
   Schedule schedule = empty_schedule(stages, 1, microbatches);
   std::istringstream lines(text);
   std::string line;
+  schedule.places.resize(schedule.actions.size());
   int number = 0, stage = 0;
   while (std::getline(lines, line)) {
     ++number;
@@ -202,10 +203,12 @@ Schedule parse_schedule(const std::string& text, int stages, int microbatches, c
       schedule.chunks = std::max(schedule.chunks, (action.chunk / stages + 1) * stages);
       schedule.splits_weights = schedule.splits_weights || action.kind == Kind::weights;
     }
+    schedule.places[static_cast<size_t>(stage)] = fmt::format("{}:{}", origin, number);
     schedule.actions[static_cast<size_t>(stage++)] = std::move(actions);
   }
   if (stage < stages)
-    throw Error::make(ExitCode::config, "{}: it has the lines of {} stages, layout.pp is {}", origin, stage, stages);
+    throw Error::make(ExitCode::config, "{}: wanted a line of actions for each of {} stages (layout.pp), got {}",
+                      origin, stages, stage);
   return schedule;
 }
 

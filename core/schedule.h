@@ -32,17 +32,17 @@ struct Action {
 
   bool operator==(const Action&) const = default;
 };
-/// "F3", "B0", "W2"; with the chunk as in "F3.1" where a stage has several.
-std::string to_string(const Action& action);
-
 struct Schedule {
   int stages = 1;
   int chunks = 1;                            ///< of the model, a multiple of stages
   int microbatches = 1;                      ///< of a step, on one data rank
   bool splits_weights = false;               ///< weight gradients are actions of their own
   std::vector<std::vector<Action>> actions;  ///< by stage
+  std::vector<std::string> places{};         ///< by stage: "table.txt:3", where its line stands in a file
 
   int stage_of(int chunk) const { return chunk % stages; }
+  /// As a table has it: "F3", "B0", "W2"; with the stage's own number of the chunk as in "F3.1" where it has several.
+  std::string name_of(const Action& action) const;
   /// One line a stage.
   std::string to_text() const;
 };

@@ -10,8 +10,16 @@ namespace {
 
 using Kind = Action::Kind;
 
-std::string at_stage(int stage, size_t place, const Action& action) {
-  return fmt::format("stage {}, action {} ({})", stage, place, to_string(action));
+/// "stage 1", of a table out of a file with its line before it: "table.txt:2: stage 1".
+std::string stage_name(const Schedule& schedule, int stage) {
+  const size_t s = static_cast<size_t>(stage);
+  const std::string place = s < schedule.places.size() ? schedule.places[s] + ": " : "";
+  return fmt::format("{}stage {}", place, stage);
+}
+
+std::string at_stage(const Schedule& schedule, int stage, size_t place) {
+  return fmt::format("{}, action {} ({})", stage_name(schedule, stage), place,
+                     schedule.name_of(schedule.actions[static_cast<size_t>(stage)][place]));
 }
 
 [[noreturn]] void refuse(const std::string& what) { throw Error::make(ExitCode::config, "layout.schedule: {}", what); }
@@ -28,22 +36,22 @@ void check_stage(const Schedule& schedule, int stage) {
       const auto found = seen.find({a.chunk, kind});
       return found != seen.end() && found->second[static_cast<size_t>(a.microbatch)];
     };
-    const std::string here = at_stage(stage, i, a);
+    const auto here = [&] { return at_stage(schedule, stage, i); };
     if (a.chunk < 0 || a.chunk >= schedule.chunks || schedule.stage_of(a.chunk) != stage)
-      refuse(fmt::format("{}: chunk {} does not lie on this stage", here, a.chunk));
+      refuse(fmt::format("{}: chunk {} does not lie on this stage", here(), a.chunk));
     if (a.microbatch < 0 || a.microbatch >= schedule.microbatches)
-      refuse(fmt::format("{}: a step has microbatches 0 to {}", here, schedule.microbatches - 1));
+      refuse(fmt::format("{}: a step has microbatches 0 to {}", here(), schedule.microbatches - 1));
     auto& mine = seen.try_emplace({a.chunk, a.kind}, static_cast<size_t>(schedule.microbatches)).first->second;
-    if (mine[static_cast<size_t>(a.microbatch)]) refuse(here + " comes twice");
+    if (mine[static_cast<size_t>(a.microbatch)]) refuse(here() + " comes twice");
     if (a.kind != Kind::forward && !was(static_cast<Kind>(static_cast<int>(a.kind) - 1)))
-      refuse(fmt::format("{} comes before {}", here,
-                         to_string({static_cast<Kind>(static_cast<int>(a.kind) - 1), a.microbatch, a.chunk})));
+      refuse(fmt::format("{} comes before {}", here(),
+                         schedule.name_of({static_cast<Kind>(static_cast<int>(a.kind) - 1), a.microbatch, a.chunk})));
     const auto before = last.find({a.chunk, a.kind});
     if (before != last.end() && before->second > a.microbatch)
       refuse(
           fmt::format("{} comes after that of microbatch {}: each kind goes through the microbatches in ascending "
                       "order, so that sums have the same bits under every schedule",
-                      here, before->second));
+                      here(), before->second));
     last[{a.chunk, a.kind}] = a.microbatch;
     mine[static_cast<size_t>(a.microbatch)] = true;
   }
@@ -52,7 +60,8 @@ void check_stage(const Schedule& schedule, int stage) {
       for (int m = 0; m < schedule.microbatches; ++m) {
         const auto found = seen.find({chunk, static_cast<Kind>(kind)});
         if (found == seen.end() || !found->second[static_cast<size_t>(m)])
-          refuse(fmt::format("stage {} never comes to {}", stage, to_string({static_cast<Kind>(kind), m, chunk})));
+          refuse(fmt::format("{} never comes to {}", stage_name(schedule, stage),
+                             schedule.name_of({static_cast<Kind>(kind), m, chunk})));
       }
 }
 
@@ -118,8 +127,8 @@ class Player {
     const int chunk = (a.kind == Kind::forward) == full ? a.chunk + 1 : a.chunk - 1;
     const int other = schedule_.stage_of(chunk);
     const Action cause{a.kind, full ? a.microbatch - capacity_ : a.microbatch, chunk};
-    why = fmt::format("{} waits for {} on stage {}{}", at_stage(stage, next_[static_cast<size_t>(stage)], a),
-                      to_string(cause), other,
+    why = fmt::format("{} waits for {} on stage {}{}", at_stage(schedule_, stage, next_[static_cast<size_t>(stage)]),
+                      schedule_.name_of(cause), other,
                       full ? fmt::format(" (no more than {} messages fit between two chunks)", capacity_) : "");
     return other;
   }

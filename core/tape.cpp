@@ -60,22 +60,41 @@ std::vector<InputSpec> input_specs(const Tape& tape, const Node& node) {
   return specs;
 }
 
-void verify_shapes(const Tape& tape, const Node& node, const std::string& where) {
+/// The node that a check is at, told only when it fails: "after cut: node 7 (add) of x, y to z".
+struct Where {
+  const Tape& tape;
+  size_t node;
+  const std::string& pass;
+
+  std::string operator()() const {
+    const Node& at = tape.nodes[node];
+    return fmt::format("after {}: node {} ({}) of {} to {}", pass, node, at.op->name(), names(at.inputs),
+                       names(at.outputs));
+  }
+  std::string names(const std::vector<TensorId>& ids) const {
+    std::string text;
+    for (const TensorId id : ids)
+      if (id != kNoTensor) text += (text.empty() ? "" : ", ") + tape.at(id).name;
+    return text;
+  }
+};
+
+void verify_shapes(const Tape& tape, const Node& node, const Where& where) {
   if (node.op->shapes_follow_output()) return;
   const std::vector<InputSpec> inputs = input_specs(tape, node);
   std::vector<TensorSpec> inferred;
   try {
     inferred = node.op->infer(inputs);
   } catch (const Error& error) {
-    throw Error::make(ExitCode::internal, "{}: {}", where, error.what());
+    throw Error::make(ExitCode::internal, "{}: {}", where(), error.what());
   }
-  CAPSTAN_CHECK(inferred.size() == node.outputs.size(), "{}: {} outputs recorded, {} inferred", where,
+  CAPSTAN_CHECK(inferred.size() == node.outputs.size(), "{}: {} outputs recorded, {} inferred", where(),
                 node.outputs.size(), inferred.size());
   for (size_t i = 0; i < inferred.size(); ++i) {
     if (node.outputs[i] == kNoTensor) continue;
     const TensorSpec& recorded = tape.at(node.outputs[i]).spec;
     CAPSTAN_CHECK(recorded.dtype == inferred[i].dtype && recorded.shape == inferred[i].shape,
-                  "{}: output {} is {}, its rule says {}", where, i, to_string(recorded), to_string(inferred[i]));
+                  "{}: output {} is {}, its rule says {}", where(), i, to_string(recorded), to_string(inferred[i]));
   }
 }
 
@@ -96,19 +115,19 @@ bool fits(const Tape& tape, const Node& node, Axis axis) {
   return false;
 }
 
-void verify_placements(const Tape& tape, const Node& node, const std::string& where) {
+void verify_placements(const Tape& tape, const Node& node, const Where& where) {
   if (node.op->shapes_follow_output()) return;
   if (node.op->is_collective()) return;  // a conversion changes placements: its own rule checks both ends
   for (const Axis axis : kAllAxes)
     CAPSTAN_CHECK(axis == Axis::pp || tape.mesh.size(axis) == 1 || fits(tape, node, axis),
-                  "{}: operands match no placement signature on axis {}", where, name_of(axis));
+                  "{}: operands match no placement signature on axis {}", where(), name_of(axis));
 }
 
-void verify_in_place(const Node& node, const std::string& where) {
+void verify_in_place(const Node& node, const Where& where) {
   for (const InPlace& pair : node.op->in_place())
     CAPSTAN_CHECK(
         pair.output < static_cast<int>(node.outputs.size()) && pair.input < static_cast<int>(node.inputs.size()),
-        "{}: in-place pair ({}, {}) names no operand", where, pair.output, pair.input);
+        "{}: in-place pair ({}, {}) names no operand", where(), pair.output, pair.input);
 }
 
 void verify_gradients(const Tape& tape, const std::string& after_pass) {
@@ -142,13 +161,13 @@ void verify(const Tape& tape, const std::string& after_pass) {
   for (size_t i = 0; i < tape.tensors.size(); ++i) written[i] = tape.tensors[i].persistent >= 0;
   for (size_t i = 0; i < tape.nodes.size(); ++i) {
     const Node& node = tape.nodes[i];
-    const std::string where = fmt::format("after {}: node {} ({})", after_pass, i, node.op->name());
+    const Where where{tape, i, after_pass};
     for (const TensorId id : node.inputs)
-      CAPSTAN_CHECK(id == kNoTensor || written[static_cast<size_t>(id)], "{} reads {} before it is written", where,
+      CAPSTAN_CHECK(id == kNoTensor || written[static_cast<size_t>(id)], "{} reads {} before it is written", where(),
                     tape.at(id).name);
     for (const TensorId id : node.outputs) {
       if (id == kNoTensor) continue;
-      CAPSTAN_CHECK(tape.at(id).persistent >= 0 || !written[static_cast<size_t>(id)], "{} writes {} twice", where,
+      CAPSTAN_CHECK(tape.at(id).persistent >= 0 || !written[static_cast<size_t>(id)], "{} writes {} twice", where(),
                     tape.at(id).name);
       written[static_cast<size_t>(id)] = true;
     }

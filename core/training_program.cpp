@@ -19,11 +19,29 @@ namespace {
 
 std::string tree_name(int level, const std::string& what) { return fmt::format("tree.{}.{}", level, what); }
 
+TrainingSpec with_schedule(TrainingSpec spec, int stages) {
+  spec.table = schedule_of(spec, stages);
+  return spec;
+}
+
 }  // namespace
 
+std::shared_ptr<const Schedule> schedule_of(const TrainingSpec& spec, int stages) {
+  const int microbatches = static_cast<int>(std::max<int64_t>(spec.microbatches, 1));
+  if (spec.table) {
+    CAPSTAN_CHECK(spec.table->stages == stages && spec.table->microbatches == microbatches,
+                  "a schedule of {} stages and {} microbatches for {} and {}", spec.table->stages,
+                  spec.table->microbatches, stages, microbatches);
+    return spec.table;
+  }
+  auto schedule = std::make_shared<const Schedule>(make_schedule(spec.schedule, stages, spec.interleave, microbatches));
+  check(*schedule, kPathCapacity);
+  return schedule;
+}
+
 TrainingProgram::TrainingProgram(const Mesh& mesh, const Device& device, const TrainingSpec& spec)
-    : spec_(spec), program_(mesh, device, spec.plan) {
-  make_schedule_and_stages();
+    : spec_(with_schedule(spec, mesh.size(Axis::pp))), program_(mesh, device, spec.plan), schedule_(*spec_.table) {
+  deal_out_stages();
   model_ = std::make_unique<Decoder>(spec.model, program_.parameters(), "", mesh.size(Axis::tp));
   survey();
   std::vector<bool> mine;
@@ -38,13 +56,9 @@ TrainingProgram::TrainingProgram(const Mesh& mesh, const Device& device, const T
   if (has_working() && !parameters_divided()) record_refresh();
 }
 
-void TrainingProgram::make_schedule_and_stages() {
+void TrainingProgram::deal_out_stages() {
   const Mesh& mesh = program_.mesh();
-  const int stages = mesh.size(Axis::pp), microbatches = static_cast<int>(std::max<int64_t>(spec_.microbatches, 1));
-  schedule_ = spec_.schedule_table.empty()
-                  ? make_schedule(spec_.schedule, stages, spec_.interleave, microbatches)
-                  : parse_schedule(spec_.schedule_table, stages, microbatches, "layout.schedule");
-  check(schedule_, kPathCapacity);
+  const int stages = mesh.size(Axis::pp);
   view_ = {mesh.coordinate(Axis::pp), stages, schedule_.splits_weights};
   chunk_of_layer_ = capstan::chunk_of_layers(spec_.model, stages, schedule_.chunks);
 }

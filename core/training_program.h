@@ -56,11 +56,14 @@ struct TrainingSpec {
   bool sequence_parallel = false;  ///< the residual stream is divided over tp by tokens
   int zero = 0;  ///< divided over dp, not over rep: 1 masters and moments, 2 gradients too, 3 parameters too
   ScheduleKind schedule = ScheduleKind::one_forward_one_backward;
-  int interleave = 1;            ///< chunks of a stage, when the schedule is interleaved
-  std::string schedule_table{};  ///< one's own table (core/schedule.h) instead
-  bool training = true;          ///< false: only evaluate is planned, without gradients and moments
+  int interleave = 1;                       ///< chunks of a stage, when the schedule is interleaved
+  std::shared_ptr<const Schedule> table{};  ///< instead: a checked schedule, which the programs of a job share
+  bool training = true;                     ///< false: only evaluate is planned, without gradients and moments
   bool separate_documents = true;
 };
+
+/// The table of this spec, or the one that its schedule makes for so many stages; checked.
+std::shared_ptr<const Schedule> schedule_of(const TrainingSpec& spec, int stages);
 
 /// Slots of step.control and of step.report, f64.
 enum ControlSlot : int { kWeightSum, kStopRequests, kSavesWriting, kControlSlots };
@@ -173,7 +176,7 @@ class TrainingProgram {
 
  private:
   // training_program.cpp
-  void make_schedule_and_stages();
+  void deal_out_stages();
   RecorderOptions recorder_options(bool training) const;
   void survey();
   void find_spread_units(const Tape& tape);
@@ -239,7 +242,7 @@ class TrainingProgram {
   TrainingSpec spec_;
   Program program_;
   std::unique_ptr<Decoder> model_;
-  Schedule schedule_;
+  const Schedule& schedule_;  ///< spec_'s table
   StageView view_;
   std::vector<int> chunk_of_layer_;
   std::vector<std::vector<int>> holders_;  ///< by parameter: stages

@@ -51,8 +51,8 @@ void prove_conversions(const Tape& tape, size_t stage) {
     const TapeTensor &from = tape.at(node.inputs.at(0)), &to = tape.at(node.outputs.at(0));
     const std::string wanted = conversion_between(from.spec, to.spec, tape.mesh);
     if (wanted != node.op->attributes())
-      fault_on(stage, fmt::format("{}: {} ({}) makes {} of {}", name_of(node.part), node.op->name(),
-                                  node.op->attributes(), to_string(to.spec), to_string(from.spec)));
+      fault_on(stage, fmt::format("{}: {} ({}) makes {}, {}, of {}, {}", name_of(node.part), node.op->name(),
+                                  node.op->attributes(), to.name, to_string(to.spec), from.name, to_string(from.spec)));
   }
 }
 
@@ -77,8 +77,8 @@ Ownership prove_updates(const Tape& tape, const FlatLayout& layout, size_t stage
   }
   for (size_t run = 0; run < updates.size(); ++run)
     if (updates[run] != (layout.runs[run].held ? 1 : 0))
-      fault_on(stage,
-               fmt::format("run {} of unit {} is updated {} times a step", run, layout.runs[run].unit, updates[run]));
+      fault_on(stage, fmt::format("parameters.run{} (unit {}) is updated {} times a step, wanted {}", run,
+                                  layout.runs[run].unit, updates[run], layout.runs[run].held ? 1 : 0));
   return ownership;
 }
 

@@ -9,11 +9,20 @@
 namespace capstan {
 
 void run_on_ranks(const MpiOptions& options, const std::function<void(MpiSession&)>& body) {
+  run_on_ranks(options, [&](MpiSession& session, StartWatch& start) {
+    start.over();
+    body(session);
+  });
+}
+
+void run_on_ranks(const MpiOptions& options, const std::function<void(MpiSession&, StartWatch&)>& body) {
   std::optional<ExitRequest> request;
   {
+    StartWatch start(options.start_seconds);
     MpiSession session(options);
+    start.goes_on("behind MPI_Init, where the ranks first talk");
     try {
-      body(session);
+      body(session, start);
     } catch (const ExitRequest& asked) {
       request = asked;
     } catch (const JointError&) {

@@ -7,6 +7,7 @@
 
 #include <functional>
 
+#include "launch/start_watch.h"
 #include "parallel/mpi_session.h"
 
 namespace capstan {
@@ -14,5 +15,7 @@ namespace capstan {
 /// Throws ExitRequest with the error's code after a failure of `body`; an ExitRequest of `body` passes through, and
 /// then all ranks must throw it.
 void run_on_ranks(const MpiOptions& options, const std::function<void(MpiSession&)>& body);
+/// For a body with a watch of its own, which tells the one of the start when that is over; else it is over with MPI's.
+void run_on_ranks(const MpiOptions& options, const std::function<void(MpiSession&, StartWatch&)>& body);
 
 }  // namespace capstan

@@ -61,8 +61,9 @@ struct Job {
 
 Job plan_job(const RunConfig& config, const Mesh& mesh, const kernels::Backend& backend) {
   const auto start = std::chrono::steady_clock::now();
-  const TrainingSpec spec = training_spec(config, true);
   const int stages = mesh.size(Axis::pp), ranks = mesh.ranks() / stages;  // pp is outermost
+  TrainingSpec spec = training_spec(config, true);
+  spec.table = schedule_of(spec, stages);  // one for all
   Job job;
   std::vector<StageProof> proofs;
   for (int stage = 0; stage < stages; ++stage) {

@@ -47,7 +47,7 @@ int train_and_record_failure(const RunConfig& config, Watch& watch, const StopSi
 
 void train(const TrainArguments& arguments) {
   const StopSignal stop;  // first of all: a launcher that sends USR1 while ranks start must not end them
-  run_on_ranks(options_of(arguments), [&](MpiSession& session) {
+  run_on_ranks(options_of(arguments), [&](MpiSession& session, StartWatch& start) {
     RunConfig config;
     on_all_ranks(session.world(), [&] {
       config = load_run_config(arguments.config, arguments.overrides);
@@ -56,6 +56,7 @@ void train(const TrainArguments& arguments) {
     });
     Console console(session.world().rank() == 0);
     Watch watch(config, session.world());
+    start.over();
     const int code = train_and_record_failure(config, watch, stop, console);
     watch.recorder().phase(Phase::end, config.train.steps);
     watch.world().barrier();

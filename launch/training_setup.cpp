@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/schedule_check.h"
 #include "io/file_system.h"
 #include "kernels/cuda/reduce_tree.h"
 #include "launch/joint_error.h"
@@ -50,9 +51,12 @@ Recompute recompute_of(const RecomputeConfig& config) {
 
 namespace {
 
-std::string schedule_table(const std::string& path) {
+std::shared_ptr<const Schedule> schedule_from(const std::string& path, int stages, int64_t microbatches) {
   constexpr uint64_t kMost = uint64_t{64} << 20;
-  return read_whole_file(path, kMost);
+  const auto schedule = std::make_shared<const Schedule>(
+      parse_schedule(read_whole_file(path, kMost), stages, static_cast<int>(std::max<int64_t>(microbatches, 1)), path));
+  check(*schedule, kPathCapacity);
+  return schedule;
 }
 
 }  // namespace
@@ -73,8 +77,8 @@ TrainingSpec training_spec(const RunConfig& config, bool training) {
   spec.zero = config.layout.zero;
   if (const auto kind = schedule_kind(config.layout.schedule))
     spec.schedule = *kind;
-  else
-    spec.schedule_table = schedule_table(config.layout.schedule);
+  else if (training)  // a table is for so many microbatches; evaluation has none
+    spec.table = schedule_from(config.layout.schedule, config.layout.pp, spec.microbatches);
   spec.interleave = config.layout.interleave;
   spec.training = training;
   spec.separate_documents = config.data.document_mask;

@@ -26,7 +26,8 @@ class Watch {
   Heartbeat heartbeat_;
 };
 
-/// Waits over shared memory that end a job by themselves, later than the watch would: the net below it.
+/// Waits over shared memory that end a job by themselves, later than the watch would: the net below it. And how long
+/// the start may take: as long as a hang, where train.hang_seconds is set.
 MpiOptions mpi_options(const RunConfig& config);
 
 }  // namespace capstan

@@ -16,8 +16,9 @@ namespace capstan {
 class MpiTurn;
 
 struct MpiOptions {
-  bool shared_memory = true;        ///< ranks of one node talk through memory of our own; false: always MPI calls
-  double hang_seconds = 1800;       ///< over shared memory: the longest a rank may wait for another; 0: for ever
+  bool shared_memory = true;   ///< ranks of one node talk through memory of our own; false: always MPI calls
+  double hang_seconds = 1800;  ///< over shared memory: the longest a rank may wait for another; 0: for ever
+  double start_seconds = 300;  ///< the longest that ranks may take to find each other; 0: for ever (launch/ watches)
   size_t message_bytes = 1 << 30;   ///< the most that one MPI call carries for one rank; its counts are of type int
   std::shared_ptr<MpiTurn> turn{};  ///< of the process, made by its session (parallel/mpi_turn.h)
 };

@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
 #include <utility>
 
 #include "core/config/config_mistakes.h"
+#include "core/config/nearest_name.h"
 #include "core/error.h"
 #include "core/schedule.h"
 
@@ -163,15 +165,39 @@ void check_hybrid(const LayoutConfig& l, Conflicts& out) {
                              l.zero_ranks, l.dp, nearest_divisors(l.dp, l.zero_ranks))});
 }
 
+/// Whether an interleaved schedule of so many stages can have this batch; with dp unknown, on any dp.
+bool interleaving_fits_batch(const RunConfig& c, int64_t pp) {
+  const int64_t pass = std::max<int64_t>(c.train.microbatch, 1) * std::max(c.layout.dp, 1);
+  return c.train.global_batch % (pass * pp) == 0;
+}
+
+/// As many stages, and chunks on each, as there are layers and the batch and the schedule allow.
+std::string nearest_pipeline(const RunConfig& c) {
+  const LayoutConfig& l = c.layout;
+  const int64_t pp = std::min<int64_t>(l.pp, c.model.layers);
+  const auto kind = schedule_kind(l.schedule);
+  const bool interleaves = (!kind || kind == ScheduleKind::interleaved) && interleaving_fits_batch(c, pp);
+  const int64_t chunks = interleaves ? std::min<int64_t>(l.interleave, c.model.layers / pp) : 1;
+  std::string text;
+  if (pp != l.pp) text = fmt::format("layout.pp = {}", pp);
+  if (chunks != l.interleave) text += fmt::format("{}layout.interleave = {}", text.empty() ? "" : " and ", chunks);
+  return text;
+}
+
+void check_schedule_name(const std::string& schedule, Conflicts& out) {
+  if (schedule_kind(schedule) || schedule.find_first_of("/.") != std::string::npos) return;
+  const std::string near = nearest_name(schedule, {"gpipe", "1f1b", "interleaved", "zero-bubble"});
+  out.push_back({{"layout.schedule"},
+                 fmt::format("wanted gpipe, 1f1b, interleaved, zero-bubble or the path of a file with a table, got "
+                             "\"{}\"; {}a file of that name is \"./{}\"",
+                             schedule, near.empty() ? "" : fmt::format("did you mean {}? ", near), schedule)});
+}
+
 /// Every chunk of a pipeline has a layer.
 void check_pipeline(const RunConfig& c, Conflicts& out) {
   const LayoutConfig& l = c.layout;
   const std::optional<ScheduleKind> kind = schedule_kind(l.schedule);
-  if (!kind && l.schedule.find_first_of("/.") == std::string::npos)
-    out.push_back({{"layout.schedule"},
-                   fmt::format("wanted gpipe, 1f1b, interleaved, zero-bubble or the path of a file with a table, got "
-                               "\"{}\"",
-                               l.schedule)});
+  check_schedule_name(l.schedule, out);
   if (l.interleave > 1 && kind && kind != ScheduleKind::interleaved)
     out.push_back({{"layout.interleave", "layout.schedule"},
                    fmt::format("{} chunks per rank need layout.schedule = \"interleaved\"", l.interleave)});
@@ -180,9 +206,7 @@ void check_pipeline(const RunConfig& c, Conflicts& out) {
     out.push_back({{"layout.pp", "layout.interleave", "model.layers"},
                    fmt::format("{} stages{} need as many layers at least, but the model has {}; nearest: {}", l.pp,
                                l.interleave > 1 ? fmt::format(" of {} chunks", l.interleave) : "", c.model.layers,
-                               l.pp <= c.model.layers
-                                   ? fmt::format("layout.interleave = {}", std::max<int64_t>(1, c.model.layers / l.pp))
-                                   : fmt::format("layout.pp = {}", c.model.layers))});
+                               nearest_pipeline(c))});
 }
 
 /// Two chunks of the context for each rank of cp; sequence parallelism divides what a rank has.
@@ -289,6 +313,27 @@ void check_data(const RunConfig& c, Conflicts& out) {
   }
 }
 
+/// Batches, and where they are no power of two also data ranks, whose ordered sums form one tree.
+std::string nearest_tree(const RunConfig& c, int64_t dp, int64_t count) {
+  const LayoutConfig& l = c.layout;
+  const bool groups = l.pp > 1 && l.interleave > 1;  // microbatches are then a multiple of pp
+  if (groups && !power_of_two(l.pp)) return "a power of two for layout.pp, or layout.interleave = 1";
+  const auto below = [](int64_t n) { return static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(n))); };
+  const int64_t micro = c.train.microbatch > 0 ? c.train.microbatch : c.train.global_batch / dp;
+  const int64_t less = std::max(below(count), groups ? int64_t{l.pp} : 1), more = power_of_two(count) ? less : 2 * less;
+  std::string text;
+  const auto offer = [&](int64_t ranks) {
+    if (l.zero_ranks > 0 && ranks % l.zero_ranks != 0) return;
+    if (!text.empty()) text += ", or ";
+    if (ranks != dp) text += fmt::format("layout.dp = {} with ", ranks);
+    text += fmt::format("train.global_batch = {}", less * micro * ranks);
+    if (more != less) text += fmt::format(" or {}", more * micro * ranks);
+  };
+  offer(below(dp));
+  if (!power_of_two(dp)) offer(2 * below(dp));
+  return text.empty() ? "a power of two for layout.zero_ranks" : text;
+}
+
 /// The batch over `dp` data ranks (0: not known yet, then only what holds for every dp).
 void check_batch(const RunConfig& c, int64_t dp, Conflicts& out) {
   const int64_t batch = c.train.global_batch, micro = c.train.microbatch, ranks = dp > 0 ? dp : 1;
@@ -312,8 +357,8 @@ void check_batch(const RunConfig& c, int64_t dp, Conflicts& out) {
     out.push_back(
         {{"train.reduction", "train.global_batch", "train.microbatch", "layout.dp"},
          fmt::format("ordered sums form one binary tree, so ranks and microbatches per rank must be powers of "
-                     "two, but there are {} ranks with {} microbatches each; change them or use fast",
-                     dp, count)});
+                     "two, but there are {} ranks with {} microbatches each; nearest: {}; or use fast",
+                     dp, count, nearest_tree(c, dp, count))});
 }
 
 /// The number of ranks that the axes other than dp take.

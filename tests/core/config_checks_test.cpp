@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sstream>
+#include <tuple>
+
 #include "core/config/config_reader.h"
 #include "core/error.h"
 #include "tests/support/outcome.h"
@@ -131,11 +134,37 @@ TEST(ConfigChecks, EveryChunkOfAPipelineHasALayer) {
   EXPECT_EQ(mistakes({"model.layers=4", "layout.pp=2", "layout.schedule=interleaved", "layout.interleave=2"}), "");
   EXPECT_THAT(mistakes({"model.layers=5", "layout.pp=2", "layout.schedule=interleaved", "layout.interleave=3"}),
               AllOf(HasSubstr("2 stages of 3 chunks"), HasSubstr("layout.interleave = 2")));
-  EXPECT_THAT(mistakes({"layout.schedule=1f2b"}), AllOf(HasSubstr("1f1b"), HasSubstr("\"1f2b\"")));
+  EXPECT_THAT(mistakes({"layout.schedule=1f2b"}), AllOf(HasSubstr("did you mean 1f1b"), HasSubstr("\"1f2b\"")));
+  EXPECT_THAT(mistakes({"layout.schedule=mytable"}), HasSubstr("a file of that name is \"./mytable\""));
+  EXPECT_EQ(mistakes({"layout.schedule=./mytable"}), "");
   EXPECT_EQ(mistakes({"layout.schedule=tables/mine.txt"}), "");
   EXPECT_THAT(mistakes({"model.layers=4", "layout.pp=2", "layout.dp=1", "layout.schedule=interleaved",
                         "layout.interleave=2", "train.global_batch=6", "train.microbatch=2"}),
               AllOf(HasSubstr("3 microbatches"), HasSubstr("train.global_batch = 8")));
+}
+
+/// What is offered, taken, is not refused for another reason.
+TEST(ConfigChecks, APipelineThatIsOfferedFitsTheBatchToo) {
+  std::vector<std::string> wanted{"model.layers=4", "layout.pp=2", "layout.schedule=interleaved", "train.microbatch=1"};
+  for (const auto& [change, offer, taken] :
+       {std::tuple{"layout.interleave=4 train.global_batch=7", "nearest: layout.interleave = 1", "layout.interleave=1"},
+        {"layout.interleave=4 train.global_batch=8", "nearest: layout.interleave = 2", "layout.interleave=2"},
+        {"layout.interleave=4 train.global_batch=6 layout.dp=2", "nearest: layout.interleave = 1",
+         "layout.interleave=1"},
+        {"layout.interleave=2 layout.pp=6 train.global_batch=8", "nearest: layout.pp = 4 and layout.interleave = 1",
+         "layout.pp=4 layout.interleave=1"},
+        {"layout.interleave=3 layout.schedule=zero-bubble train.global_batch=8", "nearest: layout.interleave = 1",
+         "layout.interleave=1"}}) {
+    std::vector<std::string> all = wanted;
+    const auto add = [&](const std::string& words) {
+      std::istringstream in(words);
+      for (std::string word; in >> word;) all.push_back(word);
+    };
+    add(change);
+    EXPECT_THAT(mistakes(all), HasSubstr(offer)) << change;
+    add(taken);
+    EXPECT_EQ(mistakes(all), "") << change;
+  }
 }
 
 TEST(ConfigChecks, Steps) {
@@ -200,8 +229,24 @@ TEST(ConfigChecks, OrderedSumsNeedPowersOfTwo) {
   EXPECT_EQ(world_mistakes(ordered("32", "4"), 1), "");
   EXPECT_EQ(world_mistakes(ordered("32", "4"), 2), "");
   EXPECT_EQ(world_mistakes(ordered("32", "4"), 8), "");
-  EXPECT_THAT(world_mistakes(ordered("24", "4"), 2), HasSubstr("powers of two"));
-  EXPECT_THAT(world_mistakes(ordered("24", "8"), 3), HasSubstr("powers of two"));
+  EXPECT_THAT(world_mistakes(ordered("24", "4"), 2),
+              AllOf(HasSubstr("powers of two"), HasSubstr("nearest: train.global_batch = 16 or 32; or use fast")));
+  EXPECT_THAT(world_mistakes(ordered("24", "8"), 3),
+              HasSubstr("nearest: layout.dp = 2 with train.global_batch = 16, or layout.dp = 4 with "
+                        "train.global_batch = 32; or use fast"));
+  for (const auto& [batch, world] : {std::pair{"16", 2}, {"32", 2}, {"16", 4}}) {
+    EXPECT_EQ(world_mistakes(ordered(batch, "4"), world), "");
+  }
+  std::vector<std::string> grouped = ordered("24", "2");
+  grouped.insert(grouped.end(), {"layout.zero_ranks=4", "layout.dp=12"});
+  EXPECT_THAT(mistakes(grouped), AllOf(HasSubstr("layout.dp = 8 with train.global_batch = 16"),
+                                       HasSubstr("layout.dp = 16 with train.global_batch = 32")));
+  std::vector<std::string> whole{"train.reduction=ordered", "train.global_batch=24"};
+  EXPECT_THAT(world_mistakes(whole, 3), HasSubstr("layout.dp = 2 with train.global_batch = 16"));
+  std::vector<std::string> chunks = ordered("24", "2");
+  chunks.insert(chunks.end(),
+                {"layout.pp=3", "layout.schedule=interleaved", "layout.interleave=2", "layout.dp=1", "model.layers=6"});
+  EXPECT_THAT(mistakes(chunks), HasSubstr("a power of two for layout.pp, or layout.interleave = 1"));
 }
 
 TEST(ConfigChecks, TrainingNeedsACorpusAndADirectory) {

@@ -96,7 +96,8 @@ TEST(Schedules, WordsThatAreNoActionsAreNamedWithTheirLine) {
   for (const char* word : {"G0", "F", "F-1", "Fx", "F0.", "F0.x", "F99999999999", "F0.99999999"})
     EXPECT_THAT(refusal([&] { parse_schedule(std::string("F0 B0\nF0 ") + word + " B0\n", 2, 1, "t.txt"); }),
                 ::testing::AllOf(HasSubstr("t.txt:2"), HasSubstr(word)));
-  EXPECT_THAT(refusal([] { parse_schedule("F0 B0\n", 2, 1, "t.txt"); }), HasSubstr("1 stages"));
+  EXPECT_THAT(refusal([] { parse_schedule("F0 B0\n", 2, 1, "t.txt"); }),
+              HasSubstr("each of 2 stages (layout.pp), got 1"));
   EXPECT_THAT(refusal([] { parse_schedule("F0 B0\nF0 B0\nF0 B0\n", 2, 1, "t.txt"); }), HasSubstr("t.txt:3"));
 }
 
@@ -104,20 +105,40 @@ std::string fault(const std::string& table, int stages, int microbatches) {
   return refusal([&] { check(parse_schedule(table, stages, microbatches, "table"), kPathCapacity); });
 }
 
+/// Refusals call an action what the table calls it, and say where its line is.
 TEST(Schedules, WrongTablesGetACounterexample) {
-  EXPECT_THAT(fault("F0 B0\nF0 F1 B0 B1", 2, 2), HasSubstr("stage 0 never comes to F1.0"));
-  EXPECT_THAT(fault("F0 F1 F1 B0 B1\nF0 F1 B0 B1", 2, 2), HasSubstr("F1.0) comes twice"));
-  EXPECT_THAT(fault("B0 F0\nF0 B0", 2, 1), HasSubstr("B0.0) comes before F0.0"));
+  EXPECT_THAT(fault("F0 B0\nF0 F1 B0 B1", 2, 2), HasSubstr("table:1: stage 0 never comes to F1"));
+  EXPECT_THAT(fault("# a table\n\nF0 F1 F1 B0 B1\nF0 F1 B0 B1", 2, 2),
+              HasSubstr("table:3: stage 0, action 2 (F1) comes twice"));
+  EXPECT_THAT(fault("B0 F0\nF0 B0", 2, 1), HasSubstr("(B0) comes before F0"));
   EXPECT_THAT(fault("F0 F1 B1 B0\nF0 F1 B1 B0", 2, 2), HasSubstr("ascending"));
   EXPECT_THAT(fault("F0 F5 B0\nF0 B0", 2, 1), HasSubstr("microbatches 0 to 0"));
-  EXPECT_THAT(fault("F0 W0 B0\nF0 B0 W0", 2, 1), HasSubstr("W0.0) comes before B0.0"));
+  EXPECT_THAT(fault("F0 B0 W0\nF0 W0 B0", 2, 1), HasSubstr("table:2: stage 1, action 1 (W0) comes before B0"));
+  for (const char* nothing : {"", "\n\n", "# only a comment\n"})
+    EXPECT_THAT(fault(nothing, 2, 1), HasSubstr("a line of actions for each of 2 stages (layout.pp), got 0"));
+}
+
+/// The second chunk of a stage is chunk 1 there, whatever its number in the model.
+TEST(Schedules, ChunksAreCountedAsTheTableCountsThem) {
+  const std::string good = schedule(interleaved, 2, 2, 2).to_text();
+  const auto without = [&](size_t line, const std::string& word) {
+    std::string table = good;
+    const size_t from = line == 0 ? 0 : table.find('\n');
+    return table.erase(table.find(word, from), word.size());
+  };
+  EXPECT_EQ(fault(good, 2, 2), "");
+  EXPECT_THAT(fault(without(1, "F1.1"), 2, 2), HasSubstr("table:2: stage 1, "));
+  EXPECT_THAT(fault(without(1, "F1.1"), 2, 2), HasSubstr("(B1.1) comes before F1.1"));
+  EXPECT_THAT(fault(without(1, "B1.0"), 2, 2), HasSubstr("table:2: stage 1 never comes to B1.0"));
+  EXPECT_THAT(fault("F0 F0.1 B0.1 B0\nF0 B0 F0.1 B0.1", 2, 1),
+              HasSubstr("table:2: stage 1, action 1 (B0.0) waits for B0.1 on stage 0"));
 }
 
 /// Stage 0 wants the gradient of microbatch 0 before it sends microbatch 1, which stage 1 wants before it returns any.
 TEST(Schedules, ADeadlockIsShownAsTheRingThatItIs) {
   const std::string ring = fault("F0 B0 F1 B1\nF0 F1 B0 B1", 2, 2);
-  EXPECT_THAT(ring, HasSubstr("stage 0, action 1 (B0.0) waits for B0.1 on stage 1"));
-  EXPECT_THAT(ring, HasSubstr("stage 1, action 1 (F1.1) waits for F1.0 on stage 0"));
+  EXPECT_THAT(ring, HasSubstr("table:1: stage 0, action 1 (B0) waits for B0 on stage 1"));
+  EXPECT_THAT(ring, HasSubstr("table:2: stage 1, action 1 (F1) waits for F1 on stage 0"));
   const std::string full = fault("F0 F1 F2 F3 B0 B1 B2 B3\nF0 B0 F1 B1 F2 B2 F3 B3", 2, 4);
   EXPECT_EQ(full, "") << "gradients wait in their path";
 }

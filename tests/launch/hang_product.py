@@ -15,6 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from harness import Job, ProductTest, capstan, checkpoints, metrics, wait_for_step  # noqa: E402
 
 LIMIT = 4  # seconds, train.hang_seconds of these jobs
+START = 10  # seconds, the least that a start has
 SPARE = 10  # seconds that a job may take to end after that
 
 
@@ -41,11 +42,12 @@ OVER_DATA_RANKS = r"train \w+: (all-reduce|reduce-scatter|all-gather) dp"
 
 
 class Hang(ProductTest):
-    def start(self, ranks, *more, fail=None):
+    def start(self, ranks, *more, fail=None, wrapper=()):
         self.run = self.folder / "run"
         settings = self.settings(self.run, "train.threads=1", f"train.hang_seconds={LIMIT}", "train.steps=400",
                                  "train.evaluate_every=0", f"train.microbatch={8 // ranks}", *more)
-        return Job(ranks, self.config, *settings, env={"CAPSTAN_FAIL": fail} if fail else None)
+        return Job(ranks, self.config, *settings, env={"CAPSTAN_FAIL": fail} if fail else None,
+                   wrapper=wrapper)
 
     def ends_with(self, job, code, since):
         self.assertEqual(job.wait(LIMIT + SPARE + 30), code, job.text())
@@ -66,6 +68,30 @@ class Hang(ProductTest):
         self.assertRegex(said[0], waits)
         self.assertRegex(text, rf"(?m)^  {stopped} .*SILENT, stopped by a signal")
         return text
+
+    def test_ranks_that_never_start_are_named(self):
+        """The launcher's processes are there, but one is stopped and one held up before the program begins."""
+        wrapper = self.folder / "wrapper"
+        wrapper.write_text('#!/bin/sh\ncase $OMPI_COMM_WORLD_RANK in\n1) kill -STOP $$ ;;\n2) exec sleep 300 ;;\nesac\n'
+                           'exec "$@"\n', encoding="utf-8")
+        wrapper.chmod(0o755)
+        since = time.monotonic()
+        with self.start(3, "train.global_batch=6", "train.microbatch=2", wrapper=[wrapper]) as job:
+            text = self.ends_with(job, 76, since + START - LIMIT)
+        self.assertRegex(text, r"capstan\[rank 0\]: not all 3 ranks have come in \d+\.\d s: rank 0 on \S+ \(process \d+\) "
+                               r"still waits in MPI_Init; of this host has not come: rank 1 \(process \d+, \w+, stopped by "
+                               r"a signal\), rank 2 \(process \d+, \w+, which has not started this program\)")
+        self.assertEqual(text.count("not all 3 ranks"), 1, text)
+
+    def test_a_rank_that_is_stopped_while_it_starts(self):
+        """Wherever it stands then: in MPI, behind it, or where heartbeats are there already."""
+        with self.start(2) as job:
+            limit = time.monotonic() + 60
+            while len(rank_pids(job)) < 2 and time.monotonic() < limit:
+                time.sleep(0.005)
+            os.kill(rank_pids(job)[0], signal.SIGSTOP)
+            text = self.ends_with(job, 76, time.monotonic() + START - LIMIT)
+        self.assertRegex(text, r"rank 0 (on \S+ )?\(process \d+, (this program, )?stopped by a signal\)")
 
     def test_a_rank_stops_and_the_others_wait_in_a_collective(self):
         text = self.hangs(2, "train.microbatch:6", 1, "rank 0 waits in " + OVER_DATA_RANKS)

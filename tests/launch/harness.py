@@ -80,12 +80,13 @@ def build_corpus(out, text, *more):
 
 
 class Job:
-    """`capstan train` under mpirun, in the background. Leaving a `with` ends what is still running."""
+    """`capstan train` under mpirun, in the background. Leaving a `with` ends what is still running.
+    wrapper: what each rank starts instead, with the program and its arguments behind it."""
 
-    def __init__(self, ranks, config, *settings, env=None):
+    def __init__(self, ranks, config, *settings, env=None, wrapper=()):
         self.output = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            ["mpirun", "-n", str(ranks), str(BINARY), "train", str(config), *map(str, settings)],
+            ["mpirun", "-n", str(ranks), *map(str, wrapper), str(BINARY), "train", str(config), *map(str, settings)],
             stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT, start_new_session=True,
             env={**ENVIRONMENT, **(env or {})})
 

@@ -88,18 +88,25 @@ class Layouts(ProductTest):
             code, output = train(2, self.config, *self.settings(folder, *SETTINGS, *more))
             self.assertEqual(code, 0, output)
         self.assertEqual(losses(run), losses(plain), "a schedule shows in no bit")
-        table.write_text("F0 B0 F1 B1 F2 B2 F3 B3\nF0 F1 B0 B1 F2 B2 F3 B3\n", encoding="utf-8")
-        code, output = train(2, self.config, *self.settings(self.folder / "bad", *SETTINGS, *settings))
-        self.assertEqual(code, 78, output)
-        self.assertIn("stands still", output)
-        self.assertIn("waits for", output)
+        for wrong, words in (("F0 B0 F1 B1 F2 B2 F3 B3\nF0 F1 B0 B1 F2 B2 F3 B3\n",
+                              (f"stands still: {table}:1: stage 0, action 1 (B0) waits for B0 on stage 1",)),
+                             ("", ("a line of actions for each of 2 stages (layout.pp), got 0",)),
+                             ("# none\n", ("a line of actions for each of 2 stages (layout.pp), got 0",)),
+                             (f"{forwards} {backwards}\n{forwards} B0 B1 B3\n",
+                              (f"{table}:2: stage 1", "never comes to B2"))):
+            table.write_text(wrong, encoding="utf-8")
+            answer = capstan("inspect", self.config, *SETTINGS, *settings, "model.vocabulary=256", "layout.dp=1")
+            self.assertEqual(answer.returncode, 78, answer.stderr)
+            for word in words:
+                self.assertIn(word, answer.stderr)
 
     def test_what_cannot_be_is_refused(self):
         for layout, word in (("layout.pp=5", "layout.pp = 4"), ("layout.tp=3", "nearest"),
                              ("layout.pp=2 layout.interleave=2 layout.schedule=1f1b", "interleaved"),
                              ("layout.zero=2 train.reduction=ordered", "ordered"),
                              ("layout.zero=3 layout.zero_ranks=2", "2 does not divide 1; nearest: 1"),
-                             ("layout.ep=2", "mixture-of-experts"), ("layout.schedule=1f2b", "zero-bubble")):
+                             ("layout.ep=2", "mixture-of-experts"), ("layout.schedule=1f2b", "zero-bubble"),
+                             ("layout.schedule=mytable", '"./mytable"')):
             code, output = train(1, self.config, *self.settings(self.folder / "no", *SETTINGS, *layout.split()))
             self.assertEqual(code, 78, output)
             self.assertIn(word, output)
