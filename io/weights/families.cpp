@@ -512,9 +512,9 @@ const std::vector<ModelFamily>& families() {
 
 const std::vector<const char*>& constant_buffers() {
   static const std::vector<const char*> all = {
-      ".attn.bias",      ".attn.masked_bias",       ".attn.attention.bias",   ".attn.attention.masked_bias",
-      ".attention.bias", ".attention.masked_bias",  ".rotary_emb.inv_freq",   ".rope_freqs.weight",
-      ".rope.freqs",     "embeddings.position_ids", "embed_positions.weights"};
+      ".attn.bias",      ".attn.masked_bias",      ".attn.attention.bias",   ".attn.attention.masked_bias",
+      ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq",   ".rope_freqs.weight",
+      ".rope.freqs",     ".position_ids",          "embed_positions.weights"};
   return all;
 }
 

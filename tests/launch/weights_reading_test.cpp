@@ -72,6 +72,17 @@ TEST(Weights, BuffersThatAreNoWeightsAreLeftOut) {
   EXPECT_LT(distance_of("gpt2", model).largest, 1e-4);
 }
 
+TEST(Weights, PositionIdsAreLeftOutWhateverStandsBeforeThem) {
+  TemporaryDirectory folder;
+  const fs::path directory = copy_of("gpt1", folder);
+  rename_tensors(directory, [](const std::string& name) { return name; },
+                 {{"transformer.h.0.ln_1.bias", "transformer.position_ids"},
+                  {"transformer.h.1.ln_1.bias", "position_ids"},
+                  {"transformer.h.1.ln_2.bias", "transformer.embeddings.position_ids"}});
+  ConvertedModel model = open_hugging_face(directory, false);
+  EXPECT_LT(distance_of("gpt1", model).largest, 1e-4);
+}
+
 TEST(Weights, WhatIsMissingOrLeftOverIsNamed) {
   TemporaryDirectory folder;
   const fs::path directory = copy_of("gpt2", folder);
