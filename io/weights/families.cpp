@@ -25,59 +25,30 @@ std::vector<Row> rows_with(std::vector<Row> rows, const std::vector<Row>& more) 
   return rows;
 }
 
-std::vector<ConfigRow> rope_rows(const char* theta, const char* base) {
-  return {
-      {theta, "rotary_base", base},
-      {"rope_parameters.rope_type|rope_scaling.type|rope_scaling.rope_type",
-       "rotary_scaling",
-       "\"default\"",
-       word,
-       {{"default", "none"}, {"linear", "linear"}, {"llama3", "llama3"}, {"yarn", "yarn"}},
-       true},
-      {"rope_parameters.factor|rope_scaling.factor", "rotary_factor", "1.0", same, {}, true},
-      {"rope_parameters.original_max_position_embeddings|rope_scaling.original_max_position_embeddings",
-       "rotary_original_context",
-       "0",
-       same,
-       {},
-       true,
-       "rotary_scaling=llama3"},
-      {"rope_parameters.original_max_position_embeddings|rope_scaling.original_max_position_embeddings",
-       "rotary_original_context",
-       "0",
-       same,
-       {},
-       true,
-       "rotary_scaling=yarn"},
-      {"rope_parameters.low_freq_factor|rope_scaling.low_freq_factor",
-       "rotary_low",
-       "1.0",
-       same,
-       {},
-       false,
-       "rotary_scaling=llama3"},
-      {"rope_parameters.high_freq_factor|rope_scaling.high_freq_factor",
-       "rotary_high",
-       "0.0",
-       same,
-       {},
-       false,
-       "rotary_scaling=llama3"},
-      {"rope_parameters.beta_slow|rope_scaling.beta_slow", "rotary_low", "1.0", same, {}, false, "rotary_scaling=yarn"},
-      {"rope_parameters.beta_fast|rope_scaling.beta_fast",
-       "rotary_high",
-       "0.0",
-       same,
-       {},
-       false,
-       "rotary_scaling=yarn"},
-      {"rope_parameters.attention_factor|rope_scaling.attention_factor",
-       "rotary_attention",
-       "0.0",
-       same,
-       {},
-       true,
-       "rotary_scaling=yarn"}};
+/// Below "rope_scaling." everything is explicit (io/weights/rope_members.h): a fallback here is never used.
+std::vector<ConfigRow> rope_scaling_rows() {
+  const char* type = "rope_scaling.rope_type|rope_scaling.type|rope_scaling.rope_type";
+  const char* original = "rope_scaling.original_max_position_embeddings";
+  return {{type,
+           "rotary_scaling",
+           "\"default\"",
+           word,
+           {{"default", "none"}, {"linear", "linear"}, {"llama3", "llama3"}, {"yarn", "yarn"}},
+           true},
+          {"rope_scaling.factor", "rotary_factor", "", same, {}, false, "rotary_scaling=linear|llama3|yarn"},
+          {original, "rotary_original_context", "", same, {}, false, "rotary_scaling=llama3|yarn"},
+          {"rope_scaling.low_freq_factor", "rotary_low", "", same, {}, false, "rotary_scaling=llama3"},
+          {"rope_scaling.high_freq_factor", "rotary_high", "", same, {}, false, "rotary_scaling=llama3"},
+          {"rope_scaling.beta_slow", "rotary_low", "", same, {}, false, "rotary_scaling=yarn"},
+          {"rope_scaling.beta_fast", "rotary_high", "", same, {}, false, "rotary_scaling=yarn"},
+          {"rope_scaling.attention_factor", "rotary_attention", "0.0", same, {}, true, "rotary_scaling=yarn"}};
+}
+
+std::vector<ConfigRow> rope_rows() {
+  return rows_with<ConfigRow>(
+      {{"rope_scaling.rope_theta|rope_theta", "rotary_base", "10000.0"},
+       {"rope_scaling.partial_rotary_factor|?partial_rotary_factor", "rotary_fraction", "1.0", always, {}, true}},
+      rope_scaling_rows());
 }
 
 ConfigRow tied_row(const char* fallback) { return {"tie_word_embeddings", "tied", fallback}; }
@@ -109,10 +80,10 @@ ModelFamily gpt2() {
            {"scale_attn_by_inverse_layer_idx", "false", "false"},
            {"add_cross_attention", "false", "false"}},
           {{"vocab_size", "vocabulary", "50257"},
-           {"n_positions", "context", "1024"},
-           {"n_embd", "width", "768"},
-           {"n_layer", "layers", "12"},
-           {"n_head", "heads", "12"},
+           {"max_position_embeddings|n_positions", "context", "1024"},
+           {"hidden_size|n_embd", "width", "768"},
+           {"num_hidden_layers|n_layer", "layers", "12"},
+           {"num_attention_heads|n_head", "heads", "12"},
            {"n_inner", "hidden", "null", zero_is_null},
            {"activation_function", "activation", "\"gelu_new\"", word, activations()},
            {"layer_norm_epsilon", "norm_epsilon", "1e-05"},
@@ -127,10 +98,10 @@ ModelFamily gpt1() {
           {"positions=learned", "norm=layer", "norm_placement=post", "bias=true"},
           {},
           {{"vocab_size", "vocabulary", "40478"},
-           {"n_positions", "context", "512"},
-           {"n_embd", "width", "768"},
-           {"n_layer", "layers", "12"},
-           {"n_head", "heads", "12"},
+           {"max_position_embeddings|n_positions", "context", "512"},
+           {"hidden_size|n_embd", "width", "768"},
+           {"num_hidden_layers|n_layer", "layers", "12"},
+           {"num_attention_heads|n_head", "heads", "12"},
            {"afn", "activation", "\"gelu\"", word, {{"gelu", "gelu_tanh"}, {"relu", "relu"}}},
            {"layer_norm_epsilon", "norm_epsilon", "1e-05"},
            tied_row("true")},
@@ -148,11 +119,11 @@ ModelFamily gpt_neo() {
           {{"vocab_size", "vocabulary", "50257"},
            {"max_position_embeddings", "context", "2048"},
            {"hidden_size", "width", "2048"},
-           {"num_layers", "layers", "24"},
-           {"num_heads", "heads", "16"},
+           {"num_hidden_layers|num_layers", "layers", "24"},
+           {"num_attention_heads|num_heads", "heads", "16"},
            {"intermediate_size", "hidden", "null", zero_is_null},
-           {"window_size", "window", "256"},
-           {"attention_types", "global_every", "[[[\"global\", \"local\"], 12]]", alternation},
+           {"window_size", "window", "256", zero_is_absent},
+           {"attention_layers|?attention_types", "global_every", "[[[\"global\", \"local\"], 12]]", alternation},
            {"activation_function", "activation", "\"gelu_new\"", word, activations()},
            {"layer_norm_epsilon", "norm_epsilon", "1e-05"},
            tied_row("true")},
@@ -178,10 +149,10 @@ ModelFamily gptj() {
            "bias_qkv=off", "bias_attention_output=off", "head_bias=true"},
           {},
           {{"vocab_size", "vocabulary", "50400"},
-           {"n_positions", "context", "2048"},
-           {"n_embd", "width", "4096"},
-           {"n_layer", "layers", "28"},
-           {"n_head", "heads", "16"},
+           {"max_position_embeddings|n_positions", "context", "2048"},
+           {"hidden_size|n_embd", "width", "4096"},
+           {"num_hidden_layers|n_layer", "layers", "28"},
+           {"num_attention_heads|n_head", "heads", "16"},
            {"rotary_dim", "rotary_fraction", "64", rotated_dims},
            {"n_inner", "hidden", "null", zero_is_null},
            {"activation_function", "activation", "\"gelu_new\"", word, activations()},
@@ -212,15 +183,15 @@ ModelFamily gpt_neox(bool parallel) {
        {"num_hidden_layers", "layers", "44"},
        {"num_attention_heads", "heads", "64"},
        {"intermediate_size", "hidden", "24576"},
-       {"rope_parameters.partial_rotary_factor|rotary_pct", "rotary_fraction", "0.25"},
-       {"rope_parameters.rope_theta|rotary_emb_base", "rotary_base", "10000"},
-       {"rope_parameters.rope_type|rope_scaling.type|rope_scaling.rope_type",
+       {"rope_scaling.partial_rotary_factor|rotary_pct", "rotary_fraction", "0.25"},
+       {"rope_scaling.rope_theta|rotary_emb_base", "rotary_base", "10000"},
+       {"rope_scaling.rope_type|rope_scaling.type|rope_scaling.rope_type",
         "rotary_scaling",
         "\"default\"",
         word,
         {{"default", "none"}, {"linear", "linear"}},
         true},
-       {"rope_parameters.factor|rope_scaling.factor", "rotary_factor", "1.0", same, {}, true},
+       {"rope_scaling.factor", "rotary_factor", "", same, {}, false, "rotary_scaling=linear"},
        {"hidden_act", "activation", "\"gelu\"", word, activations()},
        {"layer_norm_eps", "norm_epsilon", "1e-05"},
        {"attention_bias", "bias_qkv", "true", toggle},
@@ -293,9 +264,9 @@ ModelFamily xglm(bool scaled) {
           {{"scale_embedding", scaled ? "true" : "false", "true"}},
           {{"vocab_size", "vocabulary", "256008"},
            {"max_position_embeddings", "context", "2048"},
-           {"d_model", "width", "1024"},
-           {"num_layers", "layers", "24"},
-           {"attention_heads", "heads", "16"},
+           {"hidden_size|d_model", "width", "1024"},
+           {"num_hidden_layers|num_layers", "layers", "24"},
+           {"num_attention_heads|attention_heads", "heads", "16"},
            {"ffn_dim", "hidden", "4096"},
            {"activation_function", "activation", "\"gelu\"", word, activations()},
            tied_row("true")},
@@ -307,10 +278,11 @@ ModelFamily bloom() {
           "BloomForCausalLM",
           "transformer.",
           {"positions=alibi", "norm=layer", "embedding_norm=true", "activation=gelu_tanh", "bias=true"},
-          {{"apply_residual_connection_post_layernorm", "false", "false"}},
+          {{"apply_residual_connection_post_layernorm", "false", "false"},
+           {"slow_but_exact", "false", "false", "null", "pretraining_tp", "1"}},
           {{"vocab_size", "vocabulary", "250880"},
-           {"seq_length", "context", "2048", same, {}, true},
-           {"n_embed|hidden_size", "width", "64"},
+           {"?seq_length", "context", "2048", same, {}, true},
+           {"?n_embed|hidden_size", "width", "64"},
            {"num_hidden_layers|n_layer", "layers", "2"},
            {"num_attention_heads|n_head", "heads", "8"},
            {"layer_norm_epsilon", "norm_epsilon", "1e-05"},
@@ -364,7 +336,7 @@ std::vector<ConfigRow> llama_rows(const LlamaDefaults& defaults) {
                                {"hidden_act", "activation", "\"silu\"", word, gated_activations()},
                                {"rms_norm_eps", "norm_epsilon", defaults.epsilon},
                                tied_row("false")},
-                              rope_rows("rope_parameters.rope_theta|rope_theta", "10000.0"));
+                              rope_rows());
 }
 
 ModelFamily llama() {
@@ -388,18 +360,25 @@ ModelFamily mistral() {
           "model.",
           {"positions=rotary", "norm=rms", "bias=false"},
           {},
-          rows_with<ConfigRow>(
-              llama_rows({"32000", "131072", "4096", "14336", "32", "32", "8", "1e-06"}),
-              {{"head_dim", "head_size", "null", zero_is_null}, {"sliding_window", "window", "4096", zero_is_null}}),
+          rows_with<ConfigRow>(llama_rows({"32000", "131072", "4096", "14336", "32", "32", "8", "1e-06"}),
+                               {{"head_dim", "head_size", "null", zero_is_null},
+                                {"sliding_window", "window", "4096", zero_is_null},
+                                {"layer_types", "window", "null", layer_types, {}, true}}),
           llama_names(),
           RotaryOrder::half_split};
 }
 
+std::vector<ConfigRow> qwen_window_rows(bool window) {
+  const ConfigRow types = {"layer_types", "global_every", "null", layer_types, {}, true};
+  if (!window) return {types};
+  return {{"sliding_window", "window", "4096", zero_is_null}, {"max_window_layers", "window_from", "28"}, types};
+}
+
 ModelFamily qwen2(bool window) {
-  std::vector<ConfigRow> rows = llama_rows({"151936", "32768", "4096", "22016", "32", "32", "32", "1e-06"});
-  if (window)
-    rows = rows_with<ConfigRow>(
-        rows, {{"sliding_window", "window", "4096", zero_is_null}, {"max_window_layers", "window_from", "28"}});
+  std::vector<ConfigRow> rows =
+      rows_with<ConfigRow>(llama_rows({"151936", "32768", "4096", "22016", "32", "32", "32", "1e-06"}),
+                           {{"head_dim", "head_size", "null", zero_is_null}});
+  rows = rows_with(rows, qwen_window_rows(window));
   return {"qwen2",
           "Qwen2ForCausalLM",
           "model.",
@@ -413,12 +392,10 @@ ModelFamily qwen2(bool window) {
 ModelFamily qwen3(bool window) {
   std::vector<ConfigRow> rows =
       rows_with<ConfigRow>(llama_rows({"151936", "32768", "4096", "22016", "32", "32", "32", "1e-06"}),
-                           {{"head_dim", "head_size", "128", zero_is_null},
+                           {{"head_dim", "head_size", "128"},
                             {"attention_bias", "bias_qkv", "false", toggle},
                             {"attention_bias", "bias_attention_output", "false", toggle}});
-  if (window)
-    rows = rows_with<ConfigRow>(
-        rows, {{"sliding_window", "window", "4096", zero_is_null}, {"max_window_layers", "window_from", "28"}});
+  rows = rows_with(rows, qwen_window_rows(window));
   return {"qwen3",
           "Qwen3ForCausalLM",
           "model.",
@@ -445,12 +422,12 @@ ModelFamily falcon(FalconKind kind) {
        two      ? "norm_placement=parallel_two"
        : serial ? "norm_placement=pre"
                 : "norm_placement=parallel"},
-      {{"new_decoder_architecture", is_new ? "true" : "false", "false"}, {"alibi", "false", "false"}},
+      {{"new_decoder_architecture", is_new ? "true" : "false", "false", "false"}, {"alibi", "false", "false", "false"}},
       {{"vocab_size", "vocabulary", "65024"},
        {"max_position_embeddings", "context", "2048"},
-       {"n_embed|hidden_size", "width", "4544"},
-       {"n_layer|num_hidden_layers", "layers", "32"},
-       {"n_head|num_attention_heads", "heads", "71"},
+       {"?n_embed|hidden_size", "width", "4544"},
+       {"num_hidden_layers", "layers", "32"},
+       {"num_attention_heads", "heads", "71"},
        {"ffn_hidden_size", "hidden", "null", zero_is_null},
        {"activation", "activation", "\"gelu\"", word, activations()},
        {"layer_norm_epsilon", "norm_epsilon", "1e-05"},
@@ -470,15 +447,16 @@ ModelFamily falcon(FalconKind kind) {
        {"final_norm", "transformer.ln_f"},
        {"head", "lm_head"}},
       RotaryOrder::half_split};
-  family.config = rows_with(family.config, rope_rows("rope_parameters.rope_theta|rope_theta", "10000.0"));
+  family.config = rows_with(family.config, rope_rows());
   if (is_new) {
     family.config.push_back({"num_kv_heads", "kv_heads", "null", zero_is_null});
-    family.wanted.push_back({"num_ln_in_parallel_attn", two ? "2" : "1", "2"});
+    family.wanted.push_back({"num_ln_in_parallel_attn", two ? "2" : "1", "2", "2"});
+    family.wanted.push_back({"parallel_attn", "true", "true", "false"});
     return family;
   }
   if (kind != many) family.fixed.push_back("kv_heads=1");
-  family.wanted.push_back({"multi_query", kind == many ? "false" : "true", "true"});
-  family.wanted.push_back({"parallel_attn", serial ? "false" : "true", "true"});
+  family.wanted.push_back({"multi_query", kind == many ? "false" : "true", "true", "false"});
+  family.wanted.push_back({"parallel_attn", serial ? "false" : "true", "true", "false"});
   return family;
 }
 
@@ -512,9 +490,9 @@ const std::vector<ModelFamily>& families() {
 
 const std::vector<const char*>& constant_buffers() {
   static const std::vector<const char*> all = {
-      ".attn.bias",      ".attn.masked_bias",       ".attn.attention.bias",   ".attn.attention.masked_bias",
-      ".attention.bias", ".attention.masked_bias",  ".rotary_emb.inv_freq",   ".rope_freqs.weight",
-      ".rope.freqs",     "embeddings.position_ids", "embed_positions.weights"};
+      ".attn.bias",      ".attn.masked_bias",      ".attn.attention.bias",   ".attn.attention.masked_bias",
+      ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq",   ".rope_freqs.weight",
+      ".rope.freqs",     ".position_ids",          "embed_positions.weights"};
   return all;
 }
 

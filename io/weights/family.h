@@ -13,13 +13,16 @@ namespace capstan {
 
 /// How one setting is said in JSON.
 enum class Meaning {
-  same,           ///< the same number, truth value or word
-  word,           ///< one of `words`
-  zero_is_null,   ///< our 0 is their null
-  zero_is_width,  ///< our 0 is their hidden size
-  rotated_dims,   ///< our share of a head is their number of dims
-  toggle,         ///< our switch is their truth value
-  alternation,    ///< [[["global", "local"], n]]: which layers have a window
+  same,            ///< the same number, truth value or word
+  word,            ///< one of `words`
+  zero_is_null,    ///< our 0 is their null
+  zero_is_width,   ///< our 0 is their hidden size
+  rotated_dims,    ///< our share of a head is their number of dims
+  toggle,          ///< our switch is their truth value
+  zero_is_absent,  ///< our 0 is not said
+  always,          ///< theirs must be the fallback: another cannot be expressed
+  alternation,     ///< ["global", "local", ...] or [[["global", "local"], n], ...]: which layers have a window
+  layer_types,  ///< ["full_attention", "sliding_attention", ...]; null: as the window says; of key `window` all alike
 };
 
 /// Their word, ours; both ways the first that fits is taken. A truth value is the word true or false.
@@ -29,20 +32,25 @@ struct Wording {
 };
 
 struct ConfigRow {
-  const char* json;  ///< "rope_parameters.rope_theta|rope_theta": the first that is there is read, the last written
-  const char* key;   ///< without "model."
+  /// "hidden_size|n_embd": the first that is there is read, the last written. A null is there, unless a ? stands before
+  /// the name. What is below "rope_scaling." is read as io/weights/rope_members.h understands it.
+  const char* json;
+  const char* key;            ///< without "model."
   const char* fallback = "";  ///< JSON text of the class default; "": the member must be there
   Meaning meaning = Meaning::same;
   std::vector<Wording> words = {};
   bool only_when_set = false;  ///< the writer leaves it out where it has its fallback
-  const char* when = "";  ///< "rotary_scaling=yarn": the row is there only with this setting, which stands above it
+  const char* when = "";  ///< "rotary_scaling=yarn|llama3": the row is there only with one of these, set by a row above
 };
 
 /// A member that must have a certain value for the row to be about this model.
 struct WantedMember {
   const char* json;
-  const char* value;     ///< JSON text
-  const char* fallback;  ///< JSON text of the class default
+  const char* value;               ///< JSON text
+  const char* fallback;            ///< JSON text of the class default
+  const char* when_null = "null";  ///< JSON text of what a null means
+  /// Another member, which keeps this one from mattering where it has that value or is not there. Not written then.
+  const char *only_beside = "", *harmless_value = "";
 };
 
 /// Which rows of a tensor of theirs are those of ours.

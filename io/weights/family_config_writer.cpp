@@ -6,6 +6,7 @@
 #include "io/weights/config_members.h"
 #include "io/weights/family_rows.h"
 #include "io/weights/model_settings.h"
+#include "io/weights/window_rule.h"
 
 namespace capstan {
 namespace json = boost::json;
@@ -18,18 +19,33 @@ json::value setting_json(const ConfigValue& value) {
   return json::value(std::get<std::string>(value));
 }
 
-json::value alternation_of(const DecoderConfig& model, const RunConfig& config) {
-  const int64_t every = std::get<int64_t>(model_key("global_every").get(config));
-  const int64_t first = std::get<int64_t>(model_key("global_first").get(config));
-  const int64_t period = model.window == 0 || every == 0 ? 1 : every;
+json::array kinds_of_layers(const DecoderConfig& model, const char* without, const char* with) {
   json::array kinds;
-  for (int64_t i = 0; i < period; ++i)
-    kinds.emplace_back(model.window == 0 || (every > 0 && i == first) ? "global" : "local");
-  return json::array{json::array{kinds, (model.layers + period - 1) / period}};
+  for (const bool windowed : windowed_layers(model)) kinds.emplace_back(windowed ? with : without);
+  return kinds;
+}
+
+/// As many repeats of the shortest period as fill the layers exactly.
+json::value alternation_of(const DecoderConfig& model) {
+  json::array kinds = kinds_of_layers(model, "global", "local");
+  size_t period = 1;
+  const auto repeats = [&] {
+    for (size_t i = period; i < kinds.size(); ++i)
+      if (kinds[i] != kinds[i - period]) return false;
+    return true;
+  };
+  while (period < kinds.size() && (kinds.size() % period != 0 || !repeats())) ++period;
+  const size_t times = kinds.empty() ? 0 : kinds.size() / period;
+  kinds.resize(std::min(period, kinds.size()));
+  return json::array{json::array{kinds, times}};
 }
 
 json::value meant_for_them(const ConfigRow& row, const RunConfig& config) {
-  if (row.meaning == Meaning::alternation) return alternation_of(config.model, config);
+  if (row.meaning == Meaning::alternation) return alternation_of(config.model);
+  if (row.meaning == Meaning::layer_types)
+    return config.model.global_every > 0 && std::string_view(row.key) != "window"
+               ? json::value(kinds_of_layers(config.model, "full_attention", "sliding_attention"))
+               : json::value(nullptr);
   const ConfigValue ours = model_key(row.key).get(config);
   DecoderConfig automatic = config.model;
   automatic.hidden = 0;
@@ -78,11 +94,14 @@ std::string write_model_config(const ModelFamily& family, const DecoderConfig& m
   for (const ConfigRow& row : family.config) {
     if (!row_applies(row, config)) continue;
     json::value value = meant_for_them(row, config);
-    const std::string path = split_at(row.json, '|').back();
+    std::string path = split_at(row.json, '|').back();
+    if (path.front() == '?') path.erase(0, 1);
+    if (row.meaning == Meaning::zero_is_absent && value == json::value(0)) continue;
     if (row.only_when_set && json::serialize(value) == json::serialize(json::parse(row.fallback))) continue;
     put_member(root, path, std::move(value));
   }
-  for (const WantedMember& wanted : family.wanted) put_member(root, wanted.json, json::parse(wanted.value));
+  for (const WantedMember& wanted : family.wanted)
+    if (*wanted.only_beside == '\0') put_member(root, wanted.json, json::parse(wanted.value));
   if (extras.begin_token) root["bos_token_id"] = *extras.begin_token;
   if (extras.end_token) root["eos_token_id"] = *extras.end_token;
   root["torch_dtype"] = extras.dtype;

@@ -29,7 +29,10 @@ Setting parse_setting(std::string_view text) {
 bool row_applies(const ConfigRow& row, const RunConfig& config) {
   if (*row.when == '\0') return true;
   const Setting setting = parse_setting(row.when);
-  return std::get<std::string>(model_key(setting.name).get(config)) == setting.value;
+  const std::string is = std::get<std::string>(model_key(setting.name).get(config));
+  for (const std::string& value : split_at(setting.value, '|'))
+    if (is == value) return true;
+  return false;
 }
 
 }  // namespace capstan

@@ -6,6 +6,7 @@
 
 #include "core/config/keys.h"
 #include "io/weights/family_rows.h"
+#include "io/weights/window_rule.h"
 
 namespace capstan {
 namespace {
@@ -49,8 +50,7 @@ RunConfig resolved_settings(const DecoderConfig& model) {
   m.final_norm = said(model.has_final_norm());
   m.attention_scale = model.score_scale(), m.embedding_scale = model.token_scale(), m.logit_scale = model.head_scale();
   m.deep_alpha = model.alpha(), m.deep_beta = model.beta();
-  if (model.window == 0) m.window_from = m.global_every = m.global_first = 0;
-  if (model.global_every == 0) m.global_first = 0;
+  if (const auto rule = window_rule(windowed_layers(model), WindowRuleKind::from_first)) set_window_rule(m, *rule);
   resolve_positions(model, fresh, m);
   return config;
 }

@@ -59,6 +59,12 @@ FAMILIES = {
     "falcon_40b": ("Falcon", "FalconForCausalLM", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}),
     "falcon_serial": ("Falcon", "FalconForCausalLM",
                       {**FALCON, "multi_query": False, "parallel_attn": False, "bias": True}),
+    "llama_yarn": ("Llama", "LlamaForCausalLM",
+                   {**LLAMA, "rope_parameters": {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "mscale": 1.0,
+                                                 "mscale_all_dim": 0.5}}),
+    "qwen3_windows": ("Qwen3", "Qwen3ForCausalLM",
+                      {**LLAMA, "head_dim": 12, "num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 3,
+                       "max_window_layers": 28, "layer_types": ["sliding_attention", "full_attention"] * 2}),
 }
 SHARDED = {"llama_biased": "24KB"}
 

@@ -123,6 +123,17 @@ TEST(Weights, MoreFilesThanCanBeReadAgainAreRefusedBeforeOneIsWritten) {
   EXPECT_EQ(open_safetensors_directory(out.path())->tensors().size(), tensors);
 }
 
+TEST(Weights, PositionIdsAreLeftOutWhateverStandsBeforeThem) {
+  TemporaryDirectory folder;
+  const fs::path directory = copy_of("gpt1", folder);
+  rename_tensors(directory, [](const std::string& name) { return name; },
+                 {{"transformer.h.0.ln_1.bias", "transformer.position_ids"},
+                  {"transformer.h.1.ln_1.bias", "position_ids"},
+                  {"transformer.h.1.ln_2.bias", "transformer.embeddings.position_ids"}});
+  ConvertedModel model = open_hugging_face(directory, false);
+  EXPECT_LT(distance_of("gpt1", model).largest, 1e-4);
+}
+
 TEST(Weights, WhatIsMissingOrLeftOverIsNamed) {
   TemporaryDirectory folder;
   const fs::path directory = copy_of("gpt2", folder);
