@@ -2,10 +2,13 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 
 #include "core/config/config_checks.h"
+#include "core/config/config_reader.h"
+#include "core/config/config_writer.h"
 #include "core/error.h"
 #include "launch/command_line_ranks.h"
 #include "launch/console.h"
@@ -21,7 +24,7 @@ namespace {
 
 struct EvaluateArguments {
   std::string run;
-  std::vector<std::string> corpora;
+  std::vector<std::string> corpora, overrides;
   std::string split = "validation";
   int64_t samples = 0, step = -1;
 };
@@ -43,13 +46,42 @@ std::vector<std::shared_ptr<const Corpus>> corpora_for(const EvaluateArguments& 
   return corpora;
 }
 
+/// The layout of the run where the ranks that were started can have it; else every rank holds the whole model. Nothing
+/// is divided or kept back that only training needs.
+LayoutConfig layout_for(const LayoutConfig& trained, int ranks, std::string& notice) {
+  LayoutConfig layout;
+  const int divided = trained.tp * trained.pp * trained.cp;
+  if (ranks % divided != 0) {
+    notice = fmt::format(
+        "the run's tp {} x pp {} x cp {} needs a multiple of {} ranks, {} started: each holds the whole model "
+        "(or name a layout: layout.tp=N)",
+        trained.tp, trained.pp, trained.cp, divided, ranks == 1 ? "1 was" : fmt::format("{} were", ranks));
+    return layout;
+  }
+  layout.tp = trained.tp, layout.pp = trained.pp, layout.cp = trained.cp;
+  layout.sequence_parallel = trained.sequence_parallel, layout.overlap = trained.overlap;
+  return layout;
+}
+
 /// For reading, on so many ranks.
 FinishedRun open_for(const EvaluateArguments& arguments, int ranks) {
   FinishedRun run = open_run(arguments.run, arguments.step);
+  const auto names_layout = [](const std::string& word) { return word.starts_with("layout."); };
+  if (!std::all_of(arguments.overrides.begin(), arguments.overrides.end(), names_layout))
+    throw Error::make(ExitCode::usage, "evaluate takes settings of the layout alone (layout.tp=2), got {}",
+                      fmt::join(arguments.overrides, " "));
+  std::string notice;
+  run.config.layout = layout_for(run.config.layout, ranks, notice);
+  if (!arguments.overrides.empty()) {
+    run.config.layout = {};
+    run.config = parse_run_config(write_effective(run.config), "config of " + arguments.run, arguments.overrides);
+  } else if (!notice.empty()) {
+    run.complaints.push_back(notice);
+  }
   run.config.train = for_reading(run.config.train);
-  run.config.layout.dp = 0, run.config.layout.zero_ranks = 0;
   run.config.train.microbatch = std::max<int64_t>(1, run.config.train.microbatch);
-  run.config.train.global_batch = run.config.train.microbatch * ranks;
+  const int data_ranks = ranks / std::max(1, run.config.layout.tp * run.config.layout.pp * run.config.layout.cp);
+  run.config.train.global_batch = run.config.train.microbatch * std::max(1, data_ranks);
   check_for_world(run.config, ranks);
   return run;
 }
@@ -99,11 +131,14 @@ void add_evaluate_command(CLI::App& app, std::function<void()>& action) {
   verb->add_option("--samples", arguments->samples, "how many samples; 0: the whole split")
       ->capture_default_str()
       ->check(CLI::Range(0, 1 << 30));
+  verb->add_option("overrides", arguments->overrides, "layout.KEY=value, in the place of the run's layout");
   verb->add_option("--step", arguments->step, "the checkpoint of this step; default: the newest");
   verb->footer(
       "Examples:\n"
       "  capstan evaluate --run runs/quickstart/run\n"
-      "  mpirun -n 2 capstan evaluate --run runs/mine --corpus other-corpus --samples 1000");
+      "  mpirun -n 2 capstan evaluate --run runs/mine --corpus other-corpus --samples 1000\n"
+      "  mpirun -n 4 capstan evaluate --run runs/mine layout.tp=4\n"
+      "The layout is the run's where the ranks that are started can have it; else each rank holds the whole model.");
   verb->callback([arguments, &action] {
     action = [arguments] { run_on_ranks({}, [&](MpiSession& session) { evaluate_run(*arguments, session.world()); }); };
   });

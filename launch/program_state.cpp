@@ -164,6 +164,7 @@ void load_parameters(Program& program, DType dtype, Checkpoint& checkpoint) {
   constexpr uint64_t kRun = 1 << 20;
   for (size_t i = 0; i < program.parameters().size(); ++i) {
     const Parameter& parameter = program.parameters().at(static_cast<int>(i));
+    if (program.persistent().at(program.persistent().find(parameter.name)).copies == 0) continue;  // another stage's
     const LogicalTensor& tensor = require(checkpoint, parameter.name, parameter.logical_shape());
     char* to = static_cast<char*>(program.address(parameter.name));
     const Runs mine = local_runs(program, parameter.name, parameter);

@@ -27,7 +27,7 @@ StateSlices state_slices(const TrainingProgram& training, int rank, int ranks);
 /// often on all ranks, and may throw.
 void load_state(TrainingProgram& training, Checkpoint& checkpoint, bool weights_only = false,
                 const std::function<void()>& between = {});
-/// Fills the parameters alone, cast to `dtype`, into the persistent tensors of their names.
+/// Fills the parameters alone that this rank holds, cast to `dtype`, into the persistent tensors of their names.
 void load_parameters(Program& program, DType dtype, Checkpoint& checkpoint);
 
 }  // namespace capstan

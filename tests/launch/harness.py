@@ -65,9 +65,10 @@ def write_text(folder, documents=120, seed=1):
     return folder
 
 
-def capstan(*arguments, env=None, **options):
-    """Runs the program alone. Returns the finished process with its output as text."""
-    return subprocess.run([str(BINARY), *map(str, arguments)], capture_output=True, timeout=TIMEOUT, encoding="utf-8",
+def capstan(*arguments, env=None, ranks=0, **options):
+    """Runs the program alone, or under mpirun. Returns the finished process with its output as text."""
+    launcher = ["mpirun", "-n", str(ranks)] if ranks > 0 else []
+    return subprocess.run([*launcher, str(BINARY), *map(str, arguments)], capture_output=True, timeout=TIMEOUT, encoding="utf-8",
                           errors="replace", stdin=subprocess.DEVNULL, env={**ENVIRONMENT, **(env or {})}, check=False,
                           **options)
 

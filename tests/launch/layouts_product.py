@@ -56,6 +56,23 @@ class Layouts(ProductTest):
                     self.assertEqual(code, 0, output)
                     self.alike(run)
 
+    def test_a_run_is_evaluated_on_any_ranks(self):
+        """Under its own layout where there are the ranks for it, as whole models where not, or under one that is named."""
+        run = self.folder / "run"
+        code, output = train(4, self.config, *self.settings(run, *SETTINGS, "layout.tp=2", "layout.pp=2", "layout.zero=1"))
+        self.assertEqual(code, 0, output)
+        wanted = losses(run)[-1][1]
+        for ranks, words, note in ((4, (), False), (2, (), True), (1, (), True), (2, ("layout.pp=2",), False),
+                                   (4, ("layout.cp=2", "layout.dp=2"), False)):
+            with self.subTest(ranks=ranks, words=words):
+                answer = capstan("evaluate", "--run", run, *words, "--samples", "16", ranks=ranks)
+                self.assertEqual(answer.returncode, 0, answer.stdout + answer.stderr)
+                loss = next(line.split()[1] for line in answer.stdout.splitlines() if line.startswith("loss"))
+                self.assertLess(abs(float(loss) - wanted), 1e-5 * wanted)
+                self.assertEqual("each holds the whole model" in answer.stdout, note, answer.stdout)
+        self.assertEqual(capstan("evaluate", "--run", run, "train.steps=1").returncode, 64)
+        self.assertEqual(capstan("evaluate", "--run", run, "layout.tp=3", ranks=3).returncode, 78)
+
     def test_goes_on_under_other_layouts(self):
         run = self.folder / "run"
         # The learning rate must not know where the run is stopped.
