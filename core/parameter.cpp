@@ -16,15 +16,15 @@ Shape Parameter::logical_shape() const {
 }
 
 int ParameterSet::declare(const Parameter& parameter) {
-  CAPSTAN_CHECK(find(parameter.name) < 0, "parameter {} is declared twice", parameter.name);
+  const int index = static_cast<int>(parameters_.size());
+  CAPSTAN_CHECK(index_.emplace(parameter.name, index).second, "parameter {} is declared twice", parameter.name);
   parameters_.push_back(parameter);
-  return static_cast<int>(parameters_.size()) - 1;
+  return index;
 }
 
 int ParameterSet::find(const std::string& name) const {
-  for (size_t i = 0; i < parameters_.size(); ++i)
-    if (parameters_[i].name == name) return static_cast<int>(i);
-  return -1;
+  const auto at = index_.find(name);
+  return at == index_.end() ? -1 : at->second;
 }
 
 int64_t ParameterSet::elements() const {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "core/persistent.h"
@@ -43,6 +44,7 @@ class ParameterSet {
 
  private:
   std::vector<Parameter> parameters_;
+  std::unordered_map<std::string, int> index_;  ///< by name
 };
 
 /// Value of element `index` of the parameter named `name` under `seed`: a pure function, so that any rank, and any

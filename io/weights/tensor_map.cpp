@@ -117,13 +117,13 @@ void TensorMap::add(const Parameter& parameter) {
   const std::string name = filled(row->theirs, stem.number) + (suffix == ".weight" ? row->weight_suffix : suffix);
   const bool fused = row->packing != RowPacking::whole;
   if (tensors_.empty() || tensors_.back().name != name || !fused) {
-    MappedTensor fresh{name, logical, row->transposed && logical.size() == 2, 0, shape.length, {}};
-    auto same = std::find_if(tensors_.begin(), tensors_.end(), [&](const MappedTensor& t) { return t.name == name; });
-    if (same == tensors_.end()) {
-      tensors_.push_back(std::move(fresh));
+    if (names_.insert(name).second) {
+      tensors_.push_back({name, logical, row->transposed && logical.size() == 2, 0, shape.length, {}});
     } else {
       CAPSTAN_CHECK(fused, "two parameters are called {}", name);
-      std::rotate(same, same + 1, tensors_.end());
+      const auto same = std::find_if(tensors_.rbegin(), tensors_.rend(),  // parts of one lie near each other
+                                     [&](const MappedTensor& tensor) { return tensor.name == name; });
+      std::rotate(same.base() - 1, same.base(), tensors_.end());
     }
   }
   MappedTensor& tensor = tensors_.back();

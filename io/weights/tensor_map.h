@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -57,6 +58,7 @@ class TensorMap {
   DecoderConfig model_;
   ParameterSet parameters_;
   std::vector<MappedTensor> tensors_;
+  std::set<std::string> names_;                              ///< of all tensors
   std::map<std::string, std::pair<size_t, size_t>> places_;  ///< of a parameter: tensor, piece
 };
 
