@@ -193,8 +193,7 @@ std::string StartWatch::text(double waited, const std::string& absent) {
       "capstan[rank {0}]: not all{1} ranks have come in {2:.1f} s: rank {0} on {3} (process {4}) still waits {5}; {6}\n"
       "  A rank that does not come is stopped, held up by a file system, or on a host that is down or off the network: "
       "look there first.\n"
-      "  The job ends with code 76. train.hang_seconds limits the start too (10 s at least, 300 s while it has its "
-      "default; 0: no limit).\n",
+      "  The job ends with code 76. train.start_seconds is the limit (0: none).\n",
       own_.rank, own_.ranks > 0 ? fmt::format(" {}", own_.ranks) : "", waited, own_host(), ::getpid(), where_,
       absent.empty() ? "all ranks of this host are there, so it is another host's"
                      : "of this host has not come: " + absent);

@@ -15,13 +15,6 @@ HeartbeatVoice voice_of(int rank) {
           [launcher = launcher_of_this_process()] { leave_job(launcher); }};
 }
 
-/// Ranks may come one after another, however short the steps of this run are.
-double start_seconds(double hang_seconds) {
-  constexpr double kLeast = 10;
-  if (hang_seconds == TrainConfig{}.hang_seconds) return MpiOptions{}.start_seconds;
-  return hang_seconds > 0 ? std::max(hang_seconds, kLeast) : 0;
-}
-
 }  // namespace
 
 Watch::Watch(const RunConfig& config, Communicator& world)
@@ -33,7 +26,7 @@ MpiOptions mpi_options(const RunConfig& config) {
   constexpr double kLater = 60;
   MpiOptions options;
   options.hang_seconds = config.train.hang_seconds > 0 ? config.train.hang_seconds + kLater : 0;
-  options.start_seconds = start_seconds(config.train.hang_seconds);
+  options.start_seconds = config.train.start_seconds;
   return options;
 }
 

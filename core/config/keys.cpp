@@ -348,10 +348,12 @@ void add_train_keys(std::vector<Key>& keys) {
                          "Steps in a row with a loss or norm that is not finite before the run gives up."));
   keys.push_back(integer("train.threads", t(&T::threads), "threads", between(0, 4096), kMayChange,
                          "Threads per rank; 0 means the node's cores divided by its ranks."));
-  keys.push_back(
-      real("train.hang_seconds", t(&T::hang_seconds), "seconds", at_least(0), kMayChange,
-           "Longest that nothing may move before the job is ended with code 76; shorter limits are learnt "
-           "from the run; 0 means no limit. Set, it limits the start too (10 s at least; by default 300 s)."));
+  keys.push_back(real("train.hang_seconds", t(&T::hang_seconds), "seconds", at_least(0), kMayChange,
+                      "Longest that nothing may move before the job is ended with code 76; shorter limits are learnt "
+                      "from the run; 0 means no limit."));
+  keys.push_back(real("train.start_seconds", t(&T::start_seconds), "seconds", at_least(0), kMayChange,
+                      "Longest that ranks may take to come and find each other before the job is ended with code 76; "
+                      "0 means no limit."));
   keys.push_back(
       real("train.host_memory_gib", t(&T::host_memory_gib), "GiB", at_least(0), kMayChange,
            "Memory of a host that the ranks on it may take together; a run that needs more is refused before "

@@ -98,6 +98,7 @@ struct TrainConfig {
   int64_t maximum_bad_steps = 10;
   int threads = 0;
   double hang_seconds = 1800;  ///< 0: wait for ever
+  double start_seconds = 300;  ///< for all ranks to come; 0: wait for ever
   double host_memory_gib = 0;  ///< 0: what a host has left
   int64_t log_every = 1;
 

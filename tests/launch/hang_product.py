@@ -15,7 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from harness import Job, ProductTest, capstan, checkpoints, metrics, wait_for_step  # noqa: E402
 
 LIMIT = 4  # seconds, train.hang_seconds of these jobs
-START = 10  # seconds, the least that a start has
+START = 8  # seconds, train.start_seconds of those that do not come to their steps
 SPARE = 10  # seconds that a job may take to end after that
 
 
@@ -76,7 +76,8 @@ class Hang(ProductTest):
                            'exec "$@"\n', encoding="utf-8")
         wrapper.chmod(0o755)
         since = time.monotonic()
-        with self.start(3, "train.global_batch=6", "train.microbatch=2", wrapper=[wrapper]) as job:
+        with self.start(3, "train.global_batch=6", "train.microbatch=2", f"train.start_seconds={START}",
+                        wrapper=[wrapper]) as job:
             text = self.ends_with(job, 76, since + START - LIMIT)
         self.assertRegex(text, r"capstan\[rank 0\]: not all 3 ranks have come in \d+\.\d s: rank 0 on \S+ \(process \d+\) "
                                r"still waits in MPI_Init; of this host has not come: rank 1 \(process \d+, \w+, stopped by "
@@ -85,7 +86,7 @@ class Hang(ProductTest):
 
     def test_a_rank_that_is_stopped_while_it_starts(self):
         """Wherever it stands then: in MPI, behind it, or where heartbeats are there already."""
-        with self.start(2) as job:
+        with self.start(2, f"train.start_seconds={START}") as job:
             limit = time.monotonic() + 60
             while len(rank_pids(job)) < 2 and time.monotonic() < limit:
                 time.sleep(0.005)
