@@ -1,6 +1,7 @@
 #include "launch/converted_model.h"
 
 #include <array>
+#include <charconv>
 
 #include "core/config/config_reader.h"
 #include "core/config/parameter_count.h"
@@ -101,11 +102,16 @@ struct CheckpointPlace {
 /// RUN, or RUN/checkpoints/step-N.
 CheckpointPlace checkpoint_place(const fs::path& path, int64_t step) {
   const fs::path clean = path.has_filename() ? path : path.parent_path();
+  if (clean.parent_path().filename() != kRunCheckpointsName) return {clean, step};
   const std::string name = clean.filename().string();
-  if (name.rfind("step-", 0) == 0 &&
-      (anything_at(clean / kCheckpointManifestName) || clean.parent_path().filename() == kRunCheckpointsName))
-    return {clean.parent_path().parent_path(), std::strtoll(name.c_str() + 5, nullptr, 10)};
-  return {clean, step};
+  uint64_t named = 0;
+  const auto read = std::from_chars(name.data() + std::min<size_t>(5, name.size()), name.data() + name.size(), named);
+  if (read.ec != std::errc() || name != checkpoint_name(named))
+    throw Error::make(ExitCode::missing_input, "{} is no checkpoint; wanted a run directory or its {}/step-N",
+                      path.string(), kRunCheckpointsName);
+  if (step >= 0 && static_cast<uint64_t>(step) != named)
+    throw Error::make(ExitCode::usage, "--from names step {}, --step {}", named, step);
+  return {clean.parent_path().parent_path(), static_cast<int64_t>(named)};
 }
 
 ConvertedModel open_run_model(const fs::path& path, int64_t wanted_step) {
@@ -113,7 +119,7 @@ ConvertedModel open_run_model(const fs::path& path, int64_t wanted_step) {
   const RunDirectory directory(place.run.string());
   ConvertedModel opened;
   opened.checkpoint = std::make_unique<Checkpoint>(
-      place.step < 0 ? newest_checkpoint(directory, opened.notices)
+      place.step < 0 ? newest_checkpoint(directory, opened.notices, Verified::as_it_is_read)
                      : Checkpoint::open(directory.checkpoints() / checkpoint_name(static_cast<uint64_t>(place.step))));
   const std::string where = opened.checkpoint->path().string();
   const TrainingState state = TrainingState::from_json(opened.checkpoint->state(), where);

@@ -153,9 +153,8 @@ class Conversion {
     if (from_.travelling.empty()) return;
     create_directory_durably(directory.travelling());
     for (const TravellingFile& file : from_.travelling) {
-      const bool retyped = request_.dtype && file.name == "config.json";
       write_file_atomically(directory.travelling() / file.name,
-                            retyped ? with_dtype(file.bytes, torch_name(*request_.dtype)) : file.bytes);
+                            file.name == "config.json" ? retyped(file.bytes) : file.bytes);
     }
   }
 
@@ -186,15 +185,23 @@ class Conversion {
     return model_differences(from_.model, back.model).empty();
   }
 
-  /// The type of most of what is written, in torch's words.
-  DType main_dtype(const TensorMap& map) const {
-    std::map<DType, uint64_t> elements;
-    for (const MappedTensor& tensor : map.tensors())
-      elements[output_dtype(tensor, *from_.source, request_.dtype)] +=
-          static_cast<uint64_t>(tensor.rows * tensor.row_length);
+  /// The type of most of what is written.
+  DType main_dtype() const {
+    std::map<DType, int64_t> elements;
+    for (size_t i = 0; i < from_.parameters.size(); ++i) {
+      const Parameter& parameter = from_.parameters.at(static_cast<int>(i));
+      elements[request_.dtype.value_or(from_.source->dtype(parameter.name))] +=
+          element_count(parameter.logical_shape());
+    }
     return std::max_element(elements.begin(), elements.end(),
                             [](const auto& a, const auto& b) { return a.second < b.second; })
         ->first;
+  }
+
+  /// A config.json that came, saying the type of weights where they were given another since: by --dtype, or by
+  /// training, which keeps masters.
+  std::string retyped(const std::string& config) const {
+    return request_.dtype || from_.trained ? with_dtype(config, torch_name(main_dtype())) : config;
   }
 
   static const char* torch_name(DType dtype) {
@@ -204,15 +211,12 @@ class Conversion {
                                   : "float32";
   }
 
-  /// A config.json that still describes the model leaves as it came, but for the type of weights where they have
-  /// another by now; else it is written anew.
+  /// A config.json that still describes the model leaves as it came, or retyped; else it is written anew.
   std::string config_json(const TensorMap& map) const {
     const std::string* came = from_.travelling_file("config.json");
     ConfigExtras extras;
-    extras.dtype = torch_name(main_dtype(map));
-    if (came && still_true(*came, map.family())) {
-      return request_.dtype || from_.trained ? with_dtype(*came, extras.dtype) : *came;
-    }
+    extras.dtype = torch_name(main_dtype());
+    if (came && still_true(*came, map.family())) return retyped(*came);
     if (from_.tokenizer) extras.begin_token = extras.end_token = from_.tokenizer->end_of_document();
     const std::string fresh = write_model_config(map.family(), from_.model, extras);
     return came ? with_token_ids_of(fresh, *came) : fresh;

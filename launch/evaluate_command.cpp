@@ -63,52 +63,74 @@ LayoutConfig layout_for(const LayoutConfig& trained, int ranks, std::string& not
   return layout;
 }
 
-/// For reading, on so many ranks.
-FinishedRun open_for(const EvaluateArguments& arguments, int ranks) {
-  FinishedRun run = open_run(arguments.run, arguments.step);
+/// A run's config for reading on so many ranks: what it says of training alone must not stand in the way.
+RunConfig reading_config(const EvaluateArguments& arguments, RunConfig config, int ranks, bool gpus,
+                         std::string& notice) {
   const auto names_layout = [](const std::string& word) { return word.starts_with("layout."); };
   if (!std::all_of(arguments.overrides.begin(), arguments.overrides.end(), names_layout))
     throw Error::make(ExitCode::usage, "evaluate takes settings of the layout alone (layout.tp=2), got {}",
                       fmt::join(arguments.overrides, " "));
-  std::string notice;
-  run.config.layout = layout_for(run.config.layout, ranks, notice);
-  if (!arguments.overrides.empty()) {
-    run.config.layout = {};
-    run.config = parse_run_config(write_effective(run.config), "config of " + arguments.run, arguments.overrides);
-  } else if (!notice.empty()) {
-    run.complaints.push_back(notice);
+  config.train = for_reading(config.train, gpus);
+  config.train.reduction = Reduction::fast;
+  config.train.microbatch = std::max<int64_t>(1, config.train.microbatch);
+  config.train.global_batch = config.train.microbatch * ranks;
+  if (arguments.overrides.empty()) {
+    config.layout = layout_for(config.layout, ranks, notice);
+  } else {
+    config.layout = {};
+    config = parse_run_config(write_effective(config), "config of " + arguments.run, arguments.overrides);
   }
-  run.config.train = for_reading(run.config.train);
-  run.config.train.microbatch = std::max<int64_t>(1, run.config.train.microbatch);
-  const int data_ranks = ranks / std::max(1, run.config.layout.tp * run.config.layout.pp * run.config.layout.cp);
-  run.config.train.global_batch = run.config.train.microbatch * std::max(1, data_ranks);
-  check_for_world(run.config, ranks);
-  return run;
+  const int data_ranks = ranks / std::max(1, config.layout.tp * config.layout.pp * config.layout.cp);
+  config.train.global_batch = config.train.microbatch * std::max(1, data_ranks);
+  check_for_world(config, ranks);
+  return config;
+}
+
+/// One checkpoint for all ranks, though a run that is still training may leave a newer one meanwhile: rank 0's choice.
+FinishedRun open_together(const EvaluateArguments& arguments, Communicator& world) {
+  std::optional<FinishedRun> opened;
+  int64_t step = arguments.step;
+  on_all_ranks(world, [&] {
+    if (world.rank() != 0) return;
+    opened = open_run(arguments.run, step);
+    step = opened->state.step;
+  });
+  world.broadcast(&step, sizeof step, 0);
+  on_all_ranks(world, [&] {
+    if (world.rank() != 0) opened = open_run(arguments.run, step);
+  });
+  return std::move(*opened);
 }
 
 void evaluate_run(const EvaluateArguments& arguments, Communicator& world) {
-  std::optional<FinishedRun> opened;
-  std::vector<std::shared_ptr<const Corpus>> corpora;
+  FinishedRun run = open_together(arguments, world);
+  const bool gpus = gpus_on_all(world);
+  std::string notice;
+  std::unique_ptr<CorpusStream> stream;
   on_all_ranks(world, [&] {
-    opened = open_for(arguments, world.size());
-    corpora = corpora_for(arguments, *opened);
+    run.config = reading_config(arguments, run.config, world.size(), gpus, notice);
+    stream = std::make_unique<CorpusStream>(corpora_for(arguments, run),
+                                            arguments.split == "train" ? Split::train : Split::validation,
+                                            run.config.model.context, static_cast<uint64_t>(run.config.train.seed),
+                                            StreamOptions{}, training_objective(run.config));
   });
-  FinishedRun& run = *opened;
   Console console(world.rank() == 0);
   for (const std::string& complaint : run.complaints) console.say("warning  " + complaint);
-  CorpusStream stream(std::move(corpora), arguments.split == "train" ? Split::train : Split::validation,
-                      run.config.model.context, static_cast<uint64_t>(run.config.train.seed), StreamOptions{},
-                      training_objective(run.config));
+  if (!notice.empty()) console.say("layout   " + notice);
   omp_set_num_threads(threads_for(run.config.train, world));
   const RankDevice device(run.config.train, world);
   const Mesh mesh = mesh_of(run.config.layout, world.rank());
   const RankGroups groups(mesh, world, device);
-  TrainingProgram training(mesh, groups.device(), training_spec(run.config, false));
-  training.allocate_and_initialise();
-  load_parameters(training.program(), training.master_dtype(), run.checkpoint);
+  std::unique_ptr<TrainingProgram> program;
+  on_all_ranks(world, [&] {
+    program = std::make_unique<TrainingProgram>(mesh, groups.device(), training_spec(run.config, false));
+    program->allocate_and_initialise();
+    load_parameters(program->program(), program->master_dtype(), run.checkpoint);
+  });
+  TrainingProgram& training = *program;
   training.refresh_working_copies();
-  const int64_t wanted = arguments.samples > 0 ? arguments.samples : static_cast<int64_t>(stream.samples_per_epoch());
-  const Evaluation result = evaluate(training, stream, wanted, [&](int64_t done) {
+  const int64_t wanted = arguments.samples > 0 ? arguments.samples : static_cast<int64_t>(stream->samples_per_epoch());
+  const Evaluation result = evaluate(training, *stream, wanted, [&](int64_t done) {
     console.progress(fmt::format("{} of {} samples", done, wanted), done >= wanted);
   });
   console.say(fmt::format("checkpoint               {}", run.checkpoint.path().string()));

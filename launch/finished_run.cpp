@@ -4,13 +4,30 @@
 #include "core/error.h"
 
 namespace capstan {
-Checkpoint newest_checkpoint(const RunDirectory& directory, std::vector<std::string>& complaints) {
-  std::optional<Checkpoint> checkpoint = open_newest_good(directory.checkpoints(), complaints);
+namespace {
+
+std::optional<Checkpoint> newest_with_manifest(const std::filesystem::path& checkpoints,
+                                               std::vector<std::string>& complaints) {
+  for (const CheckpointLocation& location : find_checkpoints(checkpoints)) try {
+      return Checkpoint::open(location.path);
+    } catch (const Error& error) {
+      complaints.push_back(fmt::format("{} was passed over: {}", location.path.string(), error.what()));
+    }
+  return std::nullopt;
+}
+
+}  // namespace
+
+Checkpoint newest_checkpoint(const RunDirectory& directory, std::vector<std::string>& complaints, Verified verified) {
+  std::optional<Checkpoint> checkpoint = verified == Verified::whole
+                                             ? open_newest_good(directory.checkpoints(), complaints)
+                                             : newest_with_manifest(directory.checkpoints(), complaints);
   if (checkpoint) return std::move(*checkpoint);
   std::string why;
   for (const std::string& complaint : complaints) why += "\n" + complaint;
   if (!find_checkpoints(directory.checkpoints()).empty())
-    throw Error::make(ExitCode::bad_data, "{} holds no usable checkpoint:{}\ntake the run from a good copy",
+    throw Error::make(ExitCode::bad_data,
+                      "{} holds no usable checkpoint:{}\ntake the run from a good copy, or name a checkpoint: --step N",
                       directory.checkpoints().string(), why);
   throw Error::make(ExitCode::missing_input,
                     "{} holds no usable checkpoint{}; train first: capstan train CONFIG.toml run.dir={}",

@@ -20,9 +20,13 @@ struct FinishedRun {
   std::filesystem::path directory;
 };
 
-/// The newest checkpoint of which every byte verifies; `complaints`: why newer ones were passed over. Error
-/// missing_input when there is none, bad_data when all are damaged, with the reasons.
-Checkpoint newest_checkpoint(const RunDirectory& directory, std::vector<std::string>& complaints);
+/// What of a checkpoint is held against its hashes before it is taken: every byte, or the manifest alone, for who reads
+/// a part of it, slice by slice, each of which is verified then.
+enum class Verified { whole, as_it_is_read };
+/// The newest checkpoint that is good; `complaints`: why newer ones were passed over. Error missing_input when there is
+/// none, bad_data when all are damaged, with the reasons.
+Checkpoint newest_checkpoint(const RunDirectory& directory, std::vector<std::string>& complaints,
+                             Verified verified = Verified::whole);
 /// `step` -1: the newest good checkpoint. Error missing_input or bad_data.
 FinishedRun open_run(const std::string& directory, int64_t step = -1);
 /// Error config where a tokenizer has ids that the model has no rows for; `whose`: a corpus or a run.

@@ -33,8 +33,8 @@ class TextStream {
     held_ += bytes;
     const size_t ready = complete();
     std::fwrite(held_.data(), 1, ready, stdout);
-    require_output();
     held_.erase(0, ready);
+    require_output();
   }
   ~TextStream() { std::fwrite(held_.data(), 1, held_.size(), stdout); }
 
@@ -131,7 +131,7 @@ void generate(const GenerateArguments& arguments) {
   for (const std::string& complaint : run.complaints) std::fprintf(stderr, "warning: %s\n", complaint.c_str());
   const std::shared_ptr<const Tokenizer> tokenizer = tokenizer_of(run);
   const std::unique_ptr<Communicator> self = self_communicator();
-  TrainConfig train = for_reading(run.config.train);
+  TrainConfig train = for_reading(run.config.train, gpus_on_all(*self));
   train.threads = arguments.threads;
   omp_set_num_threads(threads_for(train, *self));
   const RankDevice device(train, *self);

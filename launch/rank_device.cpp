@@ -41,10 +41,11 @@ kernels::Backend planning_backend(const TrainConfig& train) {
   return train.device == DeviceKind::reference ? kernels::reference_backend() : kernels::cpu_backend();
 }
 
-TrainConfig for_reading(TrainConfig train) {
+bool gpus_on_all(Communicator& world) { return least(world, kernels::cuda_device_count()) > 0; }
+
+TrainConfig for_reading(TrainConfig train, bool gpus) {
   if (train.device == DeviceKind::cuda) train.device = DeviceKind::automatic;
-  const bool host =
-      train.device == DeviceKind::cpu || (train.device == DeviceKind::automatic && kernels::cuda_device_count() == 0);
+  const bool host = train.device == DeviceKind::cpu || (train.device == DeviceKind::automatic && !gpus);
   if (host && train.precision == TrainConfig::Precision::fp16) train.precision = TrainConfig::Precision::fp32;
   return train;
 }

@@ -18,7 +18,9 @@ kernels::Backend planning_backend(const TrainConfig& train);
 
 /// Of a finished run, for reading its weights here, whatever it was trained on: where there is no GPU, on the host, and
 /// fp16 in fp32.
-TrainConfig for_reading(TrainConfig train);
+TrainConfig for_reading(TrainConfig train, bool gpus);
+/// Whether every rank has a GPU. Collective.
+bool gpus_on_all(Communicator& world);
 
 class RankDevice {
  public:

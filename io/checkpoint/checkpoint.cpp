@@ -273,7 +273,7 @@ std::optional<Checkpoint> open_newest_good(const fs::path& directory, std::vecto
       reasons.push_back(fmt::format("checkpoint {} was never finished ({}.partial is left of it)",
                                     checkpoint_name(step), checkpoint_name(step)));
   for (const std::string& reason : reasons)
-    complaints.push_back(reason + (used ? "; using " + checkpoint_name(*used) : "; there is no older one to use"));
+    complaints.push_back(reason + (used ? "; using " + checkpoint_name(*used) : "; no older one can be used"));
   if (!used) return std::nullopt;
   return Checkpoint::open(directory / checkpoint_name(*used));
 }

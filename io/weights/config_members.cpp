@@ -53,10 +53,8 @@ std::string with_dtype(const std::string& config, const std::string& dtype) {
 std::string with_token_ids_of(const std::string& config, const std::string& other) {
   json::object root = json::parse(config).as_object();
   const json::object from = json::parse(other).as_object();
-  for (const char* name : kTokenIds) {
-    root.erase(name);
+  for (const char* name : kTokenIds)
     if (const json::value* ids = from.if_contains(name)) root[name] = *ids;
-  }
   return pretty_json(root);
 }
 

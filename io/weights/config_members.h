@@ -12,8 +12,7 @@ std::string pretty_json(const boost::json::value& value);
 
 /// The same config, saying that the weights are of that type (torch's word), where it says of which they are.
 std::string with_dtype(const std::string& config, const std::string& dtype);
-/// With the ids of special tokens of another one (those that say where a text begins and ends, and what pads it), and
-/// only those.
+/// With the ids of special tokens that another one states: where a text begins and ends, and what pads it.
 std::string with_token_ids_of(const std::string& config, const std::string& other);
 
 }  // namespace capstan

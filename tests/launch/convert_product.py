@@ -162,6 +162,37 @@ class Convert(ProductTest):
         trained = self.convert(run, "trained", "hf")
         self.assertEqual({dtype for dtype, _, _ in header(trained / "model.safetensors").values()}, {"F32"})
         self.assertEqual(config(trained), said)
+        again = self.convert(self.convert(run, "again-run", "capstan"), "again-trained", "hf")
+        self.assertEqual((config(again), header(again / "model.safetensors")),
+                         (said, header(trained / "model.safetensors")))
+
+    def test_a_checkpoint_is_named_and_only_what_is_read_of_it_counts(self):
+        run = self.folder / "run"
+        shutil.copytree(self.run_dir, run)
+        step = max((run / "checkpoints").glob("step-*"), key=lambda path: int(path.name[5:]))
+        out = self.convert(step, "whole", "hf")
+        for name in ("step-1.broken", "step-latest", "step-", "newest"):
+            shutil.copytree(step, run / "checkpoints" / name)
+            self.assertIn("is no checkpoint", self.refused(66, "convert", "--from", run / "checkpoints" / name, "--to",
+                                                           self.folder / "x", "--format", "hf"))
+        self.assertIn("--step 1", self.refused(64, "convert", "--from", step, "--step", "1", "--to", self.folder / "x",
+                                               "--format", "hf"))
+
+        def flip(prefix):
+            for path in step.glob("*.safetensors"):
+                data = bytearray(path.read_bytes())
+                length = struct.unpack("<Q", data[:8])[0]
+                for name, entry in json.loads(data[8:8 + length]).items():
+                    if name.startswith(prefix):
+                        data[8 + length + entry["data_offsets"][0]] ^= 1
+                        path.write_bytes(data)
+                        return name
+            raise AssertionError(f"no tensor {prefix}")
+        flip("moment1.")
+        self.assertEqual(header(self.convert(run, "moment", "hf") / "model.safetensors"), header(out / "model.safetensors"))
+        flip("token_embedding.")
+        self.refused(65, "convert", "--from", run, "--to", self.folder / "x", "--format", "hf")
+        self.assertFalse((self.folder / "x").exists())
 
     def test_the_tokenizer_travels(self):
         out = self.convert(self.run_dir, "hf", "hf")

@@ -59,10 +59,12 @@ class Layouts(ProductTest):
     def test_a_run_is_evaluated_on_any_ranks(self):
         """Under its own layout where there are the ranks for it, as whole models where not, or under one that is named."""
         run = self.folder / "run"
-        code, output = train(4, self.config, *self.settings(run, *SETTINGS, "layout.tp=2", "layout.pp=2", "layout.zero=1"))
+        code, output = train(4, self.config, *self.settings(run, *SETTINGS, "layout.tp=2", "layout.pp=2",
+                                                    "train.reduction=ordered"))
         self.assertEqual(code, 0, output)
         wanted = losses(run)[-1][1]
-        for ranks, words, note in ((4, (), False), (2, (), True), (1, (), True), (2, ("layout.pp=2",), False),
+        for ranks, words, note in ((4, (), False), (3, (), True), (1, (), True), (2, ("layout.pp=2",), False),
+                                   (3, ("layout.dp=3", "layout.zero=2"), False),
                                    (4, ("layout.cp=2", "layout.dp=2"), False)):
             with self.subTest(ranks=ranks, words=words):
                 answer = capstan("evaluate", "--run", run, *words, "--samples", "16", ranks=ranks)
@@ -72,6 +74,9 @@ class Layouts(ProductTest):
                 self.assertEqual("each holds the whole model" in answer.stdout, note, answer.stdout)
         self.assertEqual(capstan("evaluate", "--run", run, "train.steps=1").returncode, 64)
         self.assertEqual(capstan("evaluate", "--run", run, "layout.tp=3", ranks=3).returncode, 78)
+        answer = capstan("evaluate", "--run", run, "--corpus", self.folder / "none", ranks=2)
+        self.assertEqual((answer.returncode, answer.stderr.count("error:")), (66, 1), answer.stderr)
+        self.assertNotIn("MPI_ABORT", answer.stderr)
 
     def test_goes_on_under_other_layouts(self):
         run = self.folder / "run"
