@@ -377,7 +377,7 @@ std::vector<ConfigRow> qwen_window_rows(bool window) {
 ModelFamily qwen2(bool window) {
   std::vector<ConfigRow> rows =
       rows_with<ConfigRow>(llama_rows({"151936", "32768", "4096", "22016", "32", "32", "32", "1e-06"}),
-                           {{"head_dim", "head_size", "null", zero_is_null}});
+                           {{"head_dim", "head_size", "null", zero_is_null, {}, true}});
   rows = rows_with(rows, qwen_window_rows(window));
   return {"qwen2",
           "Qwen2ForCausalLM",

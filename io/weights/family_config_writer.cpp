@@ -73,6 +73,12 @@ json::value meant_for_them(const ConfigRow& row, const RunConfig& config) {
   }
 }
 
+/// Whether a config.json says the same without this member: by its fallback, or as heads that share the width.
+bool is_usual(const ConfigRow& row, const json::value& value, const DecoderConfig& model) {
+  if (std::string_view(row.key) == "head_size" && model.head() * model.heads == model.width) return true;
+  return json::serialize(value) == json::serialize(json::parse(row.fallback));
+}
+
 void put_member(json::object& root, std::string_view path, json::value value) {
   const size_t dot = path.find('.');
   if (dot == path.npos) {
@@ -97,7 +103,7 @@ std::string write_model_config(const ModelFamily& family, const DecoderConfig& m
     std::string path = split_at(row.json, '|').back();
     if (path.front() == '?') path.erase(0, 1);
     if (row.meaning == Meaning::zero_is_absent && value == json::value(0)) continue;
-    if (row.only_when_set && json::serialize(value) == json::serialize(json::parse(row.fallback))) continue;
+    if (row.only_when_set && is_usual(row, value, model)) continue;
     put_member(root, path, std::move(value));
   }
   for (const WantedMember& wanted : family.wanted)
