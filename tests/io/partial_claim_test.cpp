@@ -77,7 +77,7 @@ TEST_P(Partial, IsHeldAmongProcesses) {
 TEST_P(Partial, IsHeldByOneOfMany) {
   std::atomic<int> holders{0}, claims{0}, most{0};
   const auto come_and_go = [&] {
-    for (int i = 0; i < 300; ++i) {
+    for (int i = 0; i < 2000; ++i) {
       try {
         const PartialClaim claim(partial_, GetParam());
         most = std::max(most.load(), ++holders);
@@ -88,7 +88,7 @@ TEST_P(Partial, IsHeldByOneOfMany) {
     }
   };
   std::vector<std::thread> threads;
-  for (int i = 0; i < 4; ++i) threads.emplace_back(come_and_go);
+  for (int i = 0; i < 6; ++i) threads.emplace_back(come_and_go);
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(most, 1);
   EXPECT_GT(claims, 0);
