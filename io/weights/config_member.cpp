@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "io/printable.h"
 #include "io/weights/family_rows.h"
 
 namespace capstan {
@@ -36,7 +37,7 @@ std::string json_word(const JsonValue& value) {
 
 std::string shown_json(const JsonValue& value) {
   const std::string word = json_word(value).substr(0, 80);
-  return std::holds_alternative<std::string>(value.content()) ? json_quote(word) : word;
+  return std::holds_alternative<std::string>(value.content()) ? printable(json_quote(word), 6 * 80 + 2) : word;
 }
 
 std::optional<double> json_number(const JsonValue& value) {

@@ -6,6 +6,7 @@
 #include "core/config/config_checks.h"
 #include "core/config/config_mistakes.h"
 #include "core/error.h"
+#include "io/printable.h"
 #include "io/weights/config_member.h"
 #include "io/weights/family_rows.h"
 #include "io/weights/layer_kinds.h"
@@ -265,10 +266,10 @@ FamilyModel read_model_config(std::string_view text, const std::string& where) {
     if (!nearest || unlike.size() < fewest.size()) nearest = &family, fewest = unlike;
   }
   if (nearest)
-    throw Error::make(ExitCode::bad_data, "{}: a {} of this kind cannot be read: {}", where, type,
+    throw Error::make(ExitCode::bad_data, "{}: a {} of this kind cannot be read: {}", where, printable(type),
                       fmt::join(fewest, ", "));
   throw Error::make(ExitCode::bad_data, "{}: model_type '{}' is not among those that can be read: {}", where,
-                    type.substr(0, 60), fmt::join(known_model_types(), ", "));
+                    printable(type, 60), fmt::join(known_model_types(), ", "));
 }
 
 const ModelFamily& family_for(const DecoderConfig& model, std::string_view model_type) {

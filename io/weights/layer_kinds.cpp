@@ -49,9 +49,11 @@ class KindsReading {
     const double times = pair.size() == 2 ? json_number(pair.back()).value_or(-1.0) : -1.0;
     if (!(times >= 0.0 && times == std::floor(times)))
       throw bad_("[[[kind, kind, ...], times], ...]", "something else in the list");
-    if (times > static_cast<double>(layers_)) throw too_many_or_few("more");
+    const JsonValue::Array& period = list_in(pair.front());
+    if (period.empty()) throw bad_("[[[kind, kind, ...], times], ...]", "a period of no layers");
+    if (times > static_cast<double>(layers_ - count())) throw too_many_or_few("more");
     for (int64_t i = 0; i < static_cast<int64_t>(times); ++i)
-      for (const JsonValue& kind : list_in(pair.front())) add(kind);
+      for (const JsonValue& kind : period) add(kind);
   }
 
   const LayerKinds& kinds_;

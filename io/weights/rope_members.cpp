@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "io/printable.h"
 #include "io/weights/config_member.h"
 
 namespace capstan {
@@ -18,7 +19,7 @@ class RopeMembers {
     if (inner_ == nullptr || is_json_null(*inner_)) return;
     for (const JsonMember& member : inner_->object(name_))
       if (std::holds_alternative<JsonValue::Object>(member.value.content()))
-        throw bad(member.name, "one rotation for all layers", "an object");
+        throw bad(printable(member.name), "one rotation for all layers", "an object");
   }
 
   JsonValue::Object all() {

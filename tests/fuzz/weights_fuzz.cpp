@@ -12,6 +12,7 @@
 #include "core/config/parameter_count.h"
 #include "core/error.h"
 #include "io/safetensors.h"
+#include "io/weights/config_members.h"
 #include "io/weights/family_config.h"
 #include "io/weights/gguf.h"
 #include "io/weights/tensor_files.h"
@@ -54,6 +55,7 @@ void take(const uint8_t* data, size_t size) {
   if (found.model.layers <= 64 && capstan::parameter_count(found.model) < kMostParameters)
     capstan::TensorMap(*found.family, found.model);
   capstan::write_model_config(*found.family, found.model, {});
+  capstan::with_token_ids_of(capstan::with_dtype(std::string(text), "float16"), std::string(text));
 #else
   capstan::parse_gguf_header(text, size, "gguf");
 #endif

@@ -58,6 +58,12 @@ class Exits(unittest.TestCase):
         self.assertEqual(self.left(), [])
         self.convert(0, GOLDEN, f"{self.folder}/out.gguf/", "gguf")
 
+    def test_a_directory_that_cannot_be_synced_is_not_left(self):
+        for form in ("hf", "capstan"):
+            said = self.convert(74, GOLDEN, self.folder / "out", form, env={"CAPSTAN_FAIL": "directory.sync:1:enospc"})
+            self.assertIn("No space left", said)
+            self.assertEqual(self.left(), [])
+
     def test_names_that_cannot_be_read(self):
         for form in ("hf", "megatron"):
             said = self.convert(65, self.loop(), self.folder / "out", form)
@@ -86,8 +92,10 @@ class Exits(unittest.TestCase):
         shut.chmod(0o700)
         try:
             said = self.convert(66, model, self.folder / "out", "hf", preexec_fn=as_nobody)
+        except subprocess.TimeoutExpired:  # a SubprocessError too, as is a failure to become nobody
+            raise
         except (PermissionError, subprocess.SubprocessError):
-            self.skipTest("SKIP: the program lies where nobody may not run it")
+            self.skipTest("SKIP: root may not become nobody here, or the program lies where nobody may not run it")
         self.assertIn(str(model), said)
         self.assertIn("Permission denied", said)
         self.assertIn(str(shut / "out"), self.convert(73, GOLDEN, shut / "out", "hf", preexec_fn=as_nobody))

@@ -19,6 +19,7 @@ from harness import SOURCE, capstan  # noqa: E402
 
 GOLDEN = SOURCE / "tests" / "io" / "golden" / "weights" / "gpt2"
 NAME = "transformer.wte.weight"
+FORGED = "\nforged: line\u2028forged\x9b2J"
 
 
 def parts(folder):
@@ -63,6 +64,12 @@ def config_case(**values):
                 config[key] = value
         path.write_text(json.dumps(config))
     return case
+
+
+def llama_case(**values):
+    """Of a family that reads nested members."""
+    return config_case(model_type="llama", vocab_size=61, hidden_size=32, intermediate_size=40, num_hidden_layers=2,
+                       num_attention_heads=4, max_position_embeddings=64, **values)
 
 
 def config_text(change):
@@ -262,6 +269,12 @@ CASES = {
     "config with a duplicate key": config_text(lambda text: text.rstrip()[:-1] + b',"n_embd":64}'),
     "no model_type": config_case(model_type=KeyError),
     "unknown model_type": config_case(model_type="mamba"),
+    "model_type with a line of its own": config_case(model_type="x" + FORGED),
+    "a known model_type with a line of its own": config_case(model_type="gpt2" + FORGED),
+    "a nested name with a line of its own": llama_case(rope_scaling={"x" + FORGED: {}}),
+    "a nested value with a line of its own": llama_case(rope_scaling={"rope_type": "x" + FORGED}),
+    "a nested value that is no word": llama_case(rope_scaling={"rope_type": "linear", "factor": "2" + FORGED}),
+    "an activation with a line of its own": config_case(activation_function="gelu" + FORGED),
     "model_type is a number": config_case(model_type=2),
     "no layers": config_case(n_layer=0),
     "a billion layers": config_case(n_layer=1_000_000_000),
@@ -335,6 +348,7 @@ class Hostile(unittest.TestCase):
                 self.assertTrue(str(folder) in answer.stderr or "proof" in answer.stderr, answer.stderr)
                 self.assertLess(len(answer.stderr), 4000)
                 self.assertNotRegex(answer.stderr.replace("\n", ""), r"[\x00-\x1f\x7f-\x9f]")
+                self.assertNotRegex(answer.stderr, r"(?m)^\W*forged")  # a line of the file's, not of ours
                 self.assertEqual([path.name for path in folder.parent.iterdir() if path.name.startswith("out")], [])
 
 

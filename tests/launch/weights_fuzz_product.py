@@ -26,7 +26,9 @@ GOLDEN = SOURCE / "tests" / "io" / "golden" / "weights"
 # What reads: instrumented. The rest is linked as the build made it.
 READERS = ["safetensors.cpp", "json_events.cpp", "weights/safetensors_directory.cpp", "weights/families.cpp",
            "weights/family_rows.cpp", "weights/family_config.cpp", "weights/family_config_writer.cpp",
-           "weights/model_settings.cpp", "weights/tensor_map.cpp", "weights/gguf.cpp"]
+           "weights/model_settings.cpp", "weights/tensor_map.cpp", "weights/gguf.cpp", "weights/config_member.cpp",
+           "weights/config_members.cpp", "weights/rope_members.cpp", "weights/layer_kinds.cpp",
+           "weights/window_rule.cpp", "printable.cpp"]
 
 
 def run(*command):
