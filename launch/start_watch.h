@@ -6,7 +6,8 @@
 // that a rank that was stopped, or whose wrapper has not started the program, has a name although it never spoke.
 // One rank of each host that knows such a name speaks first, then rank 0, then all others: the launcher ends those that
 // have not spoken.
-// Rule: made on the main thread before MPI is (the environment is read then); a process of no launcher has no thread.
+// Rule: made on the main thread before MPI is (the environment is read then); a process of no launcher, or of one that
+// started no other, has no thread.
 
 #include <condition_variable>
 #include <mutex>
