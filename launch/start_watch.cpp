@@ -147,7 +147,7 @@ LaunchedAs launched_as() {
 }
 
 StartWatch::StartWatch(double seconds) : seconds_(seconds), own_(launched_as()) {
-  if (own_.rank < 0 || own_.ranks == 1 || seconds_ <= 0) return;
+  if (!own_.waits_for_others() || seconds_ <= 0) return;
   launcher_ = launcher_of_this_process();
   thread_ = quiet_thread([this] { run(); });
 }

@@ -20,6 +20,8 @@ namespace capstan {
 struct LaunchedAs {
   int rank = -1, ranks = 0, ranks_here = 0;
   std::string job;  ///< "NAME=VALUE" of its environment, equal in all processes of the job; may be empty
+
+  bool waits_for_others() const { return rank >= 0 && ranks != 1; }  ///< 0: it does not say how many there are
 };
 LaunchedAs launched_as();
 
