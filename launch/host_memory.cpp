@@ -1,6 +1,7 @@
 #include "launch/host_memory.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <fstream>
@@ -34,6 +35,11 @@ double sum_of(const fs::path& path, std::initializer_list<std::string_view> name
   return sum;
 }
 
+uint64_t inode_of(const fs::path& folder) {
+  struct stat facts {};
+  return stat(folder.c_str(), &facts) == 0 ? facts.st_ino : 0;
+}
+
 /// The names that the two versions of control groups have for the same things.
 struct GroupFiles {
   fs::path base;
@@ -48,8 +54,9 @@ void add_groups(const GroupFiles& files, fs::path path, std::vector<MemoryLimit>
     const fs::path folder = files.base / path.relative_path();
     const auto limit = number_in(folder / files.limit), used = number_in(folder / files.used);
     if (limit && used && *limit < kUnlimited)
-      limits.push_back(
-          {path.string(), std::clamp(*limit - *used + sum_of(folder / "memory.stat", files.reclaimable), 0.0, *limit)});
+      limits.push_back({path.string(),
+                        std::clamp(*limit - *used + sum_of(folder / "memory.stat", files.reclaimable), 0.0, *limit),
+                        inode_of(folder)});
     if (path == path.parent_path()) return;
   }
 }

@@ -3,6 +3,7 @@
 // group that holds the process has left of its limit, either version of them. Page cache counts as left: the kernel
 // gives it up. Swap does not: a model that computes in it does not get on.
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -10,8 +11,9 @@
 namespace capstan {
 
 struct MemoryLimit {
-  std::string group;  ///< path of the control group; empty: the host itself
-  double bytes = 0;   ///< left
+  std::string group;   ///< path of the control group; empty: the host itself
+  double bytes = 0;    ///< left
+  uint64_t inode = 0;  ///< of the group's folder: the kernel's number of the group, in whatever container it is seen
 };
 
 /// Of the host, then of every group with a limit, from the innermost outwards. root: where proc and sys are.

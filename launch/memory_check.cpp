@@ -4,10 +4,12 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <sstream>
 
 #include "core/config/config_checks.h"
 #include "core/config/parameter_count.h"
+#include "core/failpoint.h"
 #include "core/training_program.h"
 #include "launch/background_save.h"
 #include "launch/console.h"
@@ -36,16 +38,41 @@ struct Room {
 struct Rooms {
   std::vector<Room> all;
   std::vector<MemoryNeed> needs;  ///< of each rank
+  /// Whether plans lie in the memory of hosts: not where all ranks have a GPU.
+  bool hold_plans() const {
+    return std::any_of(needs.begin(), needs.end(), [](const MemoryNeed& need) { return need.plan > 0; });
+  }
 };
 
-/// One line of a rank's own needs, one for each limit that it is under.
+/// The search for layouts that fit, which ends, and shows the watch that it moves.
+class Search {
+ public:
+  explicit Search(FlightRecorder& recorder) : recorder_(recorder), begun_(Clock::now()) {}
+
+  /// Before each step of it; false: its time is over.
+  bool goes_on() {
+    recorder_.phase(Phase::start, 0);
+    cut_ = cut_ || Clock::now() - begun_ > std::chrono::duration<double>(kSearchSeconds);
+    return !cut_;
+  }
+  bool cut() const { return cut_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  FlightRecorder& recorder_;
+  Clock::time_point begun_;
+  bool cut_ = false;
+};
+
+/// One line of a rank's own needs, one for each limit that it is under: bytes, host, group with its inode, since
+/// containers that share the host's network see groups of their own under equal paths.
 std::string told_of(const RunConfig& config, const MemoryNeed& own) {
   std::string text = fmt::format("{} {} {} {}\n", own.plan, own.copy, own.outside, own.shared);
   const std::string host = host_identity();
   if (config.train.host_memory_gib > 0)
-    return text + fmt::format("{} {}\t\n", config.train.host_memory_gib * kGiB, host);
+    return text + fmt::format("{} {}\t0\t\n", config.train.host_memory_gib * kGiB, host);
   for (const MemoryLimit& limit : memory_limits())
-    text += fmt::format("{} {}\t{}\n", limit.bytes / kTrust, host, limit.group);
+    text += fmt::format("{} {}\t{}\t{}\n", limit.bytes / kTrust, host, limit.inode, limit.group);
   return text;
 }
 
@@ -61,8 +88,8 @@ Rooms rooms_of(const std::vector<std::string>& told) {
     std::string name;
     while (in >> bytes && in.get() == ' ' && std::getline(in, name)) {
       const auto [found, added] = index.emplace(name, rooms.all.size());
-      const size_t tab = name.find('\t');
-      if (added) rooms.all.push_back({name.substr(0, tab), tab == name.npos ? "" : name.substr(tab + 1), 0, {}});
+      const size_t tab = name.find('\t'), second = name.find('\t', tab + 1);
+      if (added) rooms.all.push_back({name.substr(0, tab), name.substr(second + 1), 0, {}});
       Room& room = rooms.all[found->second];
       room.there = std::max(room.there, bytes);
       room.ranks.push_back(static_cast<int>(rank));
@@ -72,12 +99,12 @@ Rooms rooms_of(const std::vector<std::string>& told) {
 }
 
 double needed_in(const Room& room, const std::vector<MemoryNeed>& needs) {
-  double sum = 0, shared = 0;
+  double sum = 0;
   for (const int rank : room.ranks) {
     const MemoryNeed& need = needs[static_cast<size_t>(rank)];
-    sum += need.plan + need.copy + need.outside, shared = std::max(shared, need.shared);
+    sum += need.plan + need.copy + need.outside + need.shared;
   }
-  return sum + shared;
+  return sum;
 }
 
 /// The room that lacks most, or none.
@@ -104,9 +131,12 @@ using Candidates = std::vector<Candidate>;
 
 /// Each candidate as it is, and as each alternative makes it.
 template <typename Alternatives>
-Candidates with_each(const Candidates& before, Alternatives&& alternatives) {
+Candidates with_each(const Candidates& before, Search& search, Alternatives&& alternatives) {
   Candidates all = before;
-  for (const Candidate& candidate : before) alternatives(candidate, all);
+  for (const Candidate& candidate : before) {
+    if (!search.goes_on()) break;
+    alternatives(candidate, all);
+  }
   return all;
 }
 
@@ -142,51 +172,64 @@ void more_zero(const Candidate& from, Candidates& to) {
   }
 }
 
+std::vector<int> divisors_of(int number) {
+  std::vector<int> divisors;
+  for (int divisor = 1; divisor <= number; ++divisor)
+    if (number % divisor == 0) divisors.push_back(divisor);
+  return divisors;
+}
+
 /// The same ranks, more of which divide the model.
 void divided_further(const Candidate& from, Candidates& to) {
   const LayoutConfig& layout = from.config.layout;
-  for (int tp = layout.tp; tp <= layout.tp * layout.dp; ++tp)
-    for (int pp = layout.pp; tp % layout.tp == 0 && pp <= layout.pp * layout.dp; ++pp) {
-      const int more = tp / layout.tp * (pp / layout.pp);
-      if (pp % layout.pp != 0 || more == 1 || layout.dp % more != 0) continue;
+  const std::vector<int> divisors = divisors_of(layout.dp);
+  for (const int tensors : divisors)
+    for (const int stages : divisors) {
+      if (tensors * stages == 1 || layout.dp / tensors % stages != 0) continue;
       Candidate next = from;
-      next.config.layout.tp = tp, next.config.layout.pp = pp, next.config.layout.dp = layout.dp / more;
-      if (tp != layout.tp) next.change(fmt::format("layout.tp={}", tp), 2.0 + 0.1 * tp / layout.tp);
-      if (pp != layout.pp) next.change(fmt::format("layout.pp={}", pp), 2.0 + 0.1 * pp / layout.pp);
-      next.change(fmt::format("layout.dp={}", next.config.layout.dp), 0);
+      LayoutConfig& now = next.config.layout;
+      now.tp *= tensors, now.pp *= stages, now.dp = layout.dp / tensors / stages;
+      if (tensors > 1) next.change(fmt::format("layout.tp={}", now.tp), 2.0 + 0.1 * tensors);
+      if (stages > 1) next.change(fmt::format("layout.pp={}", now.pp), 2.0 + 0.1 * stages);
+      next.change(fmt::format("layout.dp={}", now.dp), 0);
       to.push_back(std::move(next));
     }
 }
 
-Candidates nearby(const RunConfig& config) {
+Candidates nearby(const RunConfig& config, Search& search) {
   Candidates all{{config, {}, 0}};
-  all = with_each(all, recompute_more);
-  all = with_each(all, smaller_microbatch);
-  all = with_each(all, divided_further);
-  all = with_each(all, more_zero);
+  all = with_each(all, search, recompute_more);
+  all = with_each(all, search, smaller_microbatch);
+  all = with_each(all, search, divided_further);
+  all = with_each(all, search, more_zero);
   all.erase(all.begin());  // what was asked for
   std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.distance < b.distance; });
   return all;
 }
 
-/// What masters, moments, gradients and the copy of a checkpoint take on all ranks together at the least.
-double state_bytes(const RunConfig& config) {
+/// What the copy of a checkpoint, and masters, moments and gradients where hosts hold plans, take of the memory of all
+/// hosts together at the least.
+double state_bytes(const RunConfig& config, bool hold_plans) {
   const LayoutConfig& layout = config.layout;
   const double master = config.train.precision == TrainConfig::Precision::fp64 ? 8 : 4;
   const double copies = layout.dp, shards = layout.shard_group();
   const double parameters = static_cast<double>(parameter_count(config.model));
-  return parameters * master *
-         (3 * copies / (layout.zero >= 1 ? shards : 1) + copies / (layout.zero >= 2 ? shards : 1) + 3);
+  const double plans = 3 * copies / (layout.zero >= 1 ? shards : 1) + copies / (layout.zero >= 2 ? shards : 1);
+  return parameters * master * (3 + (hold_plans ? plans : 0));
 }
 
-/// Needs of each rank under other settings: one rank of each stage is planned, the others of a stage are like it.
-std::vector<MemoryNeed> needs_of(const Candidate& candidate, const Rooms& rooms) {
+/// Needs of each rank under other settings: one rank of each stage is planned, the others of a stage are like it. What
+/// lies outside of plans, and the windows, stay those of the layout that was asked for: they are small, and differ
+/// little. Nothing when the time of the search ends before the last stage.
+std::optional<std::vector<MemoryNeed>> needs_of(const Candidate& candidate, const Rooms& rooms, Search& search) {
   const RunConfig& config = candidate.config;
   const kernels::Backend backend = planning_backend(config.train);
   const TrainingSpec spec = training_spec(config, true);
   std::vector<MemoryNeed> needs = rooms.needs;
   const int stages = config.layout.pp, ranks = static_cast<int>(needs.size()) / stages;  // pp is outermost
   for (int stage = 0; stage < stages; ++stage) {
+    failpoint("train.offer");
+    if (!search.goes_on()) return std::nullopt;
     const TrainingProgram training(mesh_of(config.layout, stage * ranks), Device{&backend, {}}, spec);
     const Program& program = training.program();
     for (int rank = stage * ranks; rank < (stage + 1) * ranks; ++rank) {
@@ -198,12 +241,13 @@ std::vector<MemoryNeed> needs_of(const Candidate& candidate, const Rooms& rooms)
   return needs;
 }
 
-bool fits(Candidate& candidate, const Rooms& rooms, double there) {
-  if (there < state_bytes(candidate.config)) return false;
+bool fits(Candidate& candidate, const Rooms& rooms, double there, Search& search) {
+  if (there < state_bytes(candidate.config, rooms.hold_plans())) return false;
   try {
     if (!config_conflicts(candidate.config).empty()) return false;
     check_for_world(candidate.config, static_cast<int>(rooms.needs.size()));
-    return tightest(rooms, needs_of(candidate, rooms)) == nullptr;
+    const auto needs = needs_of(candidate, rooms, search);
+    return needs && tightest(rooms, *needs) == nullptr;
   } catch (const Error&) {  // no layout of this model
     return false;
   }
@@ -230,35 +274,44 @@ std::pair<double, int> all_there(const Rooms& rooms) {
   return {sum, static_cast<int>(hosts.size())};
 }
 
-std::string offers(const RunConfig& config, const Rooms& rooms) {
-  const auto start = std::chrono::steady_clock::now();
-  const auto [there, hosts] = all_there(rooms);
-  std::vector<Candidate> found;
-  for (Candidate& candidate : nearby(config)) {
-    if (found.size() == kOffers ||
-        std::chrono::steady_clock::now() - start > std::chrono::duration<double>(kSearchSeconds))
-      break;
-    const auto beyond = [&](const Candidate& one) { return goes_beyond(candidate, one); };
-    if (std::none_of(found.begin(), found.end(), beyond) && fits(candidate, rooms, there))
-      found.push_back(std::move(candidate));
-  }
-  std::string text;
-  for (const Candidate& one : found) text += fmt::format("\n  {}", fmt::join(one.changes, " "));
-  if (!found.empty()) return "nearest that fits, as further settings:" + text;
+/// Why no layout was offered.
+std::string without_offers(const RunConfig& config, const Rooms& rooms, double there, int hosts, bool cut) {
   RunConfig thrifty = config;
   thrifty.layout.zero = 3, thrifty.layout.zero_ranks = 0;
-  const double least = state_bytes(thrifty);
+  const bool plans = rooms.hold_plans();
+  const double least = state_bytes(thrifty, plans);
   if (least > there)
     return fmt::format(
-        "no layout of these ranks fits: parameters, gradients, moments and the copy of a checkpoint alone are {}, so "
-        "at least {:.0f} such hosts are needed, with the model divided over all of them (layout.tp, layout.pp, or "
-        "layout.zero=3); or a smaller model",
-        bytes_text(least), std::ceil(least / (there / hosts)));
-  return "no other layout of these ranks was found to fit: start more ranks on more hosts, or lower model.context or "
-         "the size of the model";
+        "no layout of these ranks fits: {}the copy of a checkpoint alone {} {}, so at least {:.0f} such hosts are "
+        "needed{}; or a smaller model",
+        plans ? "parameters, gradients, moments and " : "", plans ? "are" : "is", bytes_text(least),
+        std::ceil(least / (there / hosts)),
+        plans ? ", with the model divided over all of them (layout.tp, layout.pp, or layout.zero=3)" : "");
+  return fmt::format(
+      "no other layout of these ranks was found to fit{}: start more ranks on more hosts, or lower model.context or "
+      "the "
+      "size of the model",
+      cut ? fmt::format(" in the {:.0f} s after which the search ended, with layouts left to try", kSearchSeconds)
+          : "");
 }
 
-std::string refusal(const RunConfig& config, const Rooms& rooms, const Room& room) {
+std::string offers(const RunConfig& config, const Rooms& rooms, FlightRecorder& recorder) {
+  Search search(recorder);
+  const auto [there, hosts] = all_there(rooms);
+  std::vector<Candidate> found;
+  for (Candidate& candidate : nearby(config, search)) {
+    if (found.size() == kOffers || !search.goes_on()) break;
+    const auto beyond = [&](const Candidate& one) { return goes_beyond(candidate, one); };
+    if (std::none_of(found.begin(), found.end(), beyond) && fits(candidate, rooms, there, search))
+      found.push_back(std::move(candidate));
+  }
+  if (found.empty()) return without_offers(config, rooms, there, hosts, search.cut());
+  std::string text = "nearest that fits, as further settings:";
+  for (const Candidate& one : found) text += fmt::format("\n  {}", fmt::join(one.changes, " "));
+  return text;
+}
+
+std::string refusal(const RunConfig& config, const Rooms& rooms, const Room& room, FlightRecorder& recorder) {
   const MemoryNeed& first = rooms.needs[static_cast<size_t>(room.ranks.front())];
   const bool told = config.train.host_memory_gib > 0;
   return fmt::format(
@@ -270,17 +323,18 @@ std::string refusal(const RunConfig& config, const Rooms& rooms, const Room& roo
       bytes_text(first.copy), bytes_text(first.outside), room.ranks.front(),
       bytes_text(told ? room.there : room.there * kTrust),
       told ? "are granted by train.host_memory_gib" : "are left there",
-      room.group.empty() ? "" : " by the limit of control group " + room.group, offers(config, rooms));
+      room.group.empty() ? "" : " by the limit of control group " + room.group, offers(config, rooms, recorder));
 }
 
 }  // namespace
 
-void require_memory(const RunConfig& config, Communicator& world, const MemoryNeed& own) {
+void require_memory(const RunConfig& config, Communicator& world, FlightRecorder& recorder, const MemoryNeed& own) {
   const Rooms rooms = rooms_of(gather_strings(world, told_of(config, own)));
   const Room* lacks = tightest(rooms, rooms.needs);
   if (lacks == nullptr) return;
-  // Rank 0 speaks: the others need no words, and do not plan.
-  throw_jointly(world, Error(ExitCode::config, world.rank() == 0 ? refusal(config, rooms, *lacks) : "no memory"));
+  // Rank 0 speaks: the others need no words, do not plan, and leave the watch.
+  const std::string text = world.rank() == 0 ? refusal(config, rooms, *lacks, recorder) : "no memory";
+  throw_jointly(world, Error(ExitCode::config, text));
 }
 
 }  // namespace capstan

@@ -21,6 +21,8 @@ namespace capstan {
 namespace {
 
 constexpr std::array kRanks{"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
+/// Those that only a launcher of ranks sets: a script of sbatch has the last one too, and no size.
+constexpr std::array kLaunchersRanks{kRanks[0], kRanks[1], kRanks[2]};
 constexpr std::array kSizes{"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"};
 
 std::optional<int> plain_number(std::string_view text) {
@@ -137,6 +139,7 @@ LaunchedAs launched_as() {
   LaunchedAs own;
   own.rank = first_number(kRanks, -1);
   own.ranks = first_number(kSizes, 0);
+  if (own.ranks == 0 && first_number(kLaunchersRanks, -1) < 0) own.rank = -1;
   own.ranks_here = first_number(std::array{"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"}, 0);
   for (const char* name : {"PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "PMI_JOBID", "SLURM_JOB_ID"})
     if (const char* value = std::getenv(name); value && own.job.empty()) own.job = fmt::format("{}={}", name, value);
@@ -144,7 +147,7 @@ LaunchedAs launched_as() {
 }
 
 StartWatch::StartWatch(double seconds) : seconds_(seconds), own_(launched_as()) {
-  if (own_.rank < 0 || seconds_ <= 0) return;
+  if (!own_.waits_for_others() || seconds_ <= 0) return;
   launcher_ = launcher_of_this_process();
   thread_ = quiet_thread([this] { run(); });
 }
@@ -182,7 +185,7 @@ void StartWatch::run() {
   }
   const Absent absent = absent_here(own_);
   const double patience = !absent.ranks.empty() && absent.first ? 0.0 : own_.rank == 0 ? 2.0 : 4.0;
-  if (patience > 0 && over_within(patience)) return;
+  if (over_within(patience)) return;  // all may have come while the processes were looked at
   say_past_locks(text(waited, absent.ranks));
   leave_job(launcher_);
 }
@@ -193,7 +196,9 @@ std::string StartWatch::text(double waited, const std::string& absent) {
       "capstan[rank {0}]: not all{1} ranks have come in {2:.1f} s: rank {0} on {3} (process {4}) still waits {5}; {6}\n"
       "  A rank that does not come is stopped, held up by a file system, or on a host that is down or off the network: "
       "look there first.\n"
-      "  The job ends with code 76. train.start_seconds is the limit (0: none).\n",
+      "  The job ends with code 76. The limit of capstan train is train.start_seconds (0: none); other verbs have none "
+      "to "
+      "set.\n",
       own_.rank, own_.ranks > 0 ? fmt::format(" {}", own_.ranks) : "", waited, own_host(), ::getpid(), where_,
       absent.empty() ? "all ranks of this host are there, so it is another host's"
                      : "of this host has not come: " + absent);

@@ -6,7 +6,8 @@
 // that a rank that was stopped, or whose wrapper has not started the program, has a name although it never spoke.
 // One rank of each host that knows such a name speaks first, then rank 0, then all others: the launcher ends those that
 // have not spoken.
-// Rule: made on the main thread before MPI is (the environment is read then); a process of no launcher has no thread.
+// Rule: made on the main thread before MPI is (the environment is read then); a process of no launcher, or of one that
+// started no other, has no thread.
 
 #include <condition_variable>
 #include <mutex>
@@ -19,6 +20,8 @@ namespace capstan {
 struct LaunchedAs {
   int rank = -1, ranks = 0, ranks_here = 0;
   std::string job;  ///< "NAME=VALUE" of its environment, equal in all processes of the job; may be empty
+
+  bool waits_for_others() const { return rank >= 0 && ranks != 1; }  ///< 0: it does not say how many there are
 };
 LaunchedAs launched_as();
 

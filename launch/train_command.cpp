@@ -20,13 +20,9 @@ struct TrainArguments {
   std::vector<std::string> overrides;
 };
 
-/// What is wrong with the config is said in the session, once for all ranks.
+/// What is wrong with the config is said in the session, once for all ranks: until then its other keys count.
 MpiOptions options_of(const TrainArguments& arguments) {
-  try {
-    return mpi_options(load_run_config(arguments.config, arguments.overrides));
-  } catch (const Error&) {
-    return {};
-  }
+  return mpi_options(readable_run_config(arguments.config, arguments.overrides));
 }
 
 /// A run that diverged is a measurement too.
@@ -36,7 +32,7 @@ int train_and_record_failure(const RunConfig& config, Watch& watch, const StopSi
     return trainer.run();
   } catch (const StoppedAtStart&) {
     console.say(
-        "stopped  on request before the first step; nothing was written. Start the same command again to go on.");
+        "stopped  on request before the first step; no checkpoint was written. Start the same command again to go on.");
     return static_cast<int>(ExitCode::checkpointed);
   } catch (const Error& error) {
     if (error.code() == ExitCode::numerical && watch.world().rank() == 0)

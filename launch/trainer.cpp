@@ -46,7 +46,7 @@ Trainer::Trainer(RunConfig config, Watch& watch, const StopSignal& stop, Console
   make_program();
   plan_digest_ = agreed_digest(world_, mesh_, training_->digest());
   leave_if_asked();
-  require_memory(config_, world_, memory_need());
+  require_memory(config_, world_, recorder_, memory_need());
   on_all_ranks(world_, [&] { make_directory(); });
   announce();
   resume();
@@ -149,7 +149,7 @@ MemoryNeed Trainer::memory_need() const {
   need.copy = static_cast<double>(BackgroundSave::copy_bytes(*training_));
   need.outside =
       static_cast<double>(feed_->bytes() + train_stream_->memory_bytes() + validation_stream_->memory_bytes());
-  need.shared = static_cast<double>(groups_.shared_bytes());
+  need.shared = groups_.part_of_shared_bytes();
   return need;
 }
 

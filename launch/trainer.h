@@ -25,7 +25,8 @@
 namespace capstan {
 
 /// All ranks throw it together out of Trainer's constructor when any of them was asked to stop while the run starts,
-/// which takes minutes where the model is large. Nothing has been written then.
+/// which takes minutes where the model is large. No checkpoint has been written then, only the run directory may be
+/// there.
 struct StoppedAtStart {};
 
 class Trainer {

@@ -188,13 +188,26 @@ std::shared_ptr<void> RankGroups::use(const Program& program) {
 
 std::string RankGroups::transport() const { return transport_; }
 
-size_t RankGroups::shared_bytes() const {
-  size_t bytes = 0;
+std::vector<const SharedMemoryCommunicator*> RankGroups::windows() const {
+  std::vector<const SharedMemoryCommunicator*> windows;
   for (const AxisGroups* groups : {groups_.get(), lane_groups_.get()})
     for (const Axis axis : kAllAxes)
       if (groups != nullptr)
         if (const auto* shared = dynamic_cast<const SharedMemoryCommunicator*>(&groups->of(axis)))
-          bytes += shared->memory_bytes();
+          windows.push_back(shared);
+  return windows;
+}
+
+size_t RankGroups::shared_bytes() const {
+  size_t bytes = 0;
+  for (const SharedMemoryCommunicator* window : windows()) bytes += window->memory_bytes();
+  return bytes;
+}
+
+double RankGroups::part_of_shared_bytes() const {
+  double bytes = 0;
+  for (const SharedMemoryCommunicator* window : windows())
+    bytes += static_cast<double>(window->memory_bytes()) / window->size();
   return bytes;
 }
 

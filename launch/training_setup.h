@@ -13,6 +13,8 @@
 
 namespace capstan {
 
+class SharedMemoryCommunicator;
+
 TrainingSpec training_spec(const RunConfig& config, bool training);
 Precision precision_of(const TrainConfig& train);
 
@@ -36,6 +38,8 @@ class RankGroups {
   std::string transport() const;
   /// Memory through which ranks of this host pass what they sum; it lies outside the plan and is one for all of them.
   size_t shared_bytes() const;
+  /// This rank's part of it, so that the parts of all ranks of a host add up to what its groups have together.
+  double part_of_shared_bytes() const;
   /// Lets NCCL move what lies in the program's memory, which is allocated, without copies of its own, until the result
   /// is let go of: before the program is, since what NCCL has mapped must not be freed. Collective.
   [[nodiscard]] std::shared_ptr<void> use(const Program& program);
@@ -45,6 +49,7 @@ class RankGroups {
  private:
   void open_nccl(const Mesh& mesh, Communicator& world, LayoutConfig::Overlap overlap, Reduction order);
   void warm_up(const AxisGroups& groups, Reduction order);
+  std::vector<const SharedMemoryCommunicator*> windows() const;
 
   const RankDevice& device_;
   std::string transport_;

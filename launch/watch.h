@@ -27,7 +27,7 @@ class Watch {
 };
 
 /// Waits over shared memory that end a job by themselves, later than the watch would: the net below it. And how long
-/// the start may take: as long as a hang, where train.hang_seconds is set.
+/// ranks may take to come, before the watch is there: train.start_seconds.
 MpiOptions mpi_options(const RunConfig& config);
 
 }  // namespace capstan

@@ -111,14 +111,20 @@ class Reader {
   explicit Reader(std::string file_name) : file_(std::move(file_name)) {}
 
   RunConfig read(std::string_view text, const std::vector<std::string>& overrides) {
+    read_good(text, overrides);
+    add_conflicts();
+    mistakes_.throw_if_any();
+    config_.model.dropout = config_.train.dropout;
+    return config_;
+  }
+
+  /// Without a word of mistakes; what they are about stays as it was.
+  RunConfig read_good(std::string_view text, const std::vector<std::string>& overrides) {
     const toml::table file = parse_file(text);
     const std::vector<Override> said = parse_overrides(overrides);
     apply_preset(file, said);
     read_table(file, "", file_);
     for (const Override& item : said) apply(item);
-    add_conflicts();
-    mistakes_.throw_if_any();
-    config_.model.dropout = config_.train.dropout;
     return config_;
   }
 
@@ -323,6 +329,14 @@ std::string run_of_record(const std::filesystem::path& file) {
 RunConfig parse_run_config(std::string_view text, const std::string& file_name,
                            const std::vector<std::string>& overrides) {
   return Reader(shown(file_name)).read(text, overrides);
+}
+
+RunConfig readable_run_config(const std::string& path, const std::vector<std::string>& overrides) {
+  try {
+    return Reader(path).read_good(read_limited(path), overrides);
+  } catch (const Error&) {  // no file, or one that is too large
+    return Reader(path).read_good("", overrides);
+  }
 }
 
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {

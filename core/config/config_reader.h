@@ -27,4 +27,8 @@ inline constexpr const char* kRunCheckpointsName = "checkpoints";
 /// the file>.
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides = {});
 
+/// For what must be known before mistakes can be told: they are passed over, their keys keep the defaults, and so does
+/// everything that a file says that is not there or not TOML. Throws no Error; the config may hold conflicts.
+RunConfig readable_run_config(const std::string& path, const std::vector<std::string>& overrides = {});
+
 }  // namespace capstan

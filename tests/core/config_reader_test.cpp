@@ -70,6 +70,21 @@ TEST(ConfigReader, OverridesWinAndTheLastOneWins) {
   EXPECT_FALSE(config.model.bias);
 }
 
+TEST(ConfigReader, WhatIsReadableIsReadInSpiteOfMistakes) {
+  support::TemporaryDirectory directory;
+  const std::string path = directory / "run.toml";
+  std::ofstream(path) << "[model]\nlayers = \"many\"\nwidht = 3\n[train]\nstart_seconds = 9\nhang_seconds = -1\n";
+  const RunConfig usual, read = readable_run_config(path, {"train.stepps=4", "train.steps=6", "train.seed", "=1"});
+  EXPECT_EQ(read.train.start_seconds, 9);
+  EXPECT_EQ(read.train.steps, 6);
+  EXPECT_EQ(read.model.layers, usual.model.layers);
+  EXPECT_EQ(read.train.hang_seconds, usual.train.hang_seconds);
+  EXPECT_EQ(readable_run_config(path, {"train.start_seconds=no"}).train.start_seconds, 9);
+  std::ofstream(path) << "[train\nstart_seconds = 8\n";
+  for (const std::string& file : {path, (directory / "none.toml").string(), directory.path().string()})
+    EXPECT_EQ(readable_run_config(file, {"train.start_seconds=7"}).train.start_seconds, 7);
+}
+
 TEST(ConfigReader, BareWordsAndAwkwardNamesAreStrings) {
   const auto corpora = [](const std::string& value) {
     return parse_run_config("", "f", {"data.corpora=" + value}).data.corpora;

@@ -13,6 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from harness import (  # noqa: E402
     BINARY, ENVIRONMENT, TIMEOUT, ProductTest, capstan, checkpoints, metrics, numbers, train)
 
+FAR = TIMEOUT * 3 / 4  # seconds: a refusal takes a few, also on a busy machine, unless somebody waits for somebody
 SHORT = ("train.steps=8", "checkpoint.every=4", "train.evaluate_every=0")
 
 
@@ -87,7 +88,7 @@ class Settings(ProductTest):
                                 capture_output=True, text=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL,
                                 env=ENVIRONMENT, check=False, cwd=self.shared)
         output = answer.stdout + answer.stderr
-        self.assertLess(time.monotonic() - began, 15, output)
+        self.assertLess(time.monotonic() - began, FAR, output)
         self.assertEqual(answer.returncode, 66, output)
         self.assertEqual(output.count("error: "), 1, output)
         self.assertRegex(output, r"rank 1\]: error: .*\(on ranks 1-3\)")
@@ -118,13 +119,23 @@ class Settings(ProductTest):
                     self.assertEqual(got, 0, output)
                     shutil.rmtree(self.folder / str(len(settings)))
 
+    def test_a_long_search_for_layouts_is_no_hang(self):
+        """The first plans of rank 0 take a second each, together longer than nothing may move."""
+        for ranks, limit in ((1, 0.04), (2, 0.06)):
+            got, output = train(ranks, self.config, *self.settings(
+                self.folder / "run", "model.layers=4", "model.width=128", "model.context=256", "train.global_batch=8",
+                f"train.host_memory_gib={limit}", "train.hang_seconds=2", "train.microbatch=4"),
+                env={"CAPSTAN_FAIL": ",".join(f"train.offer:{hit}:sleep" for hit in range(1, 6))})
+            self.assertEqual(got, 78, output)
+            self.assertGreater(len(self.offered(output)), 1, output)
+
     def test_a_model_that_no_machine_holds_is_refused_at_once(self):
         for ranks in (1, 2):
             began = time.monotonic()
             got, output = train(ranks, self.config, *self.settings(
                 self.folder / "run", "model.layers=96", "model.width=12288", "model.heads=96", "train.microbatch=1"))
             self.assertEqual(got, 78, output)
-            self.assertLess(time.monotonic() - began, 30)
+            self.assertLess(time.monotonic() - began, FAR, output)
             self.assertRegex(output, r"need.* TiB .* are left there")
             self.assertRegex(output, r"at least \d+ such hosts")
             self.assertEqual(output.count("error: "), 1, output)

@@ -4,10 +4,10 @@
 #include "launch/host_memory.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
-
 #include <filesystem>
 #include <fstream>
+
+#include "tests/support/temporary_directory.h"
 
 namespace capstan {
 namespace {
@@ -16,11 +16,9 @@ namespace fs = std::filesystem;
 
 class HostMemory : public testing::Test {
  protected:
-  HostMemory() : root_(fs::temp_directory_path() / ("capstan_host_memory_" + std::to_string(::getpid()))) {
-    fs::remove_all(root_);
+  HostMemory() {
     write("proc/meminfo", "MemTotal:  2000 kB\nMemFree:  10 kB\nMemAvailable:  1000 kB\nSwapFree:  5000 kB\n");
   }
-  ~HostMemory() override { fs::remove_all(root_); }
 
   void write(const fs::path& path, const std::string& text) const {
     fs::create_directories((root_ / path).parent_path());
@@ -34,7 +32,8 @@ class HostMemory : public testing::Test {
     return text;
   }
 
-  fs::path root_;
+  const support::TemporaryDirectory holder_;
+  const fs::path root_ = holder_.path();
 };
 
 TEST_F(HostMemory, WithoutGroupsItIsWhatTheKernelSaysIsAvailable) {
@@ -64,6 +63,21 @@ TEST_F(HostMemory, Version1AndAContainerThatSeesItsGroupAsTheRoot) {
   EXPECT_EQ(found(), "=1024000 /=1057");
   write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");  // no limit
   EXPECT_EQ(found(), "=1024000");
+}
+
+TEST_F(HostMemory, GroupsOfContainersDifferAlsoWhereEachSeesItsOwnAsTheRoot) {
+  const auto inode_in = [&](const std::string& container) {
+    write(container + "/proc/self/cgroup", "0::/\n");
+    write(container + "/sys/fs/cgroup/memory.max", "600\n");
+    write(container + "/sys/fs/cgroup/memory.current", "500\n");
+    const std::vector<MemoryLimit> limits = memory_limits(root_ / container);
+    EXPECT_EQ(limits.back().group, "/");
+    EXPECT_EQ(limits.front().inode, 0u);
+    return limits.back().inode;
+  };
+  EXPECT_NE(inode_in("a"), inode_in("b"));
+  fs::create_directory_symlink("a", root_ / "c");  // another way to the same
+  EXPECT_EQ(inode_in("c"), inode_in("a"));
 }
 
 TEST_F(HostMemory, StrangeFilesAreNoLimit) {

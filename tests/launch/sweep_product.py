@@ -78,11 +78,12 @@ class Sweep(ProductTest):
         keep = ("kind", "status", "n_total", "tokens", "flops_half", "loss", "bits_per_byte", "train_loss", "steps")
         return {name: tuple(row[key] for key in keep) for name, row in self.table().items()}
 
-    def start(self, *more, text=SWEEP):
+    def start(self, *more, text=SWEEP, env=None):
         self.log = tempfile.TemporaryFile()
         self.addCleanup(self.log.close)
         return subprocess.Popen([str(BINARY), *map(str, self.arguments(*more, text=text))], stdout=self.log,
-                                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=ENVIRONMENT)
+                                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                                env={**ENVIRONMENT, **(env or {})})
 
     def said(self):
         self.log.seek(0)
@@ -182,9 +183,8 @@ class Sweep(ProductTest):
         self.assertEqual([name for name in after if {**before, **calibrated}[name] != after[name]], [])
 
     def test_one_sweep_at_a_time_works_in_a_folder_from_its_calibration_on(self):
-        shapes = ", ".join(f'"{width}x4"' for width in range(64, 192, 8))
-        many = (f"sweep.sizes.shapes=[{shapes}]", "sweep.jobs=1")
-        sweep = self.start(*many)
+        many = ('sweep.sizes.shapes=["64x4", "72x4"]', "sweep.jobs=1")
+        sweep = self.start(*many, env={"CAPSTAN_FAIL": "train.start:1:stop"})  # the first trial comes to no end
         limit = time.monotonic() + TIMEOUT
         while time.monotonic() < limit and not list((self.folder / "out").glob("calibration/*/log.txt")):
             time.sleep(0.01)
